@@ -1,0 +1,1 @@
+"""Receive, analyse, deliver, review, report: the hospital's side of Phoi."""

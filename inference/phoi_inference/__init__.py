@@ -1,0 +1,1 @@
+"""The gRPC inference worker: bundle store, ONNX Runtime sessions, scheduling."""

@@ -1,0 +1,1 @@
+"""Networks, pre- and post-processing, bundles. Only ``phoi_models.networks`` needs torch."""

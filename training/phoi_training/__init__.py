@@ -1,0 +1,1 @@
+"""Data sets, training, evaluation, export and promotion. Needs torch and MLflow."""
