@@ -1,0 +1,298 @@
+"""What the edge's core asks of the outside world. Adapters are named by technology."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+from phoi_models.findings import Region, VolumeAnalysis
+from phoi_models.identity import ModelIdentity
+from phoi_models.volume import Volume
+
+from phoi_edge_node.result import Priority, SignedReview, StudyHeader, TriageResult
+
+
+class Clock(Protocol):
+    """Time, as an argument."""
+
+    def now(self) -> datetime:
+        """The present, UTC, aware."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that never run backwards."""
+        ...
+
+
+class UidSource(Protocol):
+    """New identities, as an argument."""
+
+    def dicom_uid(self) -> str:
+        """A globally unique DICOM UID."""
+        ...
+
+    def message_id(self) -> str:
+        """A unique HL7 v2 message control id, at most 20 characters."""
+        ...
+
+
+# --- receiving -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ReceivedInstance:
+    """One instance that lies safely on disk.
+
+    Attributes:
+        path: of the DICOM file, relative to the instance store's root.
+        sha256: hex, of the encoded data set as received, without the file meta information.
+        modality: Modality (0008,0060), or "".
+        received_at: UTC.
+        study: what its header says of the study.
+    """
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    series_instance_uid: str
+    transfer_syntax_uid: str
+    path: str
+    sha256: str
+    size: int
+    modality: str
+    calling_ae_title: str
+    received_at: datetime
+    study: StudyHeader
+
+    @property
+    def study_instance_uid(self) -> str:
+        """UID of the study it belongs to."""
+        return self.study.study_instance_uid
+
+
+class Intake(StrEnum):
+    """What became of an instance that arrived."""
+
+    STORED = "stored"
+    DUPLICATE = "duplicate"  # the same bytes again: success, nothing changes
+    CONFLICT = "conflict"  # the same SOP Instance UID, other content: quarantined
+
+
+class Receiver(Protocol):
+    """What an intake (C-STORE SCP, a watched folder) reports to."""
+
+    def instance_received(self, instance: ReceivedInstance, association: str) -> Intake:
+        """Index an instance that is durable on disk. Success may be answered once this returns."""
+        ...
+
+    def association_released(self, association: str) -> None:
+        """An association ended, by release, abort or loss."""
+        ...
+
+
+# --- reading ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SeriesChoice:
+    """The series that is analysed.
+
+    Attributes:
+        instances: one per slice, in the order of the volume's slice axis.
+        reason: one English clause: "thinnest axial series: 133 slices of 2.5 mm".
+        passed_over: why each other series was not taken, by Series Instance UID.
+    """
+
+    series_instance_uid: str
+    instances: tuple[ReceivedInstance, ...]
+    reason: str
+    passed_over: Mapping[str, str]
+
+
+class SeriesReader(Protocol):
+    """Chooses and reads the images of a study."""
+
+    def choose(self, instances: Sequence[ReceivedInstance]) -> SeriesChoice:
+        """The series to analyse.
+
+        Raises:
+            NotAnalysable: none can be; the detail says why for the best of them.
+        """
+        ...
+
+    def read(self, choice: SeriesChoice) -> Volume:
+        """The voxels, HU, ordered by position; slice z of the volume is ``choice.instances[z]``.
+
+        Raises:
+            NotAnalysable: missing or duplicate slices, unreadable pixels, ...
+        """
+        ...
+
+
+# --- inference -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AnalysisRequest:
+    """One volume for one model.
+
+    Attributes:
+        request_id: the same for every try of the same analysis; [A-Za-z0-9._-]{1,128}.
+        deadline_s: seconds after which the answer is of no use.
+    """
+
+    request_id: str
+    model: ModelIdentity
+    volume: Volume
+    priority: Priority = Priority.ROUTINE
+    region: Region = Region.LUNGS
+    deadline_s: float = 600.0
+
+
+class InferenceService(Protocol):
+    """Runs models."""
+
+    def models(self) -> Sequence[ModelIdentity]:
+        """The models that can be asked for, each at its ``default`` operating point.
+
+        Raises:
+            InferenceUnavailable: no worker answers.
+        """
+        ...
+
+    def load(self, model: ModelIdentity) -> None:
+        """Make a model of the bundle store ready at every worker.
+
+        Raises:
+            InferenceUnavailable: a worker does not answer.
+            InferenceFailed: a worker refuses the bundle.
+        """
+        ...
+
+    def analyze(
+        self,
+        request: AnalysisRequest,
+        on_progress: Callable[[str, float], None],
+        cancelled: Callable[[], bool],
+    ) -> VolumeAnalysis:
+        """Run one model on one volume; blocks. ``on_progress`` gets (step, fraction of all).
+
+        Raises:
+            NotAnalysable: the volume cannot be analysed.
+            InferenceUnavailable: passing; try again later.
+            InferenceFailed: trying again will not help.
+        """
+        ...
+
+
+# --- delivering ------------------------------------------------------------------------------
+
+
+class DocumentKind(StrEnum):
+    """What is sent out. SEG goes before the SR that refers to it."""
+
+    SEGMENTATION = "seg"
+    STRUCTURED_REPORT = "sr"
+    SECONDARY_CAPTURE = "sc"
+    HL7_ORU = "oru"
+    FHIR_BUNDLE = "fhir"
+    USAGE = "usage"
+
+
+class ReportStatus(StrEnum):
+    """How far a report is."""
+
+    PRELIMINARY = "preliminary"
+    FINAL = "final"
+    CORRECTED = "corrected"  # a final report that replaces an earlier final one
+
+
+@dataclass(frozen=True)
+class Document:
+    """Encoded bytes, frozen with their identity: every retry sends exactly these.
+
+    Attributes:
+        identity: SOP Instance UID, MSH-10, or FHIR identifier value.
+        content: a DICOM Part 10 file, an HL7 message, or JSON; UTF-8 where it is text.
+    """
+
+    kind: DocumentKind
+    identity: str
+    content: bytes
+
+
+@dataclass(frozen=True)
+class ReportedCase:
+    """All that an encoder may say of a study.
+
+    Attributes:
+        choice, volume: None where no series could be chosen or read.
+        instances: all instances of the study that were received.
+        review: None while preliminary.
+        predecessors: identities of the documents that this one replaces, by kind, latest last.
+    """
+
+    study: StudyHeader
+    result: TriageResult
+    status: ReportStatus
+    instances: tuple[ReceivedInstance, ...]
+    choice: SeriesChoice | None
+    volume: Volume | None
+    review: SignedReview | None = None
+    predecessors: Mapping[DocumentKind, tuple[str, ...]] | None = None
+
+
+class DocumentEncoder(Protocol):
+    """Turns a case into the documents of one technology (DICOM, HL7 v2, FHIR)."""
+
+    def encode(self, case: ReportedCase) -> Sequence[Document]:
+        """The documents, in the order in which they must arrive."""
+        ...
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """The destination confirmed it. ``receipt`` is short and without patient data."""
+
+    receipt: str = ""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The destination understood and said no: for good. An operator must see it."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Unreachable:
+    """No answer, or a passing refusal: try the same bytes again later."""
+
+    reason: str
+
+
+SendOutcome = Delivered | Refused | Unreachable
+
+
+class Destination(Protocol):
+    """One place that documents go to: an archive, an EMR, the tracker."""
+
+    @property
+    def name(self) -> str:
+        """The lane's name in settings, pages and metrics."""
+        ...
+
+    @property
+    def accepts(self) -> Collection[DocumentKind]:
+        """The kinds of document that go here."""
+        ...
+
+    def send(self, document: Document) -> SendOutcome:
+        """Send the bytes once and wait for the answer; never raises for what a peer does."""
+        ...
+
+    def check(self) -> SendOutcome:
+        """Is it there? C-ECHO, a TCP connection, a capability statement."""
+        ...

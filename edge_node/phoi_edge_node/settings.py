@@ -1,0 +1,192 @@
+"""The settings of an edge node: one TOML file plus environment, frozen, validated at start.
+
+Environment variables override the file: ``PHOI_EDGE__SITE__MODE=pacs``.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from phoi_edge_node.errors import SettingsError
+
+
+def _ae_title(value: str) -> str:
+    # PS3.5 6.2: AE is at most 16 characters of the default repertoire, no backslash.
+    if not 1 <= len(value.strip()) <= 16 or "\\" in value or not value.isascii():
+        raise ValueError("an AE title has 1 to 16 plain ASCII characters")
+    return value.strip()
+
+
+AeTitle = Annotated[str, AfterValidator(_ae_title)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SiteMode(StrEnum):
+    """Where results may go."""
+
+    SHADOW = "shadow"  # stay inside Phoi
+    PACS = "pacs"
+    PACS_EMR = "pacs+emr"
+
+
+class SiteSettings(_Section):
+    """The hospital."""
+
+    name: str = Field("unnamed-site", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    mode: SiteMode = SiteMode.SHADOW
+    language: Literal["vi", "en"] = "vi"
+
+
+class DicomSettings(_Section):
+    """What listens for images."""
+
+    ae_title: AeTitle = "PHOI"
+    host: str = "127.0.0.1"
+    port: Port = 11112
+    allowed_calling_ae_titles: tuple[AeTitle, ...] = ()
+    quiet_time_s: float = Field(30.0, gt=0)
+    minimum_free_disk_mb: int = Field(2048, ge=0)
+    maximum_associations: int = Field(32, ge=1)
+
+
+class ArchiveSettings(_Section):
+    """A PACS that takes results by C-STORE."""
+
+    name: str = Field("pacs", pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")
+    ae_title: AeTitle
+    host: str
+    port: Port
+    timeout_s: float = Field(30.0, gt=0)
+
+
+class Hl7Settings(_Section):
+    """An EMR that takes ORU^R01 over MLLP."""
+
+    name: str = Field("emr-hl7", pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")
+    host: str
+    port: Port
+    receiving_application: str = "EMR"
+    receiving_facility: str = "HOSPITAL"
+    timeout_s: float = Field(30.0, gt=0)
+
+
+class FhirSettings(_Section):
+    """An EMR with a FHIR R4 server."""
+
+    name: str = Field("emr-fhir", pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")
+    base_url: str = Field(pattern=r"^https?://")
+    bearer_token_file: Path | None = None
+    timeout_s: float = Field(30.0, gt=0)
+
+
+class MlflowSettings(_Section):
+    """The central training loop."""
+
+    tracking_uri: str = Field(pattern=r"^https?://")
+    token_file: Path | None = None
+    registered_model: str = "phoi-lung-nodule"
+    report_every_s: float = Field(300.0, gt=0)
+    follow_champion_every_s: float = Field(300.0, gt=0)
+
+
+class InferenceSettings(_Section):
+    """Where models run."""
+
+    workers: tuple[str, ...] = ("127.0.0.1:50051",)
+    volumes: Path | None = None  # folder shared with workers on this host; default <data>/volumes
+    source_address: str = ""  # where remote workers reach this edge's VolumeSource; "": none
+    model: str = "phoi-lung-nodule"
+    deadline_s: float = Field(600.0, gt=0)
+    maximum_attempts: int = Field(5, ge=1)
+
+
+class WebSettings(_Section):
+    """The review page."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    session_hours: float = Field(12.0, gt=0)
+
+    @model_validator(mode="after")
+    def _tls_unless_local(self) -> WebSettings:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("set both tls_certificate and tls_key, or neither")
+        if self.host not in {"127.0.0.1", "::1", "localhost"} and self.tls_certificate is None:
+            raise ValueError("off 127.0.0.1 the page needs tls_certificate and tls_key")
+        return self
+
+
+class EdgeSettings(BaseSettings):
+    """Everything one edge node is told."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix="PHOI_EDGE__", env_nested_delimiter="__"
+    )
+
+    data: Path
+    database_url: str = ""  # default: SQLite in the data folder
+    site: SiteSettings = SiteSettings()
+    dicom: DicomSettings = DicomSettings()
+    archives: tuple[ArchiveSettings, ...] = ()
+    hl7: Hl7Settings | None = None
+    fhir: FhirSettings | None = None
+    mlflow: MlflowSettings | None = None
+    inference: InferenceSettings = InferenceSettings()
+    web: WebSettings = WebSettings()
+    retry_delays_s: tuple[float, ...] = (1, 5, 30, 120, 600, 3600)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment first, then the file."""
+        del settings_cls, dotenv_settings, file_secret_settings
+        return (env_settings, init_settings)
+
+    @property
+    def resolved_database_url(self) -> str:
+        """The database in use."""
+        return self.database_url or f"sqlite:///{self.data / 'phoi.sqlite'}"
+
+
+def read_settings(path: Path) -> EdgeSettings:
+    """Read and check a settings file.
+
+    Raises:
+        SettingsError: no such file, not TOML, or a value that cannot be; the text says which.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(f"{path}: no such file. `phoi edge init` writes one.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not valid TOML: {error}") from None
+    try:
+        return EdgeSettings(**values)
+    except ValidationError as error:
+        lines = [
+            f"{path}: {'.'.join(str(part) for part in e['loc'])}: {e['msg']}"
+            for e in error.errors()
+        ]
+        raise SettingsError("\n".join(lines)) from None
