@@ -1,0 +1,83 @@
+"""The procedural chest is a chest: air in the lungs, the heart on the left, everything in place."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from phoi_models.phantom import (
+    LEFT_LUNG,
+    RIGHT_LUNG,
+    Chest,
+    chest_phantom,
+    chest_with_lungs,
+    flipped,
+    gantry_tilted,
+)
+from phoi_models.volume import Volume
+
+COARSE = (5.0, 2.8, 2.8)
+
+
+@pytest.fixture(scope="module")
+def chest() -> Chest:
+    return chest_with_lungs(np.random.default_rng(7), COARSE)
+
+
+def hu_at(volume: Volume, lps_mm: tuple[float, float, float]) -> int:
+    z, y, x = np.rint(volume.geometry.lps_to_index(lps_mm)).astype(int)
+    return int(volume.hu[z, y, x])
+
+
+def test_same_seed_same_voxels(chest: Chest) -> None:
+    again = chest_phantom(np.random.default_rng(7), COARSE)
+    other = chest_phantom(np.random.default_rng(8), COARSE)
+    assert again.digest() == chest.volume.digest()
+    assert other.digest() != chest.volume.digest()
+
+
+def test_lungs_hold_air_and_lie_on_their_own_side(chest: Chest) -> None:
+    for side, sign in ((LEFT_LUNG, 1), (RIGHT_LUNG, -1)):
+        voxels = np.argwhere(chest.lungs == side)
+        x = chest.volume.geometry.index_to_lps(voxels)[:, 0]
+        assert (sign * x > 0).all()
+        assert -900 < np.median(chest.volume.hu[chest.lungs == side]) < -780
+        assert 1500 < len(voxels) * chest.volume.geometry.voxel_volume_mm3 / 1000 < 4000
+
+
+def test_heart_is_left_of_the_middle(chest: Chest) -> None:
+    assert hu_at(chest.volume, (50.0, -28.0, -50.0)) > -50
+    assert hu_at(chest.volume, (-50.0, -28.0, -30.0)) < -600
+
+
+def test_trachea_is_air_and_surroundings_are_air(chest: Chest) -> None:
+    assert hu_at(chest.volume, (0.0, 8.0, 140.0)) < -850
+    assert hu_at(chest.volume, (-170.0, -150.0, 0.0)) < -900
+
+
+def test_vessels_are_in_the_lungs(chest: Chest) -> None:
+    inside = chest.volume.hu[chest.lungs > 0]
+    assert 0.005 < float(np.mean(inside > -300)) < 0.08
+
+
+def test_apex_and_base_can_be_cut(chest: Chest) -> None:
+    cut = chest_with_lungs(np.random.default_rng(7), COARSE, cut_apex=True, cut_base=True)
+    assert (cut.lungs[0] > 0).any()
+    assert (cut.lungs[-1] > 0).any()
+    assert not (chest.lungs[0] > 0).any()
+    assert not (chest.lungs[-1] > 0).any()
+
+
+def test_flipped_keeps_every_voxel_in_its_place(chest: Chest) -> None:
+    place = (60.0, 40.0, 20.0)
+    for axes in ((0,), (1, 2), (0, 2)):
+        turned = flipped(chest.volume, *axes)
+        assert hu_at(turned, place) == hu_at(chest.volume, place)
+        assert turned.hu.tobytes() != chest.volume.hu.tobytes()
+
+
+def test_gantry_tilt_keeps_anatomy_in_its_place(chest: Chest) -> None:
+    tilted = gantry_tilted(chest.volume, 15.0)
+    assert not np.allclose(tilted.geometry.axes_lps[1], (0, 1, 0))
+    there = tilted.geometry.index_to_lps(np.argwhere(tilted.hu > 300))
+    here = chest.volume.geometry.index_to_lps(np.argwhere(chest.volume.hu > 300))
+    np.testing.assert_allclose(there.mean(axis=0), here.mean(axis=0), atol=3.0)
