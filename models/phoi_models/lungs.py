@@ -1,0 +1,384 @@
+"""Lung mask, sides and coverage from a CT on the canonical grid, without a learned model.
+
+Air inside the body is found by threshold and connected components, the trachea and main bronchi
+are the tube among it, the two lungs are parted by erosion, and a closing takes in vessels and
+nodules that touch the pleura: the classic chain of Hu, Hoffman and Reinhardt (IEEE Trans Med
+Imaging 2001;20:490-8), run on a grid of about 2 mm and refined on the canonical one.
+
+A lung that holds no air (complete consolidation, large effusion) is not seen: a known limit.
+
+Arrays have axes (z, y, x) of the canonical grid: z grows to the head, y to the back, x to the
+patient's left. So sides come from patient coordinates, never from where the picture shows them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+
+from phoi_models.errors import NotAnalysable, NotAnalysableReason
+from phoi_models.findings import LungCoverage, Side
+
+RIGHT = 1
+LEFT = 2
+UNKNOWN_HU = -1500
+"""Below this a voxel was never measured: outside the scanned block or the scanner's field."""
+
+_COARSE_MM = 2.0
+_AIR_HU = -400.0
+_BODY_HU = -300.0
+_BOUNDARY_HU = -450.0
+_GAS_HU = -945.0
+_CLOSING_MM = 10.0
+_SMALLEST_LUNG_ML = 100.0
+_SMALLEST_PART_ML = 2.0
+_AIRWAY_WALL_MM = 2.0
+_CUT_AREA_MM2 = 60.0
+
+_CROSS = ndimage.generate_binary_structure(3, 1)
+_CUBE = ndimage.generate_binary_structure(3, 3)
+_IN_PLANE = np.zeros((3, 3, 3), dtype=bool)
+_IN_PLANE[1] = ndimage.generate_binary_structure(2, 1)
+
+Mask = NDArray[np.bool_]
+_Scalar = TypeVar("_Scalar", bound=np.generic)
+Hounsfield = NDArray[np.int16] | NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class LungMask:
+    """The two lungs on the canonical grid.
+
+    Attributes:
+        labels: uint8, axes (z, y, x): 0 outside, ``RIGHT`` (1) or ``LEFT`` (2), the patient's.
+            Trachea and main bronchi are outside, vessels and nodules of the lung inside.
+        spacing_mm: isotropic voxel size of the grid, mm.
+        coverage: apex, base and volume.
+    """
+
+    labels: NDArray[np.uint8]
+    spacing_mm: float
+    coverage: LungCoverage
+
+    @property
+    def inside(self) -> Mask:
+        """Bool array, axes (z, y, x): either lung."""
+        inside: Mask = self.labels > 0
+        return inside
+
+    @cached_property
+    def box(self) -> tuple[slice, slice, slice]:
+        """The smallest box, slices (z, y, x), that holds both lungs."""
+        return _bounding_box(self.labels > 0)
+
+    def nearest(self, index_zyx: ArrayLike) -> tuple[Side, float]:
+        """Side of the lung nearest to a point, and the distance to that lung.
+
+        Args:
+            index_zyx: (fractional) index (z, y, x) on the canonical grid.
+
+        Returns:
+            The patient's side and the distance to the nearest lung voxel, mm; 0 inside.
+        """
+        point = np.asarray(index_zyx, dtype=np.float64)
+        for radius in (8, 32, max(self.labels.shape) * 2):
+            low = np.clip(np.floor(point).astype(int) - radius, 0, self.labels.shape)
+            high = np.clip(np.ceil(point).astype(int) + radius + 1, 0, self.labels.shape)
+            block = self.labels[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+            voxels = np.argwhere(block)
+            if len(voxels) == 0:
+                continue
+            distance = np.linalg.norm(voxels + low - point, axis=1)
+            if distance.min() <= radius or radius > max(self.labels.shape):
+                best = voxels[int(distance.argmin())]
+                side = Side.RIGHT if block[tuple(best)] == RIGHT else Side.LEFT
+                return side, max(0.0, float(distance.min()) - 0.87) * self.spacing_mm
+        raise AssertionError("a lung mask holds at least one lung")
+
+
+def segment_lungs(hu_zyx: Hounsfield, spacing_mm: float) -> LungMask:
+    """Segment both lungs of one CT.
+
+    Args:
+        hu_zyx: Hounsfield units, axes (z, y, x) of a canonical grid (head, back, left). Voxels
+            below ``UNKNOWN_HU`` were not scanned.
+        spacing_mm: isotropic voxel size, mm, at most about 3.
+
+    Returns:
+        The mask on the same grid.
+
+    Raises:
+        NotAnalysable: NO_LUNGS, when less than 100 ml of lung is found.
+    """
+    factor = max(1, round(_COARSE_MM / spacing_mm))
+    size = factor * spacing_mm
+    coarse = _block_mean(hu_zyx, factor)
+    gas = _gas_inside_body(coarse)
+    airway = _airway(gas, size)
+    lungs = _lung_parts(coarse, gas & ~airway, size)
+    sides = _sides(lungs, coarse, size)
+    closed = _closed(sides, airway, coarse, size)
+    labels = _refined(closed, sides, hu_zyx, factor)
+    volume_ml = float(np.count_nonzero(labels)) * spacing_mm**3 / 1000
+    if volume_ml < _SMALLEST_LUNG_ML:
+        raise NotAnalysable(NotAnalysableReason.NO_LUNGS, f"only {volume_ml:.0f} ml of lung found")
+    apex, base = _coverage(closed > 0, coarse > UNKNOWN_HU, size)
+    return LungMask(labels, spacing_mm, LungCoverage(apex, base, volume_ml))
+
+
+def _bounding_box(mask: Mask) -> tuple[slice, slice, slice]:
+    """The smallest box, slices (z, y, x), that holds all True voxels; there must be one."""
+    z, y, x = ndimage.find_objects(mask.view(np.uint8))[0]
+    return (z, y, x)
+
+
+def _block_mean(hu: Hounsfield, factor: int) -> NDArray[np.float32]:
+    """Mean over cubes of ``factor`` voxels; a last incomplete cube repeats its edge voxels."""
+    rest = [(0, -n % factor) for n in hu.shape]
+    padded = np.pad(hu, rest, mode="edge") if any(after for _, after in rest) else hu
+    total = np.zeros([n // factor for n in padded.shape], dtype=np.float32)
+    for z in range(factor):
+        for y in range(factor):
+            for x in range(factor):
+                total += padded[z::factor, y::factor, x::factor].astype(np.float32)
+    total /= factor**3
+    return total
+
+
+def _gas_inside_body(hu: NDArray[np.float32]) -> Mask:
+    """Air that lies inside the body on its slice: lungs, airways, bowel."""
+    tissue = ndimage.binary_opening(hu > _BODY_HU, structure=_IN_PLANE)
+    body = _largest(tissue)
+    outside = _touching_sides(~body)
+    gas: Mask = (hu < _AIR_HU) & ~outside
+    return gas
+
+
+def _largest(mask: Mask) -> Mask:
+    """The largest 6-connected component; an empty mask stays empty."""
+    labels, count = ndimage.label(mask, structure=_CROSS)
+    if count == 0:
+        return mask
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    largest: Mask = labels == sizes.argmax()
+    return largest
+
+
+def _touching_sides(mask: Mask) -> Mask:
+    """Those in-plane components that reach the left, right, front or back edge of their slice."""
+    labels, count = ndimage.label(mask, structure=_IN_PLANE)
+    edge = np.zeros(count + 1, dtype=bool)
+    for face in (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1]):
+        edge[face.ravel()] = True
+    edge[0] = False
+    touching: Mask = edge[labels]
+    return touching
+
+
+def _airway(gas: Mask, size: float) -> Mask:
+    """Trachea and main bronchi with their walls: the longest tube among the gas.
+
+    On the slices of the neck and the mediastinum the airway is a small island; from the hilum
+    on it runs into the lung and ends. The tips of the lungs are small islands too, but short.
+    """
+    thin = ndimage.binary_erosion(gas, structure=_IN_PLANE) if size <= _COARSE_MM else gas
+    labels, _ = ndimage.label(thin, structure=_IN_PLANE)
+    area = np.bincount(labels.ravel()) * size**2
+    small = (area >= 4 * size**2) & (area <= 900.0)
+    small[0] = False
+    tubes, count = ndimage.label(small[labels], structure=_CUBE)
+    best, best_score = 0, 0.0
+    for number, box in enumerate(ndimage.find_objects(tubes), start=1):
+        length = (box[0].stop - box[0].start) * size
+        volume_ml = np.count_nonzero(tubes[box] == number) * size**3 / 1000
+        if length >= 30.0 and volume_ml >= 2.0 and length * volume_ml > best_score:
+            best, best_score = number, length * volume_ml
+    if count == 0 or best == 0:
+        return np.zeros_like(gas)
+    lumen = tubes == best
+    # One step regains what the erosion took, the others cover the wall.
+    steps = 1 + round(_AIRWAY_WALL_MM / size)
+    airway: Mask = ndimage.binary_dilation(lumen, structure=_CROSS, iterations=steps)
+    return airway
+
+
+def _lung_parts(hu: NDArray[np.float32], gas: Mask, size: float) -> Mask:
+    """The components of ``gas`` that are lung: large enough, and neither bowel nor stomach gas."""
+    labels, count = ndimage.label(gas, structure=_CROSS)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1) * size**3 / 1000
+    core = ndimage.binary_erosion(gas, structure=_CROSS)
+    inner = np.bincount(labels[core], minlength=count + 1)
+    pure = np.bincount(labels[core & (hu < _GAS_HU)], minlength=count + 1)
+    lung = (sizes >= _SMALLEST_PART_ML) & (pure <= 0.65 * np.maximum(inner, 1))
+    lung[0] = False
+    if lung.any():
+        # Small parts far below the size of a lung are kept only where a lung lies near.
+        main = lung & (sizes >= 0.1 * sizes[lung].max())
+        near = ndimage.binary_dilation(main[labels], structure=_CROSS, iterations=round(8 / size))
+        touched = np.zeros(count + 1, dtype=bool)
+        touched[np.unique(labels[near])] = True
+        lung &= main | touched
+    parts: Mask = lung[labels]
+    return parts
+
+
+def _sides(lungs: Mask, hu: NDArray[np.float32], size: float) -> NDArray[np.uint8]:
+    """Label each lung voxel ``RIGHT`` or ``LEFT``.
+
+    Lungs that touch (anterior or posterior junction) are parted by the smallest erosion that
+    leaves two large cores, and each voxel goes to its nearest core.
+    """
+    if not lungs.any():
+        return np.zeros(lungs.shape, dtype=np.uint8)
+    box = _bounding_box(lungs)
+    inside = lungs[box]
+    core = inside
+    for _ in range(round(14 / size)):
+        cores = _two_cores(core, size)
+        if cores is not None:
+            break
+        core = ndimage.binary_erosion(core, structure=_CROSS)
+    else:
+        cores = _one_core(inside, _body_middle(hu) - box[2].start)
+    sides = np.zeros(lungs.shape, dtype=np.uint8)
+    sides[box] = _nearest_label(cores, inside)
+    return sides
+
+
+def _body_middle(hu: NDArray[np.float32]) -> float:
+    """Index x of the middle of the body, from its bones, which no collapse of a lung shifts."""
+    bone = np.count_nonzero(hu > 200, axis=(0, 1))
+    weight = bone if bone.sum() > 100 else np.count_nonzero(hu > _BODY_HU, axis=(0, 1))
+    cumulative = np.cumsum(weight)
+    return float(np.searchsorted(cumulative, cumulative[-1] / 2))
+
+
+def _two_cores(core: Mask, size: float) -> NDArray[np.uint8] | None:
+    """Two large components beside each other, labelled by side; None when there are none."""
+    labels, count = ndimage.label(core, structure=_CROSS)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1) * size**3 / 1000
+    sizes[0] = 0
+    large = [n for n in np.argsort(sizes)[::-1][:6] if sizes[n] >= max(20.0, 0.08 * sizes.max())]
+    if len(large) < 2:
+        return None
+    center = {n: ndimage.center_of_mass(labels == n)[2] for n in large}
+    left = max(large, key=lambda n: center[n])
+    right = min(large, key=lambda n: center[n])
+    if (center[left] - center[right]) * size < 40.0:
+        return None
+    cores = np.zeros(core.shape, dtype=np.uint8)
+    divide = (center[left] + center[right]) / 2
+    for n in large:
+        cores[labels == n] = LEFT if center[n] > divide else RIGHT
+    return cores
+
+
+def _one_core(lungs: Mask, middle: float) -> NDArray[np.uint8]:
+    """A single lung lies on one side of the body's middle; lungs that never part are cut there."""
+    x = np.arange(lungs.shape[2])
+    left = np.count_nonzero(lungs[:, :, x > middle]) / np.count_nonzero(lungs)
+    if left > 0.85:
+        return (lungs * np.uint8(LEFT)).astype(np.uint8)
+    if left < 0.15:
+        return (lungs * np.uint8(RIGHT)).astype(np.uint8)
+    return np.where(x > middle, LEFT, RIGHT).astype(np.uint8) * lungs
+
+
+def _nearest_label(cores: NDArray[np.uint8], inside: Mask) -> NDArray[np.uint8]:
+    """Label the voxels inside a mask as the core nearest to them."""
+    free = inside & (cores == 0)
+    if not free.any():
+        return cores
+    nearest = ndimage.distance_transform_edt(
+        cores == 0, return_distances=False, return_indices=True
+    )
+    labels = cores.copy()
+    labels[free] = cores[tuple(nearest[:, free])]
+    return labels
+
+
+def _closed(
+    sides: NDArray[np.uint8], airway: Mask, hu: NDArray[np.float32], size: float
+) -> NDArray[np.uint8]:
+    """Each lung closed by a ball, so that vessels and juxtapleural nodules are inside."""
+    closed = sides.copy()
+    radius = round(_CLOSING_MM / size)
+    free = ~airway & (hu > UNKNOWN_HU)
+    for side in (RIGHT, LEFT):
+        lung = sides == side
+        if not lung.any():
+            continue
+        box = _bounding_box(lung)
+        grown = np.pad(lung[box], radius, mode="constant")
+        grown = _eroded(_dilated(grown, radius), radius)
+        inner = (slice(radius, -radius),) * 3
+        filled = ndimage.binary_fill_holes(grown[inner], structure=_CROSS)
+        view = closed[box]
+        view[filled & (view == 0) & free[box]] = side
+    return closed
+
+
+def _ball_steps(radius: int) -> tuple[tuple[Mask, int], ...]:
+    """Cross and cube steps whose sum is nearly a ball of ``radius`` voxels (they commute)."""
+    cubes = radius // 3
+    steps = ((_CROSS, radius - cubes), (_CUBE, cubes))
+    return tuple((structure, count) for structure, count in steps if count)
+
+
+def _dilated(mask: Mask, radius: int) -> Mask:
+    """Dilation by nearly a ball."""
+    for structure, count in _ball_steps(radius):
+        mask = ndimage.binary_dilation(mask, structure=structure, iterations=count)
+    return mask
+
+
+def _eroded(mask: Mask, radius: int) -> Mask:
+    """Erosion by the same body as ``_dilated``; nothing is eroded from the array's edge."""
+    for structure, count in _ball_steps(radius):
+        mask = ndimage.binary_erosion(mask, structure=structure, iterations=count, border_value=1)
+    return mask
+
+
+def _refined(
+    closed: NDArray[np.uint8], sides: NDArray[np.uint8], hu: Hounsfield, factor: int
+) -> NDArray[np.uint8]:
+    """Bring the coarse labels to the fine grid; at air-tissue borders the fine HU decide."""
+    if factor == 1:
+        return closed
+    inside = closed > 0
+    grown = ndimage.grey_dilation(closed, footprint=_CROSS)
+    # Only the border between air and what lies outside is unsure, not the border of a nodule
+    # that the closing took in.
+    border = ndimage.binary_dilation(~inside, structure=_CUBE) & (sides > 0)
+    unsure = border | ((grown > 0) & ~inside)
+    labels = _repeated(np.where(inside, closed, grown).astype(np.uint8), factor, hu.shape)
+    tissue = hu >= _BOUNDARY_HU
+    labels[_repeated(unsure, factor, hu.shape) & tissue] = 0
+    return labels
+
+
+def _repeated(coarse: NDArray[_Scalar], factor: int, shape: tuple[int, ...]) -> NDArray[_Scalar]:
+    """Each voxel repeated along all axes, cut to ``shape``."""
+    for axis in range(3):
+        coarse = np.repeat(coarse, factor, axis=axis)
+    return coarse[: shape[0], : shape[1], : shape[2]]
+
+
+def _coverage(lungs: Mask, known: Mask, size: float) -> tuple[bool, bool]:
+    """Whether no lung is cut at its top (apex), and none at its bottom (base).
+
+    A lung is cut where it meets a slice end of the scanned block, or voxels never scanned.
+    """
+    above = np.ones_like(known)
+    above[:-1] = ~known[1:]
+    below = np.ones_like(known)
+    below[1:] = ~known[:-1]
+    top = np.count_nonzero(lungs & above) * size**2
+    bottom = np.count_nonzero(lungs & below) * size**2
+    return bool(top < _CUT_AREA_MM2), bool(bottom < _CUT_AREA_MM2)
