@@ -187,7 +187,8 @@ def flipped(volume: Volume, *axes: int) -> Volume:
     corner = [geometry.shape[axis] - 1 if axis in axes else 0 for axis in range(3)]
     x, y, z = geometry.index_to_lps(corner)
     directions = tuple(
-        (-a[0], -a[1], -a[2]) if axis in axes else a for axis, a in enumerate(geometry.axes_lps)
+        (0.0 - a[0], 0.0 - a[1], 0.0 - a[2]) if axis in axes else a
+        for axis, a in enumerate(geometry.axes_lps)
     )
     turned = Geometry(
         geometry.shape,
