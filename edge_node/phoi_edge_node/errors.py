@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# Raised by every way of inference, also by the one in this process, which is no part of the edge.
+from phoi_models.errors import InferenceFailed as InferenceFailed
+from phoi_models.errors import InferenceUnavailable as InferenceUnavailable
 from phoi_models.errors import PhoiError
 
 
@@ -25,17 +28,5 @@ class ReviewConflict(EdgeError):
     """What the reviewer asks is not possible in the present state; the text says why."""
 
 
-class InferenceUnavailable(EdgeError):
-    """No worker could take the analysis now. Passing: try again later.
-
-    Attributes:
-        retry_after_s: what the worker suggests, seconds; None if it said nothing.
-    """
-
-    def __init__(self, detail: str, retry_after_s: float | None = None) -> None:
-        super().__init__(detail)
-        self.retry_after_s = retry_after_s
-
-
-class InferenceFailed(EdgeError):
-    """The worker answered that this analysis cannot succeed as asked: a bug, or a bad bundle."""
+class RegistryUnavailable(EdgeError):
+    """The registry of models cannot be asked now. Passing: the present model goes on."""

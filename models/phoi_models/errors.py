@@ -45,3 +45,23 @@ class UntrustedBundle(PhoiError):
 
 class BadBundle(PhoiError):
     """A model bundle is incomplete or malformed."""
+
+
+class Cancelled(PhoiError):
+    """The caller no longer wants the answer. Nobody's fault."""
+
+
+class InferenceUnavailable(PhoiError):
+    """No worker could take the analysis now. Passing: try again later.
+
+    Attributes:
+        retry_after_s: what the worker suggests, seconds; None if it said nothing.
+    """
+
+    def __init__(self, detail: str, retry_after_s: float | None = None) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
+class InferenceFailed(PhoiError):
+    """This analysis cannot succeed as asked: a bug, or a bad bundle. Trying again is no use."""
