@@ -117,6 +117,7 @@ class TriageResult:
         detail: one English clause for LIMITED, NOT_ANALYSABLE and FAILED, else "".
         analysed_at: UTC.
         timing_s: seconds by named step.
+        passed_over: why each other series was not analysed, by Series Instance UID.
     """
 
     identity: ResultIdentity
@@ -129,6 +130,7 @@ class TriageResult:
     series_reason: str
     analysed_at: datetime
     timing_s: Mapping[str, float] = field(default_factory=dict)
+    passed_over: Mapping[str, str] = field(default_factory=dict)
 
 
 class Verdict(StrEnum):

@@ -113,10 +113,7 @@ ANALYSIS: Mapping[AnalysisState, Mapping[AnalysisEvent, AnalysisState]] = {
     },
     AnalysisState.SUCCEEDED: {AnalysisEvent.SUPERSEDE: AnalysisState.SUPERSEDED},
     AnalysisState.NOT_ANALYSABLE: {AnalysisEvent.SUPERSEDE: AnalysisState.SUPERSEDED},
-    AnalysisState.FAILED: {
-        AnalysisEvent.RETRY: AnalysisState.QUEUED,
-        AnalysisEvent.SUPERSEDE: AnalysisState.SUPERSEDED,
-    },
+    AnalysisState.FAILED: {AnalysisEvent.SUPERSEDE: AnalysisState.SUPERSEDED},
     AnalysisState.SUPERSEDED: {},
 }
 

@@ -1,0 +1,111 @@
+"""What is at the other end of each link, asked now and then, told without waiting."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from phoi_models.identity import ModelIdentity
+
+from phoi_edge_node.courier import Courier, LinkReport
+from phoi_edge_node.desk import LinkKind, LinkState, LinkView
+from phoi_edge_node.errors import EdgeError
+from phoi_edge_node.ports import Clock, Delivered, InferenceService, Refused, Unreachable
+from phoi_edge_node.store import Counts
+from phoi_edge_node.study import AnalysisState, DeliveryState
+
+WORKER = "inference"
+
+
+class Links:
+    """Every destination, and inference."""
+
+    def __init__(
+        self, couriers: Sequence[Courier], inference: InferenceService, clock: Clock
+    ) -> None:
+        self._couriers = couriers
+        self._inference = inference
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._worker: LinkReport | None = None
+        self._models: tuple[ModelIdentity, ...] = ()
+
+    @property
+    def models(self) -> tuple[ModelIdentity, ...]:
+        """The models that inference offered when it was last asked."""
+        with self._lock:
+            return self._models
+
+    def check(self) -> None:
+        """Ask every end whether it is there. Waits for the network."""
+        self.check_inference()
+        for courier in self._couriers:
+            courier.check()
+
+    def check_inference(self) -> None:
+        """Ask which models there are."""
+        try:
+            models = tuple(self._inference.models())
+            detail = ", ".join(f"{m.name} {m.version}" for m in models)
+            outcome = Delivered(detail) if models else Unreachable("no model is loaded")
+        except EdgeError as error:
+            models, outcome = (), Unreachable(str(error))
+        with self._lock:
+            self._models = models or self._models
+            self._worker = LinkReport(outcome, self._clock.now())
+
+    def views(self, counts: Counts) -> tuple[LinkView, ...]:
+        """What was last heard of each link, and what waits for it."""
+        with self._lock:
+            worker = self._worker
+        return (
+            self._worker_view(worker, counts),
+            *(_courier_view(courier, counts) for courier in self._couriers),
+        )
+
+    def _worker_view(self, report: LinkReport | None, counts: Counts) -> LinkView:
+        waiting = [r for r in counts.analyses if r.state is AnalysisState.QUEUED]
+        return LinkView(
+            kind=LinkKind.WORKER,
+            name=WORKER,
+            state=_state(report),
+            detail=_detail(report),
+            checked_at=report.at if report else None,
+            waiting=len(waiting),
+            oldest_waiting_at=min((r.last_received_at for r in waiting), default=None),
+            dead=sum(r.state is AnalysisState.FAILED for r in counts.analyses),
+        )
+
+
+def _courier_view(courier: Courier, counts: Counts) -> LinkView:
+    name = courier.destination.name
+    report = courier.last
+    return LinkView(
+        kind=LinkKind.DESTINATION,
+        name=name,
+        state=_state(report),
+        detail=_detail(report),
+        checked_at=report.at if report else None,
+        waiting=counts.deliveries.get((name, DeliveryState.PENDING), 0)
+        + counts.deliveries.get((name, DeliveryState.SENDING), 0),
+        oldest_waiting_at=counts.oldest_pending.get(name),
+        dead=counts.deliveries.get((name, DeliveryState.DEAD), 0),
+    )
+
+
+def _state(report: LinkReport | None) -> LinkState:
+    if report is None:
+        return LinkState.UNKNOWN
+    return LinkState.DOWN if isinstance(report.outcome, Unreachable) else LinkState.UP
+
+
+def _detail(report: LinkReport | None) -> str:
+    match report:
+        case None:
+            return ""
+        case LinkReport(Delivered(receipt)):
+            return receipt
+        case LinkReport(Refused(reason) | Unreachable(reason)):
+            return reason
+        case _:
+            raise AssertionError("a link report holds one of three outcomes")

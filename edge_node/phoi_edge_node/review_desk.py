@@ -1,0 +1,398 @@
+"""The service behind the review page: ``desk.Desk`` on the store."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from phoi_models.errors import NotAnalysable
+from phoi_models.geometry import Triple
+from phoi_models.volume import Volume
+
+from phoi_edge_node.accounts import Account, password_matches
+from phoi_edge_node.desk import (
+    AuditEntry,
+    DeliveryView,
+    Kpis,
+    LinkView,
+    Phase,
+    StudyView,
+    Switch,
+    SwitchKind,
+    WorklistRow,
+    in_worklist_order,
+)
+from phoi_edge_node.errors import IllegalTransition, ReviewConflict, UnknownStudy
+from phoi_edge_node.links import Links
+from phoi_edge_node.ports import Clock, ReportedCase, ReportStatus, SeriesReader, UidSource
+from phoi_edge_node.result import Correction, Outcome, SignedReview, Verdict
+from phoi_edge_node.statistics import make_kpis
+from phoi_edge_node.store import Delivery, StoredAnalysis, StoredReview, StoredStudy, StudyStore
+from phoi_edge_node.study import AnalysisState, DeliveryState, ReviewState, StudyState
+from phoi_edge_node.workflow import Outbox, signed_before
+
+_ANALYSED = frozenset({Outcome.POSITIVE, Outcome.NEGATIVE, Outcome.LIMITED})
+_VOLUMES_KEPT = 3
+LATE_AFTER_TRIES = 3
+
+
+class ReviewDesk:
+    """Implements ``desk.Desk``."""
+
+    def __init__(
+        self,
+        store: StudyStore,
+        reader: SeriesReader,
+        outbox: Outbox,
+        links: Links,
+        clock: Clock,
+        uids: UidSource,
+        model_names: Sequence[str],
+        destinations: Sequence[str],
+    ) -> None:
+        self._store = store
+        self._reader = reader
+        self._outbox = outbox
+        self._links = links
+        self._clock = clock
+        self._uids = uids
+        self._model_names = model_names
+        self._destinations = destinations
+        self._volumes: OrderedDict[str, Volume] = OrderedDict()
+        self._volume_lock = threading.Lock()
+
+    # --- looking -----------------------------------------------------------------------------
+
+    def worklist(self, limit: int) -> tuple[WorklistRow, ...]:
+        """At most ``limit`` studies, most urgent first."""
+        studies = self._store.studies(limit)
+        analyses = self._store.latest_analyses([s.header.study_instance_uid for s in studies])
+        reviews = self._store.reviews([a.id for a in analyses.values()])
+        problems = _problems_by_study(self._store.deliveries())
+        rows = []
+        for study in studies:
+            analysis = analyses.get(study.header.study_instance_uid)
+            review = reviews.get(analysis.id) if analysis else None
+            rows.append(_row(study, analysis, review, problems))
+        return in_worklist_order(rows)
+
+    def study(self, study_instance_uid: str) -> StudyView:
+        """One study."""
+        study = self._store.study(study_instance_uid)
+        if study is None:
+            raise UnknownStudy("no study of this UID was received")
+        analysis = self._store.latest_analyses([study_instance_uid]).get(study_instance_uid)
+        review = self._store.reviews([analysis.id]).get(analysis.id) if analysis else None
+        deliveries = self._store.deliveries(study_instance_uid)
+        result = analysis.result if analysis else None
+        signed = review.signed if review else None
+        return StudyView(
+            row=_row(study, analysis, review, _problems_by_study(deliveries)),
+            header=study.header,
+            result=result,
+            dispositions=review.current if review else {},
+            history=review.history if review else (),
+            review=review.state if review else None,
+            signed_by=signed.reviewer_name if signed else "",
+            signed_at=signed.signed_at if signed else None,
+            deliveries=tuple(_view(delivery) for delivery in deliveries),
+            passed_over=result.passed_over if result else {},
+        )
+
+    def volume(self, study_instance_uid: str, revision: int) -> Volume:
+        """The volume that this revision analysed."""
+        analysis = self._latest(study_instance_uid)
+        result = analysis.result
+        if analysis.revision != revision or result is None or not result.identity.input_digest:
+            raise ReviewConflict("this revision has no images to show")
+        with self._volume_lock:
+            if analysis.id not in self._volumes:
+                volume = self._read(study_instance_uid)
+                if volume is None or volume.digest() != result.identity.input_digest:
+                    raise ReviewConflict("the analysed images are no longer what they were")
+                self._volumes[analysis.id] = volume
+                while len(self._volumes) > _VOLUMES_KEPT:
+                    self._volumes.popitem(last=False)
+            self._volumes.move_to_end(analysis.id)
+            return self._volumes[analysis.id]
+
+    def _read(self, study_instance_uid: str) -> Volume | None:
+        try:
+            choice = self._reader.choose(self._store.instances(study_instance_uid))
+            return self._reader.read(choice)
+        except NotAnalysable:
+            return None
+
+    # --- judging -----------------------------------------------------------------------------
+
+    def decide(
+        self,
+        study_instance_uid: str,
+        tracking_uid: str,
+        verdict: Verdict,
+        reviewer: Account,
+        reason: str,
+        correction: Correction,
+    ) -> None:
+        """Judge one nodule of the latest revision."""
+        analysis = self._latest(study_instance_uid)
+        standing = self._store.review(analysis.id).current if analysis.result else {}
+        known = {n.tracking_uid for n in analysis.result.nodules} if analysis.result else set()
+        if tracking_uid not in known | set(standing):
+            raise ReviewConflict("the latest result has no such nodule; reload the page")
+        self._decide(analysis, tracking_uid, verdict, reviewer, reason, correction)
+
+    def mark_missed(
+        self,
+        study_instance_uid: str,
+        revision: int,
+        center_lps_mm: Triple,
+        mean_diameter_mm: float | None,
+        reviewer: Account,
+        reason: str,
+    ) -> str:
+        """Add a nodule that the model did not find; its new Tracking UID."""
+        analysis = self._latest(study_instance_uid)
+        if analysis.revision != revision:
+            raise ReviewConflict("a newer result has come; reload the page")
+        tracking_uid = self._uids.dicom_uid()
+        correction = Correction(center_lps_mm, mean_diameter_mm)
+        self._decide(analysis, tracking_uid, Verdict.MISSED, reviewer, reason, correction)
+        return tracking_uid
+
+    def _decide(
+        self,
+        analysis: StoredAnalysis,
+        tracking_uid: str,
+        verdict: Verdict,
+        reviewer: Account,
+        reason: str,
+        correction: Correction,
+    ) -> None:
+        if analysis.result is None or analysis.result.outcome not in _ANALYSED:
+            raise ReviewConflict("there is no result to judge")
+        try:
+            self._store.decide(
+                analysis.id, tracking_uid, verdict, reviewer.username, reason, correction
+            )
+        except IllegalTransition:
+            raise ReviewConflict("this review is closed") from None
+
+    def undo(self, study_instance_uid: str, reviewer: Account) -> str:
+        """Take back the latest judgement that stands; the Tracking UID it was about."""
+        analysis = self._latest(study_instance_uid)
+        try:
+            undone = self._store.undo(analysis.id, reviewer.username)
+        except IllegalTransition:
+            raise ReviewConflict("this review is closed") from None
+        if undone is None:
+            raise ReviewConflict("there is nothing to take back")
+        return undone.tracking_uid
+
+    def sign(
+        self, study_instance_uid: str, revision: int, judgements_seen: int, reviewer: Account
+    ) -> None:
+        """Sign the review: final documents go out, and it becomes read only."""
+        view = self.study(study_instance_uid)
+        analysis = self._latest(study_instance_uid)
+        if analysis.revision != revision or len(view.history) != judgements_seen:
+            raise ReviewConflict("something changed since you looked; reload the page")
+        if not view.can_sign:
+            raise ReviewConflict("every mark must be decided before signing, and only once")
+        signed = SignedReview(
+            reviewer=reviewer.username,
+            reviewer_name=reviewer.display_name,
+            signed_at=self._clock.now(),
+            dispositions=tuple(view.dispositions.values()),
+        )
+        outgoing = self._outbox.encode(self._signed_case(analysis, view, signed))
+        try:
+            self._store.sign(analysis.id, signed, outgoing)
+        except IllegalTransition:
+            raise ReviewConflict("a colleague closed this review a moment ago") from None
+
+    def _signed_case(
+        self, analysis: StoredAnalysis, view: StudyView, signed: SignedReview
+    ) -> ReportedCase:
+        uid = analysis.study_instance_uid
+        if view.result is None:
+            raise AssertionError("only a result can be signed")
+        instances = self._store.instances(uid)
+        corrects = signed_before(self._store, uid) is not None
+        return ReportedCase(
+            study=view.header,
+            result=view.result,
+            status=ReportStatus.CORRECTED if corrects else ReportStatus.FINAL,
+            instances=tuple(instances),
+            choice=self._reader.choose(instances),
+            volume=self.volume(uid, analysis.revision),
+            review=signed,
+            predecessors=self._store.identities(uid),
+        )
+
+    def _latest(self, study_instance_uid: str) -> StoredAnalysis:
+        analysis = self._store.latest_analyses([study_instance_uid]).get(study_instance_uid)
+        if analysis is None:
+            if self._store.study(study_instance_uid) is None:
+                raise UnknownStudy("no study of this UID was received")
+            raise ReviewConflict("this study is still being received")
+        return analysis
+
+    # --- operating ---------------------------------------------------------------------------
+
+    def resend(self, delivery_id: int, reviewer: Account) -> None:
+        """Queue a delivered or dead delivery again, with the same bytes."""
+        try:
+            self._store.resend(delivery_id, reviewer.username)
+        except (KeyError, IllegalTransition):
+            raise ReviewConflict("this delivery cannot be sent again now") from None
+
+    def dead_letters(self, limit: int) -> tuple[DeliveryView, ...]:
+        """Deliveries that were given up or refused, latest first."""
+        dead = [d for d in self._store.deliveries() if d.state is DeliveryState.DEAD]
+        return tuple(_view(d) for d in reversed(dead[-limit:]))
+
+    def links(self) -> tuple[LinkView, ...]:
+        """Every destination and worker, from the latest checks."""
+        return self._links.views(self._store.counts())
+
+    def switches(self) -> tuple[Switch, ...]:
+        """Every switch there is."""
+        pauses = {pause.target: pause for pause in self._store.pauses()}
+        all_of_them = (
+            Switch(SwitchKind.EVERYTHING),
+            *(Switch(SwitchKind.MODEL, name) for name in self._model_names),
+            *(Switch(SwitchKind.DESTINATION, name) for name in self._destinations),
+        )
+        return tuple(
+            Switch(s.kind, s.name, pauses[s.target].username, pauses[s.target].at)
+            if s.target in pauses
+            else s
+            for s in all_of_them
+        )
+
+    def pause(self, target: str, reviewer: Account) -> None:
+        """Turn a switch off."""
+        if not self._switch(target).paused:
+            self._store.pause(target, reviewer.username)
+
+    def resume(self, target: str, reviewer: Account) -> None:
+        """Turn a switch on."""
+        if self._switch(target).paused:
+            self._store.resume(target, reviewer.username)
+
+    def _switch(self, target: str) -> Switch:
+        for switch in self.switches():
+            if switch.target == target:
+                return switch
+        raise ReviewConflict("there is no such switch")
+
+    def kpis(self) -> Kpis:
+        """How Phoi is used here."""
+        return make_kpis(self._store.counts(), self._clock.now())
+
+    def unready(self) -> tuple[str, ...]:
+        """Why this node cannot serve now; empty when it can."""
+        try:
+            self._store.fact("ready")
+        except Exception as error:  # any failure of the database is the answer
+            return (f"the database does not answer: {type(error).__name__}",)
+        return ()
+
+    # --- people ------------------------------------------------------------------------------
+
+    def log_access(
+        self, username: str, action: str, study_instance_uid: str | None, detail: str
+    ) -> None:
+        """Append to the audit."""
+        self._store.record_audit(username, action, study_instance_uid, detail)
+
+    def audit(self, limit: int) -> tuple[AuditEntry, ...]:
+        """The latest entries, latest first."""
+        return tuple(self._store.audit(limit))
+
+    def authenticate(self, username: str, password: str) -> Account | None:
+        """The account, if the password is its own."""
+        stored = self._store.account(username)
+        matches = password_matches(stored.password_hash if stored else None, password)
+        return stored.account if stored and matches else None
+
+    def account(self, username: str) -> Account | None:
+        """The account, or None where it does not exist."""
+        stored = self._store.account(username)
+        return stored.account if stored else None
+
+    def report_problem(self, text: str, reviewer: Account) -> str:
+        """Store what a user reports; a short reference to quote."""
+        return f"P{self._store.report_problem(reviewer.username, text):04d}"
+
+
+def _row(
+    study: StoredStudy,
+    analysis: StoredAnalysis | None,
+    review: StoredReview | None,
+    problems: dict[str, int],
+) -> WorklistRow:
+    header = study.header
+    result = analysis.result if analysis else None
+    nodules = result.nodules if result else ()
+    phase = _phase(study, analysis, review)
+    return WorklistRow(
+        study_instance_uid=header.study_instance_uid,
+        patient=header.patient,
+        accession_number=header.accession_number,
+        description=header.description,
+        started_at=header.started_at,
+        received_at=study.first_received_at,
+        phase=phase,
+        progress=analysis.fraction if analysis and phase is Phase.ANALYSING else None,
+        outcome=result.outcome if result else None,
+        priority=result.suggested_priority if result else None,
+        nodule_count=len(nodules),
+        worst=nodules[0].size_class if nodules else None,
+        max_diameter_mm=max((n.finding.mean_diameter_mm for n in nodules), default=None),
+        delivery_problems=problems.get(header.study_instance_uid, 0),
+        revision=analysis.revision if analysis and result else 0,
+    )
+
+
+def _phase(
+    study: StoredStudy, analysis: StoredAnalysis | None, review: StoredReview | None
+) -> Phase:
+    if analysis is None or study.state is StudyState.RECEIVING:
+        return Phase.RECEIVING
+    if review is not None and review.state is ReviewState.SIGNED:
+        return Phase.SIGNED
+    return {
+        AnalysisState.QUEUED: Phase.QUEUED,
+        AnalysisState.RUNNING: Phase.ANALYSING,
+        AnalysisState.SUCCEEDED: Phase.READY,
+        AnalysisState.NOT_ANALYSABLE: Phase.NOT_ANALYSABLE,
+        AnalysisState.FAILED: Phase.FAILED,
+        AnalysisState.SUPERSEDED: Phase.RECEIVING,
+    }[analysis.state]
+
+
+def _problems_by_study(deliveries: Sequence[Delivery]) -> dict[str, int]:
+    problems: dict[str, int] = {}
+    for delivery in deliveries:
+        late = delivery.state is DeliveryState.PENDING and delivery.attempts >= LATE_AFTER_TRIES
+        uid = delivery.study_instance_uid
+        if uid is not None and (late or delivery.state is DeliveryState.DEAD):
+            problems[uid] = problems.get(uid, 0) + 1
+    return problems
+
+
+def _view(delivery: Delivery) -> DeliveryView:
+    return DeliveryView(
+        delivery_id=delivery.id,
+        study_instance_uid=delivery.study_instance_uid or "",
+        kind=delivery.kind,
+        destination=delivery.destination,
+        state=delivery.state,
+        attempts=delivery.attempts,
+        last_error=delivery.last_error,
+        identity=delivery.identity,
+        updated_at=delivery.updated_at,
+    )

@@ -1,0 +1,1 @@
+"""The edge's memory in SQLite or PostgreSQL, through SQLAlchemy."""

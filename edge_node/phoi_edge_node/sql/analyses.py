@@ -1,0 +1,264 @@
+"""Analyses, from queued to their result."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from phoi_models.identity import ModelIdentity
+
+from phoi_edge_node.codec import from_json, to_json
+from phoi_edge_node.ports import DocumentKind, ReportStatus
+from phoi_edge_node.result import Priority, TriageResult
+from phoi_edge_node.sql import tables
+from phoi_edge_node.sql.deliveries import enqueue, supersede_deliveries
+from phoi_edge_node.sql.engine import Database, due, for_update
+from phoi_edge_node.store import Outgoing, StoredAnalysis
+from phoi_edge_node.study import (
+    ANALYSIS,
+    REVIEW,
+    AnalysisEvent,
+    AnalysisState,
+    ReviewEvent,
+    ReviewState,
+    after,
+)
+
+_RANK = {Priority.STAT: 0, Priority.URGENT: 1, Priority.ROUTINE: 2}
+_PRIORITY = {rank: priority for priority, rank in _RANK.items()}
+
+
+class Analyses(Database):
+    """The part of the store that analysing uses."""
+
+    def claim_analysis(self, excluded_models: Collection[str] = ()) -> StoredAnalysis | None:
+        """Start the queued analysis that is due and first by priority, then age."""
+        table = tables.analyses
+        now = self._clock.now()
+        query = (
+            sa.select(table)
+            .where(table.c.state == AnalysisState.QUEUED, due(table.c.due_at, now))
+            .where(
+                sa.or_(
+                    table.c.model_name.is_(None), table.c.model_name.not_in(list(excluded_models))
+                )
+            )
+            .order_by(table.c.priority, table.c.created_at)
+            .limit(1)
+        )
+        with self._write() as connection:
+            row = connection.execute(for_update(query)).one_or_none()
+            if row is None:
+                return None
+            state = after(ANALYSIS, AnalysisState(row.state), AnalysisEvent.START)
+            connection.execute(
+                table.update()
+                .where(table.c.id == row.id)
+                .values(state=state, started_at=now, step="", fraction=0.0)
+            )
+            row = connection.execute(sa.select(table).where(table.c.id == row.id)).one()
+        return _analysis(row)
+
+    def pin_model(self, analysis_id: str, model: ModelIdentity) -> None:
+        """Fix the model of a running analysis, if none is pinned yet."""
+        table = tables.analyses
+        with self._write() as connection:
+            connection.execute(
+                table.update()
+                .where(table.c.id == analysis_id, table.c.model.is_(None))
+                .values(model=to_json(model), model_name=model.name, model_version=model.version)
+            )
+
+    def report_progress(self, analysis_id: str, step: str, fraction: float) -> None:
+        """For people who watch; 0 to 1."""
+        table = tables.analyses
+        with self._write() as connection:
+            connection.execute(
+                table.update()
+                .where(table.c.id == analysis_id, table.c.state == AnalysisState.RUNNING)
+                .values(step=step, fraction=fraction)
+            )
+
+    def retry_analysis(
+        self, analysis_id: str, error: str, due_at: datetime, *, reached_worker: bool
+    ) -> None:
+        """Queue a running analysis again."""
+        table = tables.analyses
+        with self._write() as connection:
+            state = _state(connection, analysis_id)
+            if state is AnalysisState.SUPERSEDED:
+                return
+            connection.execute(
+                table.update()
+                .where(table.c.id == analysis_id)
+                .values(
+                    state=after(ANALYSIS, state, AnalysisEvent.RETRY),
+                    attempts=table.c.attempts + int(reached_worker),
+                    due_at=due_at,
+                    error=error,
+                )
+            )
+
+    def finish_analysis(
+        self,
+        analysis_id: str,
+        event: AnalysisEvent,
+        result: TriageResult,
+        outgoing: Sequence[Outgoing],
+        error: str = "",
+    ) -> bool:
+        """End a running analysis, with its documents."""
+        table = tables.analyses
+        now = self._clock.now()
+        with self._write() as connection:
+            state = _state(connection, analysis_id)
+            if state is AnalysisState.SUPERSEDED:
+                return False
+            connection.execute(
+                table.update()
+                .where(table.c.id == analysis_id)
+                .values(
+                    state=after(ANALYSIS, state, event),
+                    result=to_json(result),
+                    error=error,
+                    finished_at=now,
+                    fraction=1.0,
+                )
+            )
+            connection.execute(
+                tables.reviews.insert().values(analysis_id=analysis_id, state=ReviewState.OPEN)
+            )
+            identity = result.identity
+            enqueue(
+                connection,
+                analysis_id,
+                identity.study_instance_uid,
+                identity.revision,
+                ReportStatus.PRELIMINARY,
+                outgoing,
+                now,
+            )
+        return True
+
+    def analyses(self, study_instance_uid: str) -> Sequence[StoredAnalysis]:
+        """All revisions, oldest first."""
+        table = tables.analyses
+        query = (
+            sa.select(table)
+            .where(table.c.study_instance_uid == study_instance_uid)
+            .order_by(table.c.revision)
+        )
+        with self._read() as connection:
+            return [_analysis(row) for row in connection.execute(query)]
+
+    def latest_analyses(self, study_uids: Collection[str]) -> Mapping[str, StoredAnalysis]:
+        """The latest revision of each study that has one."""
+        table = tables.analyses
+        query = (
+            sa.select(table)
+            .where(table.c.study_instance_uid.in_(list(study_uids)))
+            .order_by(table.c.revision)
+        )
+        with self._read() as connection:
+            rows = connection.execute(query).all()
+        return {row.study_instance_uid: _analysis(row) for row in rows}
+
+    def identities(self, study_instance_uid: str) -> Mapping[DocumentKind, tuple[str, ...]]:
+        """Identities of all documents of a study, by kind, latest last."""
+        table = tables.documents
+        query = (
+            sa.select(table.c.kind, table.c.identity)
+            .where(table.c.study_instance_uid == study_instance_uid)
+            .order_by(table.c.id)
+        )
+        found: dict[DocumentKind, tuple[str, ...]] = {}
+        with self._read() as connection:
+            for row in connection.execute(query):
+                kind = DocumentKind(row.kind)
+                found[kind] = (*found.get(kind, ()), row.identity)
+        return found
+
+
+def queue_analysis(
+    connection: sa.Connection, study_instance_uid: str, priority: Priority, now: datetime
+) -> str:
+    """Queue the next revision of a study; supersede what no person has signed."""
+    table = tables.analyses
+    rows = connection.execute(
+        sa.select(table.c.id, table.c.revision, table.c.state)
+        .where(table.c.study_instance_uid == study_instance_uid)
+        .order_by(table.c.revision)
+    ).all()
+    for row in rows:
+        _supersede_unless_signed(connection, row.id, AnalysisState(row.state), now)
+    analysis_id = uuid.uuid4().hex
+    connection.execute(
+        table.insert().values(
+            id=analysis_id,
+            study_instance_uid=study_instance_uid,
+            revision=rows[-1].revision + 1 if rows else 1,
+            state=AnalysisState.QUEUED,
+            priority=_RANK[priority],
+            attempts=0,
+            due_at=now,
+            step="",
+            fraction=0.0,
+            error="",
+            created_at=now,
+        )
+    )
+    return analysis_id
+
+
+def _supersede_unless_signed(
+    connection: sa.Connection, analysis_id: str, state: AnalysisState, now: datetime
+) -> None:
+    reviews, analyses = tables.reviews, tables.analyses
+    review = connection.scalar(
+        sa.select(reviews.c.state).where(reviews.c.analysis_id == analysis_id)
+    )
+    if review == ReviewState.SIGNED or state is AnalysisState.SUPERSEDED:
+        return
+    if review is not None:
+        connection.execute(
+            reviews.update()
+            .where(reviews.c.analysis_id == analysis_id)
+            .values(state=after(REVIEW, ReviewState(review), ReviewEvent.SUPERSEDE))
+        )
+    connection.execute(
+        analyses.update()
+        .where(analyses.c.id == analysis_id)
+        .values(state=after(ANALYSIS, state, AnalysisEvent.SUPERSEDE))
+    )
+    supersede_deliveries(connection, analysis_id, now)
+
+
+def _state(connection: sa.Connection, analysis_id: str) -> AnalysisState:
+    table = tables.analyses
+    state: str = connection.execute(
+        sa.select(table.c.state).where(table.c.id == analysis_id).with_for_update()
+    ).scalar_one()
+    return AnalysisState(state)
+
+
+def _analysis(row: sa.Row[Any]) -> StoredAnalysis:
+    return StoredAnalysis(
+        id=row.id,
+        study_instance_uid=row.study_instance_uid,
+        revision=row.revision,
+        state=AnalysisState(row.state),
+        priority=_PRIORITY[row.priority],
+        model=None if row.model is None else from_json(row.model, ModelIdentity),
+        attempts=row.attempts,
+        due_at=row.due_at,
+        step=row.step,
+        fraction=row.fraction,
+        error=row.error,
+        result=None if row.result is None else from_json(row.result, TriageResult),
+        created_at=row.created_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+    )

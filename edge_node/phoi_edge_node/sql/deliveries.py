@@ -1,0 +1,255 @@
+"""The outbox: documents and their deliveries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from phoi_edge_node.ports import (
+    Delivered,
+    Document,
+    DocumentKind,
+    Refused,
+    ReportStatus,
+    SendOutcome,
+)
+from phoi_edge_node.sql import tables
+from phoi_edge_node.sql.engine import Database, due, for_update
+from phoi_edge_node.store import Delivery, Outgoing
+from phoi_edge_node.study import DELIVERY, DeliveryEvent, DeliveryState, after
+
+_UNFINISHED = (DeliveryState.PENDING, DeliveryState.SENDING)
+
+
+class Deliveries(Database):
+    """The part of the store that delivering uses."""
+
+    def claim_delivery(self, destination: str) -> tuple[Delivery, Document] | None:
+        """Start sending the oldest due document of a lane, in order within each study."""
+        table = tables.deliveries
+        earlier = table.alias("earlier")
+        now = self._clock.now()
+        waits = sa.exists().where(
+            earlier.c.destination == table.c.destination,
+            earlier.c.study_instance_uid == table.c.study_instance_uid,
+            earlier.c.state.in_(_UNFINISHED),
+            earlier.c.id < table.c.id,
+        )
+        query = (
+            sa.select(table.c.id)
+            .where(table.c.destination == destination, table.c.state == DeliveryState.PENDING)
+            .where(due(table.c.due_at, now), ~waits)
+            .order_by(table.c.id)
+            .limit(1)
+        )
+        with self._write() as connection:
+            delivery_id = connection.scalar(for_update(query))
+            if delivery_id is None:
+                return None
+            connection.execute(
+                table.update()
+                .where(table.c.id == delivery_id)
+                .values(
+                    state=after(DELIVERY, DeliveryState.PENDING, DeliveryEvent.SEND),
+                    attempts=table.c.attempts + 1,
+                    updated_at=now,
+                )
+            )
+            row = connection.execute(
+                _delivery_query(tables.documents.c.content).where(table.c.id == delivery_id)
+            ).one()
+        return _delivery(row), _document(row)
+
+    def settle_delivery(
+        self, delivery_id: int, outcome: SendOutcome, retry_at: datetime
+    ) -> DeliveryState:
+        """Record what the destination answered."""
+        match outcome:
+            case Delivered():
+                event, error = DeliveryEvent.CONFIRM, ""
+            case Refused(reason):
+                event, error = DeliveryEvent.REFUSE, reason
+            case _:
+                event, error = DeliveryEvent.RETRY, outcome.reason
+        with self._write() as connection:
+            return self._move(
+                connection,
+                delivery_id,
+                event,
+                last_error=error,
+                due_at=retry_at,
+                failed_tries=tables.deliveries.c.failed_tries + int(bool(error)),
+            )
+
+    def resend(self, delivery_id: int, username: str) -> None:
+        """Send a delivered or dead document again, with the same identity."""
+        table = tables.deliveries
+        with self._write() as connection:
+            row = connection.execute(
+                sa.select(table.c.study_instance_uid, table.c.destination).where(
+                    table.c.id == delivery_id
+                )
+            ).one_or_none()
+            if row is None:
+                raise KeyError(delivery_id)
+            self._audit(connection, username, "resend", row.study_instance_uid, row.destination)
+            self._move(
+                connection,
+                delivery_id,
+                DeliveryEvent.RESEND,
+                attempts=0,
+                due_at=self._clock.now(),
+            )
+
+    def deliveries(self, study_instance_uid: str | None = None) -> Sequence[Delivery]:
+        """Of one study, or all, oldest first."""
+        table = tables.deliveries
+        query = _delivery_query().order_by(table.c.id)
+        if study_instance_uid is not None:
+            query = query.where(table.c.study_instance_uid == study_instance_uid)
+        with self._read() as connection:
+            return [_delivery(row) for row in connection.execute(query)]
+
+    def document(self, delivery_id: int) -> Document:
+        """The bytes of a delivery."""
+        query = _delivery_query(tables.documents.c.content).where(
+            tables.deliveries.c.id == delivery_id
+        )
+        with self._read() as connection:
+            return _document(connection.execute(query).one())
+
+    def enqueue_usage(self, document: Document, destination: str) -> None:
+        """Queue a cumulative usage report; it supersedes those not yet sent."""
+        table = tables.deliveries
+        now = self._clock.now()
+        pending = sa.select(table.c.id).where(
+            table.c.destination == destination,
+            table.c.study_instance_uid.is_(None),
+            table.c.state == DeliveryState.PENDING,
+        )
+        with self._write() as connection:
+            for delivery_id in connection.scalars(pending).all():
+                self._move(connection, delivery_id, DeliveryEvent.SUPERSEDE)
+            enqueue(
+                connection,
+                None,
+                None,
+                0,
+                ReportStatus.FINAL,
+                [Outgoing(document, (destination,))],
+                now,
+            )
+
+    def _move(
+        self, connection: sa.Connection, delivery_id: int, event: DeliveryEvent, **values: object
+    ) -> DeliveryState:
+        return move_delivery(connection, delivery_id, event, self._clock.now(), **values)
+
+
+def move_delivery(
+    connection: sa.Connection,
+    delivery_id: int,
+    event: DeliveryEvent,
+    now: datetime,
+    **values: object,
+) -> DeliveryState:
+    """Take a delivery along its table of states."""
+    table = tables.deliveries
+    here = table.c.id == delivery_id
+    present: str = connection.execute(
+        sa.select(table.c.state).where(here).with_for_update()
+    ).scalar_one()
+    state = after(DELIVERY, DeliveryState(present), event)
+    connection.execute(table.update().where(here).values(state=state, updated_at=now, **values))
+    return state
+
+
+def enqueue(
+    connection: sa.Connection,
+    analysis_id: str | None,
+    study_instance_uid: str | None,
+    revision: int,
+    status: ReportStatus,
+    outgoing: Sequence[Outgoing],
+    now: datetime,
+) -> None:
+    """Freeze documents and queue their deliveries, in order."""
+    for item in outgoing:
+        document_id = connection.scalar(
+            tables.documents.insert()
+            .values(
+                analysis_id=analysis_id,
+                study_instance_uid=study_instance_uid,
+                revision=revision,
+                kind=item.document.kind,
+                identity=item.document.identity,
+                status=status,
+                content=item.document.content,
+                created_at=now,
+            )
+            .returning(tables.documents.c.id)
+        )
+        for destination in item.destinations:
+            connection.execute(
+                tables.deliveries.insert().values(
+                    document_id=document_id,
+                    study_instance_uid=study_instance_uid,
+                    destination=destination,
+                    state=DeliveryState.PENDING,
+                    attempts=0,
+                    failed_tries=0,
+                    due_at=now,
+                    last_error="",
+                    created_at=now,
+                    updated_at=now,
+                )
+            )
+
+
+def supersede_deliveries(connection: sa.Connection, analysis_id: str, now: datetime) -> None:
+    """What has not arrived of a superseded analysis need not arrive any more."""
+    query = (
+        sa.select(tables.deliveries.c.id)
+        .join(tables.documents)
+        .where(tables.documents.c.analysis_id == analysis_id)
+        .where(tables.deliveries.c.state.in_((DeliveryState.PENDING, DeliveryState.DEAD)))
+    )
+    for delivery_id in connection.scalars(query).all():
+        move_delivery(connection, delivery_id, DeliveryEvent.SUPERSEDE, now)
+
+
+def _delivery_query(*extra: sa.Column[Any]) -> sa.Select[Any]:
+    documents = tables.documents
+    return sa.select(
+        tables.deliveries,
+        documents.c.kind,
+        documents.c.identity,
+        documents.c.status,
+        documents.c.revision,
+        *extra,
+    ).join(documents)
+
+
+def _delivery(row: sa.Row[Any]) -> Delivery:
+    return Delivery(
+        id=row.id,
+        study_instance_uid=row.study_instance_uid,
+        revision=row.revision,
+        kind=DocumentKind(row.kind),
+        identity=row.identity,
+        status=ReportStatus(row.status),
+        destination=row.destination,
+        state=DeliveryState(row.state),
+        attempts=row.attempts,
+        due_at=row.due_at,
+        last_error=row.last_error,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )
+
+
+def _document(row: sa.Row[Any]) -> Document:
+    return Document(DocumentKind(row.kind), row.identity, row.content)

@@ -1,0 +1,108 @@
+"""Opening the database and bringing its schema up to date."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+
+from phoi_edge_node.ports import Clock
+from phoi_edge_node.sql import tables
+
+# A due time further off than any retry delay was written by a clock that was wrong.
+LONGEST_WAIT = timedelta(hours=6)
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def open_engine(url: str) -> sa.Engine:
+    """An engine whose schema is current.
+
+    SQLite runs in WAL mode with every commit synced to disk, and each writing transaction takes
+    the write lock at its beginning, so that two threads wait for each other instead of failing.
+    """
+    engine = sa.create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
+    if engine.dialect.name == "sqlite":
+        sa.event.listen(engine, "connect", _configure_sqlite)
+        sa.event.listen(engine, "begin", _begin_sqlite)
+    _upgrade(engine)
+    return engine
+
+
+def _configure_sqlite(connection: Any, record: object) -> None:
+    del record
+    # Autocommit mode of the driver: the transactions begin in _begin_sqlite.
+    connection.isolation_level = None
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        "busy_timeout=30000",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    writes = connection.get_execution_options().get("phoi_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _upgrade(engine: sa.Engine) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    connection = engine.connect().execution_options(phoi_writes=True)
+    with connection, connection.begin():
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+class Database:
+    """Short transactions on one engine; the base of the store's parts."""
+
+    def __init__(self, engine: sa.Engine, clock: Clock) -> None:
+        self._engine = engine
+        self._clock = clock
+
+    @contextmanager
+    def _read(self) -> Iterator[sa.Connection]:
+        with self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _write(self) -> Iterator[sa.Connection]:
+        connection = self._engine.connect().execution_options(phoi_writes=True)
+        with connection, connection.begin():
+            yield connection
+
+    def _audit(
+        self,
+        connection: sa.Connection,
+        username: str,
+        action: str,
+        study_instance_uid: str | None,
+        detail: str = "",
+    ) -> None:
+        connection.execute(
+            tables.audit.insert().values(
+                at=self._clock.now(),
+                username=username,
+                action=action,
+                study_instance_uid=study_instance_uid,
+                detail=detail,
+            )
+        )
+
+
+def for_update(query: sa.Select[Any]) -> sa.Select[Any]:
+    """Lock the selected rows on PostgreSQL; SQLite has its one writer already."""
+    return query.with_for_update(skip_locked=True)
+
+
+def due(column: sa.Column[datetime], now: datetime) -> sa.ColumnElement[bool]:
+    """The time has come, or it cannot be meant."""
+    return sa.or_(column <= now, column > now + LONGEST_WAIT)

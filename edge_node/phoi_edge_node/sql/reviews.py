@@ -1,0 +1,166 @@
+"""Reviews and their dispositions."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from phoi_edge_node.codec import from_json, to_json
+from phoi_edge_node.desk import Judgement
+from phoi_edge_node.ports import ReportStatus
+from phoi_edge_node.result import Correction, Disposition, SignedReview, Verdict
+from phoi_edge_node.sql import tables
+from phoi_edge_node.sql.deliveries import enqueue
+from phoi_edge_node.sql.engine import Database
+from phoi_edge_node.store import Outgoing, StoredReview
+from phoi_edge_node.study import REVIEW, ReviewEvent, ReviewState, after
+
+
+class Reviews(Database):
+    """The part of the store that reviewing uses."""
+
+    def review(self, analysis_id: str) -> StoredReview:
+        """The review of an analysis."""
+        return self.reviews([analysis_id])[analysis_id]
+
+    def reviews(self, analysis_ids: Collection[str]) -> Mapping[str, StoredReview]:
+        """The reviews of several analyses."""
+        table, history = tables.reviews, tables.dispositions
+        ids = list(analysis_ids)
+        with self._read() as connection:
+            reviews = connection.execute(sa.select(table).where(table.c.analysis_id.in_(ids))).all()
+            rows = connection.execute(
+                sa.select(history).where(history.c.analysis_id.in_(ids)).order_by(history.c.id)
+            ).all()
+        by_analysis: dict[str, list[sa.Row[Any]]] = {}
+        for row in rows:
+            by_analysis.setdefault(row.analysis_id, []).append(row)
+        return {r.analysis_id: _review(r, by_analysis.get(r.analysis_id, [])) for r in reviews}
+
+    def decide(
+        self,
+        analysis_id: str,
+        tracking_uid: str,
+        verdict: Verdict,
+        reviewer: str,
+        reason: str,
+        correction: Correction,
+    ) -> None:
+        """Add a disposition."""
+        now = self._clock.now()
+        disposition = Disposition(tracking_uid, verdict, reviewer, now, reason, correction)
+        with self._write() as connection:
+            _move(connection, analysis_id, ReviewEvent.DECIDE)
+            self._audit(
+                connection, reviewer, "decide", _study_uid(connection, analysis_id), verdict.value
+            )
+            connection.execute(
+                tables.dispositions.insert().values(
+                    analysis_id=analysis_id,
+                    reviewer=reviewer,
+                    at=now,
+                    disposition=to_json(disposition),
+                )
+            )
+
+    def undo(self, analysis_id: str, reviewer: str) -> Disposition | None:
+        """Withdraw the latest standing disposition; None if there is none."""
+        table = tables.dispositions
+        with self._write() as connection:
+            rows = connection.execute(
+                sa.select(table).where(table.c.analysis_id == analysis_id).order_by(table.c.id)
+            ).all()
+            standing = _standing(rows)
+            if not standing:
+                return None
+            last = standing[-1]
+            _move(connection, analysis_id, ReviewEvent.UNDO)
+            self._audit(connection, reviewer, "undo", _study_uid(connection, analysis_id))
+            connection.execute(
+                table.insert().values(
+                    analysis_id=analysis_id,
+                    undoes=last.id,
+                    reviewer=reviewer,
+                    at=self._clock.now(),
+                    disposition=last.disposition,
+                )
+            )
+        return from_json(last.disposition, Disposition)
+
+    def sign(self, analysis_id: str, signed: SignedReview, outgoing: Sequence[Outgoing]) -> None:
+        """Close the review and queue its documents; supersedes earlier signed reviews."""
+        table, analyses = tables.reviews, tables.analyses
+        with self._write() as connection:
+            _move(
+                connection,
+                analysis_id,
+                ReviewEvent.SIGN,
+                signed=to_json(signed),
+                signed_at=signed.signed_at,
+            )
+            analysis = connection.execute(
+                sa.select(analyses.c.study_instance_uid, analyses.c.revision).where(
+                    analyses.c.id == analysis_id
+                )
+            ).one()
+            earlier = connection.scalars(
+                sa.select(table.c.analysis_id)
+                .join(analyses)
+                .where(analyses.c.study_instance_uid == analysis.study_instance_uid)
+                .where(analyses.c.revision < analysis.revision)
+                .where(table.c.state == ReviewState.SIGNED)
+            ).all()
+            for other in earlier:
+                _move(connection, other, ReviewEvent.SUPERSEDE)
+            self._audit(connection, signed.reviewer, "sign", analysis.study_instance_uid)
+            enqueue(
+                connection,
+                analysis_id,
+                analysis.study_instance_uid,
+                analysis.revision,
+                ReportStatus.CORRECTED if earlier else ReportStatus.FINAL,
+                outgoing,
+                signed.signed_at,
+            )
+
+
+def _move(
+    connection: sa.Connection, analysis_id: str, event: ReviewEvent, **values: object
+) -> None:
+    table = tables.reviews
+    here = table.c.analysis_id == analysis_id
+    present: str = connection.execute(
+        sa.select(table.c.state).where(here).with_for_update()
+    ).scalar_one()
+    state = after(REVIEW, ReviewState(present), event)
+    connection.execute(table.update().where(here).values(state=state, **values))
+
+
+def _study_uid(connection: sa.Connection, analysis_id: str) -> str:
+    table = tables.analyses
+    uid: str = connection.execute(
+        sa.select(table.c.study_instance_uid).where(table.c.id == analysis_id)
+    ).scalar_one()
+    return uid
+
+
+def _standing(rows: Sequence[sa.Row[Any]]) -> list[sa.Row[Any]]:
+    undone = {row.undoes for row in rows if row.undoes is not None}
+    return [row for row in rows if row.undoes is None and row.id not in undone]
+
+
+def _review(row: sa.Row[Any], rows: Sequence[sa.Row[Any]]) -> StoredReview:
+    standing = [from_json(r.disposition, Disposition) for r in _standing(rows)]
+    undone_by = {r.undoes: r.reviewer for r in rows if r.undoes is not None}
+    return StoredReview(
+        state=ReviewState(row.state),
+        current={d.tracking_uid: d for d in standing},
+        history=tuple(
+            Judgement(from_json(r.disposition, Disposition), undone_by.get(r.id, ""))
+            for r in rows
+            if r.undoes is None
+        ),
+        signed=None if row.signed is None else from_json(row.signed, SignedReview),
+    )

@@ -1,0 +1,44 @@
+"""``StudyStore`` on SQLAlchemy: the same code on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from phoi_edge_node.sql import tables
+from phoi_edge_node.sql.analyses import Analyses
+from phoi_edge_node.sql.deliveries import Deliveries, move_delivery
+from phoi_edge_node.sql.people import People
+from phoi_edge_node.sql.reviews import Reviews
+from phoi_edge_node.sql.statistics import Statistics
+from phoi_edge_node.sql.studies import Studies
+from phoi_edge_node.study import (
+    ANALYSIS,
+    AnalysisEvent,
+    AnalysisState,
+    DeliveryEvent,
+    DeliveryState,
+    after,
+)
+
+
+class SqlStore(Studies, Analyses, Deliveries, Reviews, Statistics, People):
+    """The edge's memory in one database."""
+
+    def requeue_interrupted(self) -> int:
+        """At start: what was running or being sent when the process died goes back in the queue."""
+        analyses, deliveries = tables.analyses, tables.deliveries
+        now = self._clock.now()
+        with self._write() as connection:
+            running = connection.execute(
+                analyses.update()
+                .where(analyses.c.state == AnalysisState.RUNNING)
+                .values(
+                    state=after(ANALYSIS, AnalysisState.RUNNING, AnalysisEvent.RETRY), due_at=now
+                )
+            ).rowcount
+            sending = connection.scalars(
+                sa.select(deliveries.c.id).where(deliveries.c.state == DeliveryState.SENDING)
+            ).all()
+            for delivery_id in sending:
+                move_delivery(connection, delivery_id, DeliveryEvent.RETRY, now, due_at=now)
+        return running + len(sending)

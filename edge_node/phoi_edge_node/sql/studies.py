@@ -1,0 +1,143 @@
+"""Studies and their instances."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from phoi_edge_node.codec import from_json, to_json
+from phoi_edge_node.ports import Intake, ReceivedInstance
+from phoi_edge_node.result import Priority, StudyHeader
+from phoi_edge_node.sql import tables
+from phoi_edge_node.sql.analyses import queue_analysis
+from phoi_edge_node.sql.engine import Database
+from phoi_edge_node.store import StoredStudy
+from phoi_edge_node.study import STUDY, StudyEvent, StudyState, after
+
+_COLUMNS = [column.name for column in tables.instances.columns]
+
+
+class Studies(Database):
+    """The part of the store that receiving uses."""
+
+    def add_instance(self, instance: ReceivedInstance) -> Intake:
+        """Index an instance; a new one (re)opens its study."""
+        table = tables.instances
+        with self._write() as connection:
+            known = connection.scalar(
+                sa.select(table.c.sha256).where(
+                    table.c.sop_instance_uid == instance.sop_instance_uid
+                )
+            )
+            if known is not None:
+                return Intake.DUPLICATE if known == instance.sha256 else Intake.CONFLICT
+            _open_study(connection, instance)
+            values = {name: getattr(instance, name) for name in _COLUMNS}
+            connection.execute(table.insert().values(values))
+        return Intake.STORED
+
+    def studies(self, limit: int = 500) -> Sequence[StoredStudy]:
+        """Most recently received first."""
+        query = _study_query().order_by(tables.studies.c.last_received_at.desc()).limit(limit)
+        with self._read() as connection:
+            return [_study(row) for row in connection.execute(query)]
+
+    def study(self, study_instance_uid: str) -> StoredStudy | None:
+        """One study."""
+        query = _study_query().where(tables.studies.c.study_instance_uid == study_instance_uid)
+        with self._read() as connection:
+            row = connection.execute(query).one_or_none()
+        return None if row is None else _study(row)
+
+    def receiving_studies(self) -> Sequence[str]:
+        """UIDs of studies that wait for completeness."""
+        table = tables.studies
+        query = sa.select(table.c.study_instance_uid).where(table.c.state == StudyState.RECEIVING)
+        with self._read() as connection:
+            return connection.scalars(query).all()
+
+    def instances(self, study_instance_uid: str) -> Sequence[ReceivedInstance]:
+        """All instances of a study."""
+        table = tables.instances
+        with self._read() as connection:
+            header = _header(connection, study_instance_uid)
+            rows = connection.execute(
+                sa.select(table)
+                .where(table.c.study_instance_uid == study_instance_uid)
+                .order_by(table.c.sop_instance_uid)
+            ).all()
+        return [_instance(row, header) for row in rows] if header else []
+
+    def complete_study(self, study_instance_uid: str, priority: Priority) -> str | None:
+        """All instances are here: queue the next revision and supersede the unsigned ones."""
+        table = tables.studies
+        here = table.c.study_instance_uid == study_instance_uid
+        with self._write() as connection:
+            state = connection.scalar(sa.select(table.c.state).where(here).with_for_update())
+            if state != StudyState.RECEIVING:
+                return None
+            connection.execute(
+                table.update()
+                .where(here)
+                .values(state=after(STUDY, StudyState(state), StudyEvent.QUIET))
+            )
+            return queue_analysis(connection, study_instance_uid, priority, self._clock.now())
+
+
+def _open_study(connection: sa.Connection, instance: ReceivedInstance) -> None:
+    table = tables.studies
+    here = table.c.study_instance_uid == instance.study_instance_uid
+    state = connection.scalar(sa.select(table.c.state).where(here).with_for_update())
+    if state is None:
+        connection.execute(
+            table.insert().values(
+                study_instance_uid=instance.study_instance_uid,
+                state=StudyState.RECEIVING,
+                header=to_json(instance.study),
+                first_received_at=instance.received_at,
+                last_received_at=instance.received_at,
+            )
+        )
+        return
+    connection.execute(
+        table.update()
+        .where(here)
+        .values(
+            state=after(STUDY, StudyState(state), StudyEvent.INSTANCE_STORED),
+            last_received_at=instance.received_at,
+        )
+    )
+
+
+def _header(connection: sa.Connection, study_instance_uid: str) -> StudyHeader | None:
+    table = tables.studies
+    text = connection.scalar(
+        sa.select(table.c.header).where(table.c.study_instance_uid == study_instance_uid)
+    )
+    return None if text is None else from_json(text, StudyHeader)
+
+
+def _study_query() -> sa.Select[Any]:
+    count = (
+        sa.select(sa.func.count())
+        .where(tables.instances.c.study_instance_uid == tables.studies.c.study_instance_uid)
+        .scalar_subquery()
+    )
+    return sa.select(tables.studies, count.label("instance_count"))
+
+
+def _study(row: sa.Row[Any]) -> StoredStudy:
+    return StoredStudy(
+        header=from_json(row.header, StudyHeader),
+        state=StudyState(row.state),
+        first_received_at=row.first_received_at,
+        last_received_at=row.last_received_at,
+        instance_count=row.instance_count,
+    )
+
+
+def _instance(row: sa.Row[Any], header: StudyHeader) -> ReceivedInstance:
+    values = {name: getattr(row, name) for name in _COLUMNS if name != "study_instance_uid"}
+    return ReceivedInstance(study=header, **values)

@@ -1,0 +1,182 @@
+"""The tables. Migrations under ``migrations/`` bring any earlier schema to this one."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import sqlalchemy as sa
+
+
+class UtcDateTime(sa.types.TypeDecorator[datetime]):
+    """Aware UTC in Python; naive UTC in the database, where SQLite knows no zones."""
+
+    impl = sa.DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        """Aware to naive UTC."""
+        del dialect
+        return None if value is None else value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        """Naive UTC to aware."""
+        del dialect
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+metadata = sa.MetaData()
+UID = sa.String(64)
+
+studies = sa.Table(
+    "studies",
+    metadata,
+    sa.Column("study_instance_uid", UID, primary_key=True),
+    sa.Column("state", sa.String(16), nullable=False, index=True),
+    sa.Column("header", sa.Text, nullable=False),
+    sa.Column("first_received_at", UtcDateTime, nullable=False),
+    sa.Column("last_received_at", UtcDateTime, nullable=False, index=True),
+)
+
+instances = sa.Table(
+    "instances",
+    metadata,
+    sa.Column("sop_instance_uid", UID, primary_key=True),
+    sa.Column(
+        "study_instance_uid",
+        UID,
+        sa.ForeignKey("studies.study_instance_uid"),
+        nullable=False,
+        index=True,
+    ),
+    sa.Column("series_instance_uid", UID, nullable=False),
+    sa.Column("sop_class_uid", UID, nullable=False),
+    sa.Column("transfer_syntax_uid", UID, nullable=False),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("modality", sa.String(16), nullable=False),
+    sa.Column("calling_ae_title", sa.String(16), nullable=False),
+    sa.Column("received_at", UtcDateTime, nullable=False),
+)
+
+analyses = sa.Table(
+    "analyses",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column(
+        "study_instance_uid", UID, sa.ForeignKey("studies.study_instance_uid"), nullable=False
+    ),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False, index=True),
+    sa.Column("priority", sa.Integer, nullable=False),
+    sa.Column("model", sa.Text),
+    sa.Column("model_name", sa.String(128)),
+    sa.Column("model_version", sa.String(64)),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("due_at", UtcDateTime, nullable=False),
+    sa.Column("step", sa.String(32), nullable=False),
+    sa.Column("fraction", sa.Float, nullable=False),
+    sa.Column("error", sa.Text, nullable=False),
+    sa.Column("result", sa.Text),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("started_at", UtcDateTime),
+    sa.Column("finished_at", UtcDateTime),
+    sa.UniqueConstraint("study_instance_uid", "revision", name="one_analysis_per_revision"),
+)
+
+documents = sa.Table(
+    "documents",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("analysis_id", sa.String(64), sa.ForeignKey("analyses.id"), index=True),
+    sa.Column("study_instance_uid", UID, index=True),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("kind", sa.String(8), nullable=False),
+    sa.Column("identity", sa.String(128), nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("content", sa.LargeBinary, nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+)
+
+deliveries = sa.Table(
+    "deliveries",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("document_id", sa.Integer, sa.ForeignKey("documents.id"), nullable=False, index=True),
+    sa.Column("study_instance_uid", UID, index=True),
+    sa.Column("destination", sa.String(32), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("failed_tries", sa.Integer, nullable=False),
+    sa.Column("due_at", UtcDateTime, nullable=False),
+    sa.Column("last_error", sa.Text, nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("updated_at", UtcDateTime, nullable=False),
+    sa.Index("lane", "destination", "state"),
+)
+
+reviews = sa.Table(
+    "reviews",
+    metadata,
+    sa.Column("analysis_id", sa.String(64), sa.ForeignKey("analyses.id"), primary_key=True),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("signed", sa.Text),
+    sa.Column("signed_at", UtcDateTime),
+)
+
+dispositions = sa.Table(
+    "dispositions",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column(
+        "analysis_id", sa.String(64), sa.ForeignKey("analyses.id"), nullable=False, index=True
+    ),
+    sa.Column("undoes", sa.Integer),
+    sa.Column("reviewer", sa.String(64), nullable=False),
+    sa.Column("at", UtcDateTime, nullable=False),
+    sa.Column("disposition", sa.Text, nullable=False),
+)
+
+accounts = sa.Table(
+    "accounts",
+    metadata,
+    sa.Column("username", sa.String(64), primary_key=True),
+    sa.Column("display_name", sa.String(128), nullable=False),
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("password_hash", sa.String(256), nullable=False),
+)
+
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("at", UtcDateTime, nullable=False),
+    sa.Column("username", sa.String(64), nullable=False),
+    sa.Column("action", sa.String(64), nullable=False),
+    sa.Column("study_instance_uid", UID),
+    sa.Column("detail", sa.Text, nullable=False),
+)
+
+problems = sa.Table(
+    "problems",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("at", UtcDateTime, nullable=False),
+    sa.Column("username", sa.String(64), nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+)
+
+pauses = sa.Table(
+    "pauses",
+    metadata,
+    sa.Column("target", sa.String(160), primary_key=True),
+    sa.Column("username", sa.String(64), nullable=False),
+    sa.Column("at", UtcDateTime, nullable=False),
+)
+
+facts = sa.Table(
+    "facts",
+    metadata,
+    sa.Column("key", sa.String(128), primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)

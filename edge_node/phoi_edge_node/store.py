@@ -1,0 +1,387 @@
+"""The port of the edge's memory: what is stored, and the few ways in which it changes.
+
+Every method that changes something is one transaction. A state change and the outbox rows that
+follow from it are the same transaction. States move only along the tables of ``study.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from phoi_models.identity import ModelIdentity
+
+from phoi_edge_node.accounts import Account
+from phoi_edge_node.desk import AuditEntry, Judgement
+from phoi_edge_node.ports import (
+    Document,
+    DocumentKind,
+    Intake,
+    ReceivedInstance,
+    ReportStatus,
+    SendOutcome,
+)
+from phoi_edge_node.result import (
+    Correction,
+    Disposition,
+    Priority,
+    SignedReview,
+    StudyHeader,
+    TriageResult,
+    Verdict,
+)
+from phoi_edge_node.study import (
+    AnalysisEvent,
+    AnalysisState,
+    DeliveryState,
+    ReviewState,
+    StudyState,
+)
+
+
+@dataclass(frozen=True)
+class StoredStudy:
+    """A study and its instances' state. Times are UTC."""
+
+    header: StudyHeader
+    state: StudyState
+    first_received_at: datetime
+    last_received_at: datetime
+    instance_count: int
+
+
+@dataclass(frozen=True)
+class StoredAnalysis:
+    """One analysis. Times are UTC.
+
+    Attributes:
+        id: also the request id at the worker.
+        model: None until the analysis begins; then pinned.
+        attempts: tries that reached a worker.
+        error: the last passing or final error, for an operator, without patient data.
+        result: None until it ended.
+    """
+
+    id: str
+    study_instance_uid: str
+    revision: int
+    state: AnalysisState
+    priority: Priority
+    model: ModelIdentity | None
+    attempts: int
+    due_at: datetime
+    step: str
+    fraction: float
+    error: str
+    result: TriageResult | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True)
+class StoredReview:
+    """Where the review of one analysis stands.
+
+    Attributes:
+        history: every judgement ever made, oldest first, undone ones too.
+        current: the standing disposition by Tracking UID.
+        signed: None until signed.
+    """
+
+    state: ReviewState
+    current: Mapping[str, Disposition]
+    history: tuple[Judgement, ...]
+    signed: SignedReview | None
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One document on its way to one destination."""
+
+    id: int
+    study_instance_uid: str | None
+    revision: int
+    kind: DocumentKind
+    identity: str
+    status: ReportStatus
+    destination: str
+    state: DeliveryState
+    attempts: int
+    due_at: datetime
+    last_error: str
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """A document and the destinations it goes to."""
+
+    document: Document
+    destinations: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StoredAccount:
+    """A named person. ``password_hash`` is argon2id, never logged."""
+
+    account: Account
+    password_hash: str
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Something an operator stopped. ``target`` is that of ``desk.Switch``."""
+
+    target: str
+    username: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class AnalysisRecord:
+    """What statistics need of one analysis, without the patient. Times are UTC.
+
+    Attributes:
+        last_received_at: of the study's latest instance.
+        verdicts: of the standing dispositions, only once signed.
+    """
+
+    model: ModelIdentity | None
+    state: AnalysisState
+    last_received_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    signed_at: datetime | None
+    verdicts: tuple[Verdict, ...]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """The numbers behind KPIs, metrics and usage reports.
+
+    Attributes:
+        studies: by state.
+        analyses: every analysis.
+        deliveries: by destination and state.
+        oldest_pending: when the oldest waiting delivery of a destination was queued, UTC.
+        failed_tries: by destination, since the first day.
+        since: when the first study came, UTC; None before.
+    """
+
+    studies: Mapping[StudyState, int]
+    analyses: tuple[AnalysisRecord, ...]
+    deliveries: Mapping[tuple[str, DeliveryState], int]
+    oldest_pending: Mapping[str, datetime]
+    failed_tries: Mapping[str, int]
+    since: datetime | None
+
+
+class StudyStore(Protocol):
+    """The edge's memory. What a person changes is audited in the same transaction."""
+
+    # studies
+    def add_instance(self, instance: ReceivedInstance) -> Intake:
+        """Index an instance; a new one (re)opens its study."""
+        ...
+
+    def studies(self, limit: int = 500) -> Sequence[StoredStudy]:
+        """Most recently received first."""
+        ...
+
+    def study(self, study_instance_uid: str) -> StoredStudy | None:
+        """One study."""
+        ...
+
+    def receiving_studies(self) -> Sequence[str]:
+        """UIDs of studies that wait for completeness."""
+        ...
+
+    def instances(self, study_instance_uid: str) -> Sequence[ReceivedInstance]:
+        """All instances of a study."""
+        ...
+
+    def complete_study(self, study_instance_uid: str, priority: Priority) -> str | None:
+        """All instances are here: queue the next revision and supersede the unsigned ones.
+
+        Returns:
+            The id of the new analysis; None when the study was complete already.
+        """
+        ...
+
+    # analyses
+    def claim_analysis(self, excluded_models: Collection[str] = ()) -> StoredAnalysis | None:
+        """Start the queued analysis that is due and first by priority, then age.
+
+        Analyses pinned to a model in ``excluded_models`` stay queued.
+        """
+        ...
+
+    def pin_model(self, analysis_id: str, model: ModelIdentity) -> None:
+        """Fix the model of a running analysis, if none is pinned yet."""
+        ...
+
+    def report_progress(self, analysis_id: str, step: str, fraction: float) -> None:
+        """For people who watch; 0 to 1."""
+        ...
+
+    def retry_analysis(
+        self, analysis_id: str, error: str, due_at: datetime, *, reached_worker: bool
+    ) -> None:
+        """Queue a running analysis again."""
+        ...
+
+    def finish_analysis(
+        self,
+        analysis_id: str,
+        event: AnalysisEvent,
+        result: TriageResult,
+        outgoing: Sequence[Outgoing],
+        error: str = "",
+    ) -> bool:
+        """End a running analysis, with its documents.
+
+        Returns:
+            False if it was superseded meanwhile: then nothing is stored.
+        """
+        ...
+
+    def analyses(self, study_instance_uid: str) -> Sequence[StoredAnalysis]:
+        """All revisions, oldest first."""
+        ...
+
+    def latest_analyses(self, study_uids: Collection[str]) -> Mapping[str, StoredAnalysis]:
+        """The latest revision of each study that has one."""
+        ...
+
+    def requeue_interrupted(self) -> int:
+        """At start: what was running or being sent when the process died goes back in the queue."""
+        ...
+
+    def identities(self, study_instance_uid: str) -> Mapping[DocumentKind, tuple[str, ...]]:
+        """Identities of all documents of a study, by kind, latest last."""
+        ...
+
+    # deliveries
+    def claim_delivery(self, destination: str) -> tuple[Delivery, Document] | None:
+        """Start sending the oldest due document of a lane, in order within each study."""
+        ...
+
+    def settle_delivery(
+        self, delivery_id: int, outcome: SendOutcome, retry_at: datetime
+    ) -> DeliveryState:
+        """Record what the destination answered."""
+        ...
+
+    def resend(self, delivery_id: int, username: str) -> None:
+        """Send a delivered or dead document again, with the same identity.
+
+        Raises:
+            IllegalTransition: it is on its way, or superseded.
+            KeyError: there is no such delivery.
+        """
+        ...
+
+    def deliveries(self, study_instance_uid: str | None = None) -> Sequence[Delivery]:
+        """Of one study, or all, oldest first."""
+        ...
+
+    def document(self, delivery_id: int) -> Document:
+        """The bytes of a delivery."""
+        ...
+
+    def enqueue_usage(self, document: Document, destination: str) -> None:
+        """Queue a cumulative usage report; it supersedes those not yet sent."""
+        ...
+
+    # review
+    def review(self, analysis_id: str) -> StoredReview:
+        """The review of an analysis."""
+        ...
+
+    def reviews(self, analysis_ids: Collection[str]) -> Mapping[str, StoredReview]:
+        """The reviews of several analyses."""
+        ...
+
+    def decide(
+        self,
+        analysis_id: str,
+        tracking_uid: str,
+        verdict: Verdict,
+        reviewer: str,
+        reason: str,
+        correction: Correction,
+    ) -> None:
+        """Add a disposition.
+
+        Raises:
+            IllegalTransition: the review is signed or superseded.
+        """
+        ...
+
+    def undo(self, analysis_id: str, reviewer: str) -> Disposition | None:
+        """Withdraw the latest standing disposition; None if there is none."""
+        ...
+
+    def sign(self, analysis_id: str, signed: SignedReview, outgoing: Sequence[Outgoing]) -> None:
+        """Close the review and queue its documents; supersedes signed reviews of earlier revisions.
+
+        Raises:
+            IllegalTransition: it is signed already, or superseded.
+        """
+        ...
+
+    # people
+    def account(self, username: str) -> StoredAccount | None:
+        """One account."""
+        ...
+
+    def put_account(self, stored: StoredAccount) -> None:
+        """Add or replace an account."""
+        ...
+
+    def record_audit(
+        self, username: str, action: str, study_instance_uid: str | None, detail: str
+    ) -> None:
+        """Append to the audit trail."""
+        ...
+
+    def audit(self, limit: int = 500) -> Sequence[AuditEntry]:
+        """Newest first."""
+        ...
+
+    def report_problem(self, username: str, text: str) -> int:
+        """Keep a person's report; its number."""
+        ...
+
+    def counts(self) -> Counts:
+        """Everything that was ever counted, for KPIs, metrics and usage reports."""
+        ...
+
+    # switches and counters
+    def pauses(self) -> Sequence[Pause]:
+        """What is stopped now."""
+        ...
+
+    def pause(self, target: str, username: str) -> None:
+        """Stop a model, a destination or everything."""
+        ...
+
+    def resume(self, target: str, username: str) -> None:
+        """Let it run again."""
+        ...
+
+    def fact(self, key: str) -> str | None:
+        """A small named text (current model, sequence numbers)."""
+        ...
+
+    def put_fact(self, key: str, value: str) -> None:
+        """Set one."""
+        ...
+
+    def next_number(self, key: str) -> int:
+        """Count up a named sequence: 1, 2, 3, ..."""
+        ...

@@ -1,0 +1,289 @@
+"""The analysis of one study: load, decide, persist, then effects."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+import structlog
+from phoi_models.errors import NotAnalysable
+from phoi_models.identity import ModelIdentity
+from phoi_models.volume import Volume
+
+from phoi_edge_node.errors import InferenceFailed, InferenceUnavailable
+from phoi_edge_node.ports import (
+    AnalysisRequest,
+    Clock,
+    DocumentEncoder,
+    DocumentKind,
+    InferenceService,
+    ReportedCase,
+    ReportStatus,
+    SeriesChoice,
+    SeriesReader,
+    UidSource,
+)
+from phoi_edge_node.result import ResultIdentity, SignedReview, StudyHeader, TriageResult
+from phoi_edge_node.store import Outgoing, StoredAnalysis, StudyStore
+from phoi_edge_node.study import AnalysisEvent, ReviewState
+from phoi_edge_node.triage import failed_result, make_result, not_analysable_result
+
+log = structlog.get_logger(__name__)
+
+UNKNOWN_MODEL = ModelIdentity(name="none", version="0", bundle_hash="0" * 64)
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How long to wait before the next try.
+
+    Attributes:
+        delays_s: before the second, third, ... try; the last one repeats.
+        jitter: share of the delay that is drawn at random, so that no herd forms.
+    """
+
+    delays_s: tuple[float, ...]
+    jitter: float = 0.2
+
+    def delay(self, tries: int, random_share: float) -> timedelta:
+        """How long to wait after ``tries`` tries; ``random_share`` is drawn from [0, 1)."""
+        seconds = self.delays_s[min(max(tries, 1), len(self.delays_s)) - 1]
+        return timedelta(seconds=seconds * (1 + self.jitter * random_share))
+
+
+class Outbox:
+    """Turns a case into documents for the destinations that this site sends to."""
+
+    def __init__(
+        self, encoders: Sequence[DocumentEncoder], lanes: Mapping[str, Collection[DocumentKind]]
+    ) -> None:
+        self._encoders = encoders
+        self._lanes = lanes
+
+    def encode(self, case: ReportedCase) -> tuple[Outgoing, ...]:
+        """The documents of a case, in order, each with its destinations; empty in shadow mode."""
+        if not self._lanes:
+            return ()
+        documents = [document for encoder in self._encoders for document in encoder.encode(case)]
+        return tuple(
+            Outgoing(document, lanes)
+            for document in documents
+            if (lanes := self._to(document.kind))
+        )
+
+    def _to(self, kind: DocumentKind) -> tuple[str, ...]:
+        return tuple(name for name, kinds in self._lanes.items() if kind in kinds)
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """An analysis came to its end: how, and with what."""
+
+    event: AnalysisEvent
+    result: TriageResult
+    choice: SeriesChoice | None = None
+    volume: Volume | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class _Passing:
+    """Something passing went wrong: try again."""
+
+    error: str
+    reached_worker: bool
+    retry_after_s: float | None
+
+
+class Analyst:
+    """Runs queued analyses, one at a time."""
+
+    def __init__(
+        self,
+        store: StudyStore,
+        reader: SeriesReader,
+        inference: InferenceService,
+        outbox: Outbox,
+        clock: Clock,
+        uids: UidSource,
+        current_model: Callable[[], ModelIdentity],
+        retry: RetryPolicy,
+        *,
+        deadline_s: float,
+        maximum_attempts: int,
+    ) -> None:
+        self._store = store
+        self._reader = reader
+        self._inference = inference
+        self._outbox = outbox
+        self._clock = clock
+        self._uids = uids
+        self._current_model = current_model
+        self._retry = retry
+        self._deadline_s = deadline_s
+        self._maximum_attempts = maximum_attempts
+
+    def run_next(self, stopping: Callable[[], bool] = lambda: False) -> bool:
+        """Run the next analysis to an end or to its next try; False if none is due."""
+        paused = {pause.target for pause in self._store.pauses()}
+        if "everything" in paused:
+            return False
+        excluded = [t.removeprefix("model:") for t in paused if t.startswith("model:")]
+        if not excluded or self._model_runs(excluded):
+            analysis = self._store.claim_analysis(excluded)
+            if analysis is not None:
+                self._run(analysis, stopping)
+                return True
+        return False
+
+    def _model_runs(self, excluded: Collection[str]) -> bool:
+        # A queued analysis has no model yet: it would get the current one.
+        try:
+            return self._current_model().name not in excluded
+        except InferenceUnavailable:
+            return False
+
+    def _run(self, analysis: StoredAnalysis, stopping: Callable[[], bool]) -> None:
+        log.info("analysis started", **_names(analysis))
+        study = self._store.study(analysis.study_instance_uid)
+        if study is None:
+            raise AssertionError("an analysis belongs to a study")
+        try:
+            ended = self._analyse(analysis, stopping)
+        except Exception as error:  # a bug must end this study visibly, and not the process
+            log.exception("analysis failed", **_names(analysis))
+            ended = self._failed(analysis, f"internal error: {type(error).__name__}")
+        if isinstance(ended, _Passing):
+            self._try_again(analysis, ended, study.header)
+        else:
+            self._finish(analysis, ended, study.header)
+
+    def _analyse(self, analysis: StoredAnalysis, stopping: Callable[[], bool]) -> _Ended | _Passing:
+        choice = None
+        reached: list[str] = []
+        model = analysis.model
+        try:
+            if model is None:
+                model = self._current_model()
+                self._store.pin_model(analysis.id, model)
+            choice = self._reader.choose(self._store.instances(analysis.study_instance_uid))
+            self._store.report_progress(analysis.id, "read", 0.0)
+            volume = self._reader.read(choice)
+            request = AnalysisRequest(
+                analysis.id, model, volume, analysis.priority, deadline_s=self._deadline_s
+            )
+
+            def on_progress(step: str, fraction: float) -> None:
+                reached.append(step)
+                self._store.report_progress(analysis.id, step, fraction)
+
+            found = self._inference.analyze(request, on_progress, stopping)
+        except NotAnalysable as refusal:
+            identity = _identity(analysis, choice, "", model)
+            reason = choice.reason if choice else ""
+            result = not_analysable_result(identity, refusal, reason, self._clock.now())
+            return _Ended(AnalysisEvent.REFUSE, result, choice)
+        except InferenceUnavailable as error:
+            return _Passing(str(error), bool(reached), error.retry_after_s)
+        except InferenceFailed as error:
+            return self._failed(analysis, str(error), choice, model)
+        identity = _identity(analysis, choice, volume.digest(), model)
+        result = make_result(identity, found, choice.reason, self._uids, self._clock.now())
+        result = replace(result, passed_over=choice.passed_over)
+        return _Ended(AnalysisEvent.FINISH, result, choice, volume)
+
+    def _failed(
+        self,
+        analysis: StoredAnalysis,
+        error: str,
+        choice: SeriesChoice | None = None,
+        model: ModelIdentity | None = None,
+    ) -> _Ended:
+        identity = _identity(analysis, choice, "", model or analysis.model)
+        reason = choice.reason if choice else ""
+        result = failed_result(identity, error, reason, self._clock.now())
+        return _Ended(AnalysisEvent.GIVE_UP, result, choice, error=error)
+
+    def _try_again(self, analysis: StoredAnalysis, passing: _Passing, study: StudyHeader) -> None:
+        attempts = analysis.attempts + int(passing.reached_worker)
+        # A study that brings every worker down must not do so for ever. One that never reached a
+        # worker is not to blame, and waits.
+        if attempts >= self._maximum_attempts:
+            self._finish(analysis, self._failed(analysis, passing.error), study)
+            return
+        delay = self._retry.delay(attempts, random.random())  # noqa: S311 - jitter, no secret
+        if passing.retry_after_s is not None:
+            delay = max(delay, timedelta(seconds=passing.retry_after_s))
+        log.warning("analysis will be tried again", error=passing.error, **_names(analysis))
+        self._store.retry_analysis(
+            analysis.id,
+            passing.error,
+            self._clock.now() + delay,
+            reached_worker=passing.reached_worker,
+        )
+
+    def _finish(self, analysis: StoredAnalysis, ended: _Ended, study: StudyHeader) -> None:
+        try:
+            outgoing = self._documents(analysis, ended, study)
+        except Exception as error:  # a bug in one encoder: shown as failed, told outward if it can
+            log.exception("encoding failed", **_names(analysis))
+            ended = self._failed(analysis, f"encoding failed: {type(error).__name__}")
+            outgoing = ()
+        stored = self._store.finish_analysis(
+            analysis.id, ended.event, ended.result, outgoing, ended.error
+        )
+        log.info(
+            "analysis ended",
+            outcome=ended.result.outcome.value if stored else "superseded",
+            nodules=len(ended.result.nodules),
+            **_names(analysis),
+        )
+
+    def _documents(
+        self, analysis: StoredAnalysis, ended: _Ended, study: StudyHeader
+    ) -> tuple[Outgoing, ...]:
+        uid = analysis.study_instance_uid
+        if signed_before(self._store, uid):
+            # What a person has signed, only a person replaces: the new result waits for review.
+            return ()
+        case = ReportedCase(
+            study=study,
+            result=ended.result,
+            status=ReportStatus.PRELIMINARY,
+            instances=tuple(self._store.instances(uid)),
+            choice=ended.choice,
+            volume=ended.volume,
+            predecessors=self._store.identities(uid),
+        )
+        return self._outbox.encode(case)
+
+
+def signed_before(store: StudyStore, study_instance_uid: str) -> SignedReview | None:
+    """The standing signed review of an earlier revision, if a person signed one."""
+    ids = [a.id for a in store.analyses(study_instance_uid)]
+    for review in store.reviews(ids).values():
+        if review.state is ReviewState.SIGNED:
+            return review.signed
+    return None
+
+
+def _identity(
+    analysis: StoredAnalysis, choice: SeriesChoice | None, digest: str, model: ModelIdentity | None
+) -> ResultIdentity:
+    return ResultIdentity(
+        study_instance_uid=analysis.study_instance_uid,
+        series_instance_uid=choice.series_instance_uid if choice else "",
+        input_digest=digest,
+        model=model or UNKNOWN_MODEL,
+        revision=analysis.revision,
+    )
+
+
+def _names(analysis: StoredAnalysis) -> dict[str, object]:
+    return {
+        "study_instance_uid": analysis.study_instance_uid,
+        "analysis_id": analysis.id,
+        "revision": analysis.revision,
+    }
