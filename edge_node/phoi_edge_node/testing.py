@@ -1,0 +1,166 @@
+"""Fakes of the ports, for tests of Phoi and of whatever is built on it.
+
+Each passes the same contract suite as the adapter that it stands for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from datetime import UTC, datetime, timedelta
+
+from phoi_models.findings import VolumeAnalysis
+from phoi_models.identity import ModelIdentity
+from phoi_models.volume import Volume
+
+from phoi_edge_node.errors import InferenceFailed, InferenceUnavailable
+from phoi_edge_node.ports import (
+    AnalysisRequest,
+    Delivered,
+    Document,
+    DocumentKind,
+    ReceivedInstance,
+    SendOutcome,
+    SeriesChoice,
+)
+
+
+class FakeClock:
+    """A clock that moves only when told to."""
+
+    def __init__(self, start: datetime = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)) -> None:
+        self._now = start
+        self._monotonic = 0.0
+
+    def now(self) -> datetime:
+        """The present, UTC."""
+        return self._now
+
+    def monotonic(self) -> float:
+        """Seconds since the start of the test."""
+        return self._monotonic
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self._now += timedelta(seconds=seconds)
+        self._monotonic += seconds
+
+    def set_wall_clock(self, now: datetime) -> None:
+        """Somebody sets the wall clock; the monotonic one does not move."""
+        self._now = now
+
+
+class SequentialUids:
+    """The same identities in every run."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def dicom_uid(self) -> str:
+        """2.25.1, 2.25.2, ..."""
+        self._count += 1
+        return f"2.25.{self._count}"
+
+    def message_id(self) -> str:
+        """MSG00000001, MSG00000002, ..."""
+        self._count += 1
+        return f"MSG{self._count:08d}"
+
+
+class FakeInference:
+    """Answers every volume with the same analysis, or with a list of troubles first.
+
+    Args:
+        model: the one model it has.
+        analysis: what it finds in every volume.
+        troubles: errors to raise, one a call, before it begins to work.
+    """
+
+    def __init__(
+        self,
+        model: ModelIdentity,
+        analysis: VolumeAnalysis,
+        troubles: Sequence[Exception] = (),
+    ) -> None:
+        self._models = [model]
+        self._analysis = analysis
+        self._troubles = list(troubles)
+        self.requests: list[AnalysisRequest] = []
+
+    def models(self) -> Sequence[ModelIdentity]:
+        """Its model, and those it was told to load."""
+        return tuple(self._models)
+
+    def load(self, model: ModelIdentity) -> None:
+        """Take any model."""
+        if model not in self._models:
+            self._models.append(model)
+
+    def analyze(
+        self,
+        request: AnalysisRequest,
+        on_progress: Callable[[str, float], None],
+        cancelled: Callable[[], bool],
+    ) -> VolumeAnalysis:
+        """The prepared analysis."""
+        self.requests.append(request)
+        if request.model not in self._models:
+            raise InferenceFailed("no such model")
+        if self._troubles:
+            raise self._troubles.pop(0)
+        if cancelled():
+            raise InferenceUnavailable("cancelled")
+        on_progress("detect", 0.5)
+        on_progress("measure", 1.0)
+        return self._analysis
+
+
+class FakeSeriesReader:
+    """Chooses all instances and reads the same volume."""
+
+    def __init__(self, volume: Volume, refusal: Exception | None = None) -> None:
+        self._volume = volume
+        self._refusal = refusal
+
+    def choose(self, instances: Sequence[ReceivedInstance]) -> SeriesChoice:
+        """All instances, as one series."""
+        if self._refusal is not None:
+            raise self._refusal
+        return SeriesChoice(instances[0].series_instance_uid, tuple(instances), "the only one", {})
+
+    def read(self, choice: SeriesChoice) -> Volume:
+        """The prepared volume."""
+        del choice
+        return self._volume
+
+
+class FakeDestination:
+    """Keeps what it is sent; can be told to answer otherwise.
+
+    Attributes:
+        received: content by identity, in order of first arrival.
+        answers: outcomes to give, one a call, before it takes everything.
+    """
+
+    def __init__(
+        self,
+        name: str = "fake",
+        accepts: Collection[DocumentKind] = tuple(DocumentKind),
+        answers: Sequence[SendOutcome] = (),
+    ) -> None:
+        self.name = name
+        self.accepts = accepts
+        self.answers = list(answers)
+        self.received: dict[str, bytes] = {}
+        self.attempts: list[str] = []
+
+    def send(self, document: Document) -> SendOutcome:
+        """Keep it, unless told otherwise."""
+        self.attempts.append(document.identity)
+        if self.answers:
+            return self.answers.pop(0)
+        self.received.setdefault(document.identity, document.content)
+        return Delivered("kept")
+
+    def check(self) -> SendOutcome:
+        """Always there."""
+        return Delivered()
