@@ -46,7 +46,7 @@ class SiteMode(StrEnum):
 class SiteSettings(_Section):
     """The hospital."""
 
-    name: str = Field("unnamed-site", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    name: str = Field(default="unnamed-site", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
     mode: SiteMode = SiteMode.SHADOW
     language: Literal["vi", "en"] = "vi"
 
@@ -58,39 +58,39 @@ class DicomSettings(_Section):
     host: str = "127.0.0.1"
     port: Port = 11112
     allowed_calling_ae_titles: tuple[AeTitle, ...] = ()
-    quiet_time_s: float = Field(30.0, gt=0)
-    minimum_free_disk_mb: int = Field(2048, ge=0)
-    maximum_associations: int = Field(32, ge=1)
+    quiet_time_s: float = Field(default=30.0, gt=0)
+    minimum_free_disk_mb: int = Field(default=2048, ge=0)
+    maximum_associations: int = Field(default=32, ge=1)
 
 
 class ArchiveSettings(_Section):
     """A PACS that takes results by C-STORE."""
 
-    name: str = Field("pacs", pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")
+    name: str = Field(default="pacs", pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")
     ae_title: AeTitle
     host: str
     port: Port
-    timeout_s: float = Field(30.0, gt=0)
+    timeout_s: float = Field(default=30.0, gt=0)
 
 
 class Hl7Settings(_Section):
     """An EMR that takes ORU^R01 over MLLP."""
 
-    name: str = Field("emr-hl7", pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")
+    name: str = Field(default="emr-hl7", pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")
     host: str
     port: Port
     receiving_application: str = "EMR"
     receiving_facility: str = "HOSPITAL"
-    timeout_s: float = Field(30.0, gt=0)
+    timeout_s: float = Field(default=30.0, gt=0)
 
 
 class FhirSettings(_Section):
     """An EMR with a FHIR R4 server."""
 
-    name: str = Field("emr-fhir", pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")
+    name: str = Field(default="emr-fhir", pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")
     base_url: str = Field(pattern=r"^https?://")
     bearer_token_file: Path | None = None
-    timeout_s: float = Field(30.0, gt=0)
+    timeout_s: float = Field(default=30.0, gt=0)
 
 
 class MlflowSettings(_Section):
@@ -99,8 +99,8 @@ class MlflowSettings(_Section):
     tracking_uri: str = Field(pattern=r"^https?://")
     token_file: Path | None = None
     registered_model: str = "phoi-lung-nodule"
-    report_every_s: float = Field(300.0, gt=0)
-    follow_champion_every_s: float = Field(300.0, gt=0)
+    report_every_s: float = Field(default=300.0, gt=0)
+    follow_champion_every_s: float = Field(default=300.0, gt=0)
 
 
 class InferenceSettings(_Section):
@@ -110,8 +110,8 @@ class InferenceSettings(_Section):
     volumes: Path | None = None  # folder shared with workers on this host; default <data>/volumes
     source_address: str = ""  # where remote workers reach this edge's VolumeSource; "": none
     model: str = "phoi-lung-nodule"
-    deadline_s: float = Field(600.0, gt=0)
-    maximum_attempts: int = Field(5, ge=1)
+    deadline_s: float = Field(default=600.0, gt=0)
+    maximum_attempts: int = Field(default=5, ge=1)
 
 
 class WebSettings(_Section):
@@ -121,7 +121,7 @@ class WebSettings(_Section):
     port: Port = 8080
     tls_certificate: Path | None = None
     tls_key: Path | None = None
-    session_hours: float = Field(12.0, gt=0)
+    session_hours: float = Field(default=12.0, gt=0)
 
     @model_validator(mode="after")
     def _tls_unless_local(self) -> WebSettings:
