@@ -1,0 +1,287 @@
+"""Run a centre-heatmap network over a chest and read its marks.
+
+The network sees overlapping patches; only the inner part of each is kept where another patch
+covers its border (overlap-tile, Ronneberger et al., MICCAI 2015), so the stitched heat map has no
+seams. Marks are its local maxima (CenterNet, Zhou et al., arXiv:1904.07850), merged so that one
+lesion is one mark. All arrays have axes (z, y, x) of the canonical grid.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from phoi_models.bundle import Calibration, DetectorParameters
+from phoi_models.canonical import CanonicalGrid
+from phoi_models.errors import PhoiError
+from phoi_models.findings import Region
+from phoi_models.geometry import Index, Triple, as_triple
+from phoi_models.lungs import LungMask
+
+Floats = NDArray[np.float32]
+
+_LEAST_SCORE = 0.02
+_MOST_CANDIDATES = 500
+_DIAMETERS_MM = (2.0, 80.0)
+_OUTSIDE_MM = 3.0
+_MOST_OUTSIDE_MM = 8.0
+_SPARSE = 4
+_LEAST_APART_MM = 4.0
+
+
+class Cancelled(PhoiError):
+    """The caller asked to stop; nothing was found out."""
+
+
+class Heads(Protocol):
+    """A network ready to run, whatever runs it."""
+
+    def run(self, patches: Floats) -> tuple[Floats, Floats, Floats]:
+        """Run the network on a batch.
+
+        Args:
+            patches: [N, 1, D, H, W], windowed to 0..1.
+
+        Returns:
+            heatmap [N, 1, d, h, w], diameter_mm [N, 1, d, h, w] and offset [N, 3, d, h, w]
+            (voxels; z, y, x), where d, h, w are D, H, W divided by the stride.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A mark of the detector, not yet measured.
+
+    Attributes:
+        center_lps_mm: LPS, mm.
+        diameter_mm: as the network estimates it.
+        probability: calibrated, 0 to 1, that it is a nodule.
+    """
+
+    center_lps_mm: Triple
+    diameter_mm: float
+    probability: float
+
+
+def detect(
+    canonical: CanonicalGrid,
+    lungs: LungMask,
+    parameters: DetectorParameters,
+    heads: Heads,
+    *,
+    region: Region = Region.LUNGS,
+    batch_size: int = 1,
+    on_progress: Callable[[float], None] = lambda _fraction: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> tuple[Candidate, ...]:
+    """Find nodule candidates down to very low probability; thresholds are the caller's.
+
+    Args:
+        canonical: grid of ``parameters.spacing_mm``.
+        lungs: mask on the same grid.
+        parameters: how to feed and read the network.
+        heads: the network.
+        region: ``LUNGS`` runs patches that touch the lungs and keeps marks in them or at their
+            border; ``WHOLE`` does neither.
+        batch_size: patches given to the network at once.
+        on_progress: told the fraction of patches done, 0 to 1.
+        cancelled: asked before each batch.
+
+    Returns:
+        One candidate per lesion, most probable first.
+
+    Raises:
+        ValueError: the grid's spacing is not that of the parameters.
+        Cancelled: ``cancelled`` returned True.
+    """
+    if canonical.spacing_mm != parameters.spacing_mm:
+        raise ValueError(
+            f"the network needs a grid of {parameters.spacing_mm} mm, got {canonical.spacing_mm} mm"
+        )
+    tiles = _tiles(_searched(canonical, lungs, region), parameters)
+    maps = _Maps.empty(canonical.hu.shape, parameters.stride)
+    for first in range(0, len(tiles), batch_size):
+        if cancelled():
+            raise Cancelled("the analysis was cancelled")
+        batch = tiles[first : first + batch_size]
+        patches = np.stack([_patch(canonical.hu, tile.start, parameters) for tile in batch])
+        maps.put(batch, heads.run(patches[:, None]))
+        on_progress((first + len(batch)) / len(tiles))
+    candidates = _peaks(maps, canonical, parameters)
+    if region is Region.LUNGS:
+        candidates = [c for c in candidates if _belongs(c, canonical, lungs)]
+    return merged(candidates)
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """One patch of the plan.
+
+    Attributes:
+        start: index (z, y, x) of its first voxel on the grid; may lie outside.
+        kept: which of its cells, per axis, are kept.
+    """
+
+    start: Index
+    kept: tuple[slice, slice, slice]
+
+
+def _searched(canonical: CanonicalGrid, lungs: LungMask, region: Region) -> NDArray[np.bool_]:
+    """Bool array, axes (z, y, x): at one voxel in ``_SPARSE``, where marks are looked for."""
+    sparse = (slice(None, None, _SPARSE),) * 3
+    if region is Region.WHOLE:
+        return np.ones_like(canonical.hu[sparse], dtype=bool)
+    reach = round(_MOST_OUTSIDE_MM / canonical.spacing_mm / _SPARSE)
+    cube = ndimage.generate_binary_structure(3, 3)
+    near: NDArray[np.bool_] = ndimage.binary_dilation(
+        lungs.inside[sparse], structure=cube, iterations=max(1, reach)
+    )
+    return near
+
+
+def _tiles(searched: NDArray[np.bool_], parameters: DetectorParameters) -> list[_Tile]:
+    """The patches whose kept part touches what is searched."""
+    box = ndimage.find_objects(searched.view(np.uint8))[0]
+    plans = [
+        list(_tiles_along(part, patch, parameters.stride, parameters.margin))
+        for part, patch in zip(box, parameters.patch_shape, strict=True)
+    ]
+    tiles = []
+    for z, y, x in itertools.product(*plans):
+        tile = _Tile((z[0], y[0], x[0]), (z[1], y[1], x[1]))
+        low = [a + k.start * parameters.stride for a, k in zip(tile.start, tile.kept, strict=True)]
+        high = [a + k.stop * parameters.stride for a, k in zip(tile.start, tile.kept, strict=True)]
+        inner = tuple(
+            slice(max(0, a) // _SPARSE, -(-max(0, b) // _SPARSE))
+            for a, b in zip(low, high, strict=True)
+        )
+        if searched[inner].any():
+            tiles.append(tile)
+    return tiles
+
+
+def _tiles_along(part: slice, patch: int, stride: int, margin: int) -> Iterator[tuple[int, slice]]:
+    """First voxel and kept cells of each patch along one axis.
+
+    ``part`` counts in steps of ``_SPARSE`` voxels. Patches start at multiples of the stride, so
+    that their cells lie on one common lattice, and share out what they cover beyond the part.
+    """
+    cells = patch // stride
+    border = -(-margin // stride)
+    step = cells - 2 * border
+    low, high = part.start * _SPARSE // stride, -(-part.stop * _SPARSE // stride)
+    count = -(-(high - low) // step)
+    first = low - (count * step - (high - low)) // 2 - border
+    for number in range(count):
+        yield (first + number * step) * stride, slice(border, cells - border)
+
+
+def _patch(hu: NDArray[np.int16], start: Index, parameters: DetectorParameters) -> Floats:
+    """One patch, windowed to 0..1; air where it reaches beyond the grid."""
+    low, high = parameters.window_hu
+    patch = np.zeros(parameters.patch_shape, dtype=np.float32)
+    source = tuple(
+        slice(max(0, a), max(0, a + n)) for a, n in zip(start, parameters.patch_shape, strict=True)
+    )
+    block = hu[source].astype(np.float32)
+    block -= low
+    block /= high - low
+    target = tuple(
+        slice(max(0, -a), max(0, -a) + n) for a, n in zip(start, block.shape, strict=True)
+    )
+    patch[target] = np.clip(block, 0.0, 1.0, out=block)
+    return patch
+
+
+@dataclass(frozen=True, eq=False)
+class _Maps:
+    """The stitched outputs of the network: cells (z, y, x), ``offset`` with (z, y, x) first."""
+
+    heat: Floats
+    diameter: Floats
+    offset: Floats
+    stride: int
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...], stride: int) -> _Maps:
+        """Maps that hold no mark."""
+        cells = tuple(-(-n // stride) for n in shape)
+        zeros = np.zeros(cells, dtype=np.float32)
+        return cls(zeros, zeros.copy(), np.zeros((3, *cells), dtype=np.float32), stride)
+
+    def put(self, tiles: Sequence[_Tile], outputs: tuple[Floats, Floats, Floats]) -> None:
+        """Write the kept cells of a batch."""
+        for tile, heat, diameter, offset in zip(tiles, *outputs, strict=True):
+            source: list[slice] = []
+            target: list[slice] = []
+            for start, kept, count in zip(tile.start, tile.kept, self.heat.shape, strict=True):
+                shift = start // self.stride
+                low, high = max(0, shift + kept.start), min(count, shift + kept.stop)
+                target.append(slice(low, max(low, high)))
+                source.append(slice(low - shift, max(low, high) - shift))
+            inner, outer = tuple(source), tuple(target)
+            self.heat[outer] = heat[0][inner]
+            self.diameter[outer] = diameter[0][inner]
+            self.offset[:, *outer] = offset[:, *inner]
+
+
+def _peaks(
+    maps: _Maps, canonical: CanonicalGrid, parameters: DetectorParameters
+) -> list[Candidate]:
+    """The local maxima of the heat map, most probable first."""
+    highest = ndimage.maximum_filter(maps.heat, size=3, mode="constant")
+    cells = np.argwhere((maps.heat >= _LEAST_SCORE) & (maps.heat == highest))
+    scores = maps.heat[tuple(cells.T)]
+    order = np.argsort(-scores, kind="stable")[:_MOST_CANDIDATES]
+    cells, probabilities = cells[order], calibrated(scores[order], parameters.calibration)
+    at = tuple(cells.T)
+    reach = float(maps.stride)
+    offset = np.clip(np.moveaxis(maps.offset, 0, -1)[at], -reach, reach)
+    centers = canonical.index_to_lps(cells * maps.stride + (maps.stride - 1) / 2 + offset)
+    diameters = np.clip(maps.diameter[at], *_DIAMETERS_MM)
+    return [
+        Candidate(as_triple(center), float(diameter), float(probability))
+        for center, diameter, probability in zip(centers, diameters, probabilities, strict=True)
+    ]
+
+
+def calibrated(scores: Floats, calibration: Calibration) -> NDArray[np.float64]:
+    """Probability = sigmoid(slope * logit(score) + intercept) (Platt scaling)."""
+    inside = np.clip(scores.astype(np.float64), 1e-6, 1 - 1e-6)
+    logit = np.log(inside / (1 - inside))
+    probability: NDArray[np.float64] = 1 / (
+        1 + np.exp(-(calibration.slope * logit + calibration.intercept))
+    )
+    return probability
+
+
+def _belongs(candidate: Candidate, canonical: CanonicalGrid, lungs: LungMask) -> bool:
+    """In a lung, or so near that a lesion of its size may reach in from the pleura or hilum."""
+    _, distance = lungs.nearest(canonical.lps_to_index(candidate.center_lps_mm))
+    return distance <= min(_OUTSIDE_MM + candidate.diameter_mm / 4, _MOST_OUTSIDE_MM)
+
+
+def merged(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
+    """Keep the most probable mark of each lesion.
+
+    Two marks are one lesion when the centre of one lies inside the other, as large as the
+    network says it is, or when they are too near for two lesions to be told apart.
+    """
+    ranked = sorted(candidates, key=lambda c: -c.probability)
+    kept: list[Candidate] = []
+    for candidate in ranked:
+        center = np.asarray(candidate.center_lps_mm)
+        if not any(
+            np.linalg.norm(center - other.center_lps_mm)
+            < max(candidate.diameter_mm / 2, other.diameter_mm / 2, _LEAST_APART_MM)
+            for other in kept
+        ):
+            kept.append(candidate)
+    return tuple(kept)

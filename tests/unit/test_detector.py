@@ -1,0 +1,186 @@
+"""The detector's decoding: patches, peaks, merging, calibration. The network is a stand-in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from phoi_models.bundle import Calibration, DetectorParameters, OperatingPoint
+from phoi_models.canonical import CanonicalGrid
+from phoi_models.detector import Cancelled, Candidate, Floats, calibrated, detect, merged
+from phoi_models.findings import LungCoverage, Region
+from phoi_models.lungs import LEFT, RIGHT, LungMask
+
+STRIDE = 4
+BRIGHT = 400.0
+
+
+def parameters(
+    patch: int = 32, margin: int = 8, slope: float = 1.0, intercept: float = 0.0
+) -> DetectorParameters:
+    return DetectorParameters(
+        name="test",
+        version="1.0.0",
+        kind="center-heatmap",
+        spacing_mm=1.0,
+        window_hu=(-1000.0, BRIGHT),
+        patch_shape=(patch, patch, patch),
+        stride=STRIDE,
+        margin=margin,
+        calibration=Calibration(slope=slope, intercept=intercept),
+        operating_points={"default": OperatingPoint(probability=0.5)},
+    )
+
+
+class BrightVoxels:
+    """Marks the cell of every voxel at the top of the window, exactly where the voxel lies."""
+
+    def __init__(self, score: float = 0.9, diameter_mm: float = 6.0) -> None:
+        self.score = score
+        self.diameter_mm = diameter_mm
+        self.batches: list[int] = []
+
+    def run(self, patches: Floats) -> tuple[Floats, Floats, Floats]:
+        self.batches.append(len(patches))
+        cells = tuple(n // STRIDE for n in patches.shape[2:])
+        heat = np.full((len(patches), 1, *cells), 0.001, np.float32)
+        offset = np.zeros((len(patches), 3, *cells), np.float32)
+        for n, _, z, y, x in np.argwhere(patches >= 1.0):
+            cell = (z // STRIDE, y // STRIDE, x // STRIDE)
+            heat[(n, 0, *cell)] = self.score
+            middle = np.array(cell) * STRIDE + (STRIDE - 1) / 2
+            offset[n, :, *cell] = np.array((z, y, x)) - middle
+        return heat, np.full_like(heat, self.diameter_mm), offset
+
+
+def chest(shape: tuple[int, int, int], *bright: tuple[int, int, int]) -> CanonicalGrid:
+    hu = np.full(shape, -800, np.int16)
+    for voxel in bright:
+        hu[voxel] = BRIGHT
+    return CanonicalGrid(hu, (-10.0, 20.0, 30.0), 1.0)
+
+
+def lungs_filling(shape: tuple[int, int, int], border: int = 0) -> LungMask:
+    labels = np.zeros(shape, np.uint8)
+    inner = tuple(slice(border, n - border) for n in shape)
+    labels[inner] = LEFT
+    labels[inner[0], inner[1], border : shape[2] // 2] = RIGHT
+    return LungMask(labels, 1.0, LungCoverage(apex=True, base=True, volume_ml=1.0))
+
+
+voxel_index = st.tuples(st.integers(0, 49), st.integers(0, 40), st.integers(0, 60))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    voxel=voxel_index,
+    tiling=st.sampled_from([(32, 8), (32, 0), (16, 4), (64, 12), (32, 5)]),
+    batch=st.integers(1, 5),
+)
+def test_a_mark_is_found_once_at_its_exact_place_wherever_it_lies(
+    voxel: tuple[int, int, int], tiling: tuple[int, int], batch: int
+) -> None:
+    grid = chest((50, 41, 61), voxel)
+    found = detect(
+        grid, lungs_filling(grid.hu.shape), parameters(*tiling), BrightVoxels(), batch_size=batch
+    )
+    assert len(found) == 1
+    assert found[0].center_lps_mm == pytest.approx(tuple(grid.index_to_lps(voxel)), abs=1e-4)
+    assert found[0].diameter_mm == pytest.approx(6.0)
+    assert found[0].probability == pytest.approx(0.9, abs=1e-5)
+
+
+def test_only_patches_that_touch_the_lungs_are_run() -> None:
+    grid = chest((64, 64, 256), (32, 32, 20))
+    labels = np.zeros(grid.hu.shape, np.uint8)
+    labels[20:44, 20:44, 10:30] = RIGHT
+    labels[20:44, 20:44, 220:240] = LEFT
+    lungs = LungMask(labels, 1.0, LungCoverage(apex=True, base=True, volume_ml=1.0))
+    run: dict[Region, int] = {}
+    for region in Region:
+        heads = BrightVoxels()
+        assert len(detect(grid, lungs, parameters(), heads, region=region)) == 1
+        run[region] = sum(heads.batches)
+    assert run[Region.LUNGS] < run[Region.WHOLE] / 4
+
+
+def test_marks_far_from_the_lungs_are_dropped_unless_the_whole_volume_is_asked_for() -> None:
+    inside, border, outside = (32, 32, 32), (32, 32, 51), (32, 60, 32)
+    grid = chest((64, 64, 64), inside, border, outside)
+    lungs = lungs_filling((64, 64, 64), border=16)
+    found = detect(grid, lungs, parameters(), BrightVoxels())
+    assert {c.center_lps_mm for c in found} == {
+        tuple(grid.index_to_lps(v).tolist()) for v in (inside, border)
+    }
+    assert len(detect(grid, lungs, parameters(), BrightVoxels(), region=Region.WHOLE)) == 3
+
+
+def test_progress_rises_to_one_and_cancelling_stops_before_the_next_batch() -> None:
+    grid = chest((64, 64, 64), (32, 32, 32))
+    lungs = lungs_filling((64, 64, 64))
+    told: list[float] = []
+    heads = BrightVoxels()
+    detect(grid, lungs, parameters(), heads, on_progress=told.append, batch_size=4)
+    assert told == sorted(told)
+    assert told[-1] == 1.0
+    assert len(told) == len(heads.batches) > 2
+    heads = BrightVoxels()
+    with pytest.raises(Cancelled):
+        detect(grid, lungs, parameters(), heads, cancelled=lambda: len(heads.batches) == 2)
+    assert len(heads.batches) == 2
+
+
+def test_a_grid_of_another_spacing_is_refused() -> None:
+    grid = CanonicalGrid(np.zeros((8, 8, 8), np.int16), (0, 0, 0), 2.0)
+    with pytest.raises(ValueError, match=r"got 2\.0 mm"):
+        detect(grid, lungs_filling((8, 8, 8)), parameters(), BrightVoxels())
+
+
+def candidate(x: float, diameter: float, probability: float) -> Candidate:
+    return Candidate((x, 0.0, 0.0), diameter, probability)
+
+
+@pytest.mark.parametrize(
+    ("marks", "left"),
+    [
+        ([(0, 40, 0.9), (15, 12, 0.8), (-18, 30, 0.7)], [0]),
+        ([(0, 12, 0.8), (15, 40, 0.9)], [1]),
+        ([(0, 5, 0.9), (6, 5, 0.8)], [0, 1]),
+        ([(0, 3, 0.9), (3, 3, 0.8)], [0]),
+        ([(0, 8, 0.5), (30, 8, 0.9)], [1, 0]),
+    ],
+    ids=["mass", "the best mark stays", "neighbours", "plateau", "ranked"],
+)
+def test_one_lesion_is_one_mark(marks: list[tuple[float, float, float]], left: list[int]) -> None:
+    all_marks = [candidate(*mark) for mark in marks]
+    assert merged(all_marks) == tuple(all_marks[n] for n in left)
+
+
+@given(st.lists(st.builds(candidate, st.floats(-99, 99), st.floats(2, 80), st.floats(0, 1))))
+def test_merging_keeps_every_lesion_and_is_stable(marks: list[Candidate]) -> None:
+    kept = merged(marks)
+    assert merged(kept) == kept
+    if marks:
+        assert max(m.probability for m in marks) == kept[0].probability
+    for mark in marks:
+        assert any(
+            abs(mark.center_lps_mm[0] - k.center_lps_mm[0])
+            <= max(mark.diameter_mm / 2, k.diameter_mm / 2, 4.0)
+            for k in kept
+        )
+
+
+@given(st.floats(0.01, 0.99), st.floats(0.2, 3), st.floats(-3, 3))
+def test_calibration_is_a_sigmoid_of_the_logit(
+    score: float, slope: float, intercept: float
+) -> None:
+    identity = Calibration(slope=1.0, intercept=0.0)
+    scores: Callable[[float], Floats] = lambda s: np.array([s], np.float32)  # noqa: E731
+    assert calibrated(scores(score), identity)[0] == pytest.approx(score, abs=1e-5)
+    two = calibrated(
+        np.array([score, 0.995], np.float32), Calibration(slope=slope, intercept=intercept)
+    )
+    assert 0 < two[0] < two[1] < 1
