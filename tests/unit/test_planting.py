@@ -1,0 +1,162 @@
+"""Planted nodules have the size, place and substance that their truth says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from phoi_models.findings import Attenuation
+from phoi_models.geometry import Geometry, Triple
+from phoi_models.phantom import chest_phantom, flipped
+from phoi_models.planting import (
+    LungSpace,
+    Margin,
+    NoduleKind,
+    Place,
+    plant_at,
+    plant_distractors,
+    plant_nodules,
+)
+from phoi_models.volume import Volume
+
+AXES = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
+
+
+def air(spacing_mm: Triple = (1.0, 1.0, 1.0), size_mm: float = 60.0) -> Volume:
+    shape = tuple(round(size_mm / step) for step in spacing_mm)
+    geometry = Geometry((shape[0], shape[1], shape[2]), spacing_mm, (-30.0, -30.0, -30.0), AXES)
+    return Volume(np.full(geometry.shape, -850, np.int16), geometry)
+
+
+@pytest.fixture(scope="module")
+def phantom() -> Volume:
+    return chest_phantom(np.random.default_rng(5), (2.5, 1.4, 1.4))
+
+
+@pytest.fixture(scope="module")
+def lungs(phantom: Volume) -> LungSpace:
+    return LungSpace.of(phantom)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    diameter=st.floats(4.0, 30.0),
+    slice_mm=st.sampled_from([0.7, 1.25, 2.5]),
+    center=st.tuples(*[st.floats(-3.0, 3.0)] * 3),
+)
+def test_a_ball_has_its_volume_and_its_contrast(
+    diameter: float, slice_mm: float, center: Triple
+) -> None:
+    host = air((slice_mm, 0.8, 0.8))
+    planted, truth = plant_at(host, center, diameter, rng=np.random.default_rng(0))
+    ball = np.pi / 6 * diameter**3
+    assert truth.volume_mm3 == pytest.approx(ball, rel=0.03)
+    assert truth.mean_diameter_mm == pytest.approx(diameter, rel=0.03)
+    np.testing.assert_allclose(truth.center_lps_mm, center, atol=0.1)
+    added = (planted.hu.astype(float) + 850).sum() / 890 * host.geometry.voxel_volume_mm3
+    assert added == pytest.approx(ball, rel=0.08)
+
+
+@pytest.mark.parametrize("margin", list(Margin))
+def test_irregular_shapes_keep_the_asked_diameter(margin: Margin) -> None:
+    kind = NoduleKind(margin=margin, elongation=1.4)
+    _, truth = plant_at(air(), (0.0, 0.0, 0.0), 20.0, rng=np.random.default_rng(3), kind=kind)
+    assert truth.mean_diameter_mm == pytest.approx(20.0, abs=0.6)
+    half_filled = truth.mask.voxels.sum()
+    assert half_filled == pytest.approx(truth.volume_mm3, rel=0.1)
+
+
+def test_attenuation_classes_show_in_the_voxels() -> None:
+    middle = (30, 30, 30)
+    for attenuation, low, high in (
+        (Attenuation.SOLID, 0, 90),
+        (Attenuation.PART_SOLID, 0, 90),
+        (Attenuation.NON_SOLID, -620, -480),
+    ):
+        kind = NoduleKind(attenuation=attenuation, core_fraction=0.6)
+        planted, _ = plant_at(air(), (0.0, 0.0, 0.0), 24.0, rng=np.random.default_rng(1), kind=kind)
+        assert low <= planted.hu[middle] <= high
+        rim = planted.hu[30, 30, 40]
+        assert rim < -400 if attenuation is Attenuation.PART_SOLID else low - 60 <= rim
+
+
+def test_a_cavity_is_air_within_a_wall() -> None:
+    kind = NoduleKind(cavity_fraction=0.5)
+    planted, truth = plant_at(air(), (0.0, 0.0, 0.0), 24.0, rng=np.random.default_rng(1), kind=kind)
+    assert planted.hu[30, 30, 30] < -700
+    assert planted.hu[30, 30, 39] > -100
+    assert truth.mask.voxels[tuple(n // 2 for n in truth.mask.voxels.shape)]
+
+
+def test_the_host_is_not_changed_and_the_seed_decides(phantom: Volume, lungs: LungSpace) -> None:
+    before = phantom.digest()
+    sizes = [5.0, 9.0, 16.0]
+    first, truth = plant_nodules(phantom, lungs, sizes, rng=np.random.default_rng(2))
+    again, _ = plant_nodules(phantom, lungs, sizes, rng=np.random.default_rng(2))
+    other, _ = plant_nodules(phantom, lungs, sizes, rng=np.random.default_rng(4))
+    assert phantom.digest() == before
+    assert first.digest() == again.digest() != other.digest()
+    assert len(truth) == 3
+
+
+def test_nodules_lie_in_the_lungs_apart_from_each_other_and_show(
+    phantom: Volume, lungs: LungSpace
+) -> None:
+    sizes = [4.0, 6.0, 8.0, 12.0, 20.0, 28.0]
+    planted, truth = plant_nodules(phantom, lungs, sizes, rng=np.random.default_rng(6))
+    centres = np.array([nodule.center_lps_mm for nodule in truth])
+    assert lungs.contains(centres).all()
+    gaps = np.linalg.norm(centres[:, None] - centres[None], axis=2) + 1e3 * np.eye(len(truth))
+    assert gaps.min() > 8
+    for nodule in truth:
+        where = tuple(
+            slice(low, low + n)
+            for low, n in zip(nodule.mask.offset, nodule.mask.voxels.shape, strict=True)
+        )
+        rise = planted.hu[where].astype(int) - phantom.hu[where]
+        solid_enough = nodule.kind.cavity_fraction == 0
+        assert rise[nodule.mask.voxels].mean() > 60 or not solid_enough
+
+
+def test_a_nodule_at_the_pleura_counts_only_inside_the_lung(
+    phantom: Volume, lungs: LungSpace
+) -> None:
+    rng = np.random.default_rng(11)
+    _, truth = plant_nodules(phantom, lungs, [14.0] * 14, rng=rng)
+    touching = [nodule for nodule in truth if nodule.place is Place.JUXTAPLEURAL]
+    free = [nodule for nodule in truth if nodule.place is Place.ISOLATED]
+    assert touching
+    assert free
+    smallest = min(nodule.volume_mm3 for nodule in touching)
+    assert smallest < 0.9 * np.mean([nodule.volume_mm3 for nodule in free])
+
+
+def test_same_patient_place_whatever_the_scanning_direction(phantom: Volume) -> None:
+    center = (62.0, 20.0, 40.0)
+    truths = [
+        plant_at(host, center, 15.0, rng=np.random.default_rng(1))[1]
+        for host in (phantom, flipped(phantom, 0), flipped(phantom, 1, 2))
+    ]
+    for truth in truths:
+        np.testing.assert_allclose(truth.center_lps_mm, center, atol=0.1)
+        assert truth.mask.voxels.sum() == pytest.approx(truths[0].mask.voxels.sum(), rel=0.05)
+
+
+def test_distractors_avoid_what_they_are_told(phantom: Volume, lungs: LungSpace) -> None:
+    _, nodules = plant_nodules(phantom, lungs, [10.0] * 5, rng=np.random.default_rng(1))
+    avoid = [(nodule.center_lps_mm, nodule.mean_diameter_mm) for nodule in nodules]
+    changed, centres = plant_distractors(
+        phantom, lungs, 8, rng=np.random.default_rng(2), avoid=avoid
+    )
+    assert len(centres) >= 4
+    assert changed.digest() != phantom.digest()
+    for centre in centres:
+        for place, diameter in avoid:
+            assert np.linalg.norm(np.subtract(centre, place)) > diameter / 2
+
+
+@pytest.mark.parametrize(("center", "diameter"), [((500.0, 0.0, 0.0), 8.0), ((0.0, 0.0, 0.0), 2.0)])
+def test_impossible_requests_are_refused(center: Triple, diameter: float) -> None:
+    with pytest.raises(ValueError, match=r"outside|wide"):
+        plant_at(air(), center, diameter, rng=np.random.default_rng(0))
