@@ -74,7 +74,7 @@ def number_nodules(findings: tuple[Finding, ...], uids: UidSource) -> tuple[Nodu
 
     The order does not depend on the order of ``findings``.
     """
-    graded = sorted(((finding, _grade(finding)) for finding in findings), key=_importance)
+    graded = sorted(((finding, size_class(finding)) for finding in findings), key=_importance)
     return tuple(
         Nodule(number, uids.dicom_uid(), finding, grade)
         for number, (finding, grade) in enumerate(graded, start=1)
@@ -85,15 +85,6 @@ def suggest_priority(nodules: tuple[Nodule, ...]) -> Priority:
     """URGENT for a nodule of provisional category 4A or 4B, else ROUTINE."""
     urgent = any(nodule.size_class.lung_rads in _URGENT_CATEGORIES for nodule in nodules)
     return Priority.URGENT if urgent else Priority.ROUTINE
-
-
-def _grade(finding: Finding) -> SizeClass:
-    return size_class(
-        finding.attenuation,
-        mean_diameter_mm=finding.mean_diameter_mm,
-        solid_diameter_mm=finding.solid_diameter_mm,
-        volume_mm3=finding.volume_mm3,
-    )
 
 
 def _importance(graded: tuple[Finding, SizeClass]) -> tuple[object, ...]:

@@ -1,0 +1,371 @@
+"""What every ``StudyStore`` keeps to: SQLite and PostgreSQL run the same suite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from phoi_edge_node.accounts import Account, Role
+from phoi_edge_node.errors import IllegalTransition
+from phoi_edge_node.ports import Delivered, DocumentKind, Intake, Refused, ReportStatus, Unreachable
+from phoi_edge_node.result import Correction, Priority, SignedReview, Verdict
+from phoi_edge_node.sql.engine import open_engine
+from phoi_edge_node.sql.sql_store import SqlStore
+from phoi_edge_node.sql.tables import metadata
+from phoi_edge_node.store import Outgoing, StoredAccount, StudyStore
+from phoi_edge_node.study import (
+    AnalysisEvent,
+    AnalysisState,
+    DeliveryState,
+    ReviewState,
+    StudyState,
+)
+from phoi_edge_node.testing import FakeClock
+from support import values
+from support.postgres import postgres
+
+UID = "1.2.3"
+
+
+@pytest.fixture(scope="module")
+def postgres_url() -> Iterator[str]:
+    with postgres() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'phoi.sqlite'}"
+    url: str = request.getfixturevalue("postgres_url")
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("DROP SCHEMA public CASCADE"))
+        connection.execute(sa.text("CREATE SCHEMA public"))
+    engine.dispose()
+    return url
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[sa.Engine]:
+    engine = open_engine(database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def store(engine: sa.Engine, clock: FakeClock) -> StudyStore:
+    return SqlStore(engine, clock)
+
+
+def _complete(store: StudyStore, uid: str = UID, priority: Priority = Priority.ROUTINE) -> str:
+    store.add_instance(values.instance(len(store.instances(uid)) + 1, uid))
+    analysis_id = store.complete_study(uid, priority)
+    assert analysis_id is not None
+    return analysis_id
+
+
+def _finish(store: StudyStore, uid: str = UID, *destinations: str) -> str:
+    analysis_id = _complete(store, uid)
+    claimed = store.claim_analysis()
+    assert claimed is not None
+    assert claimed.id == analysis_id
+    store.pin_model(analysis_id, values.MODEL)
+    outgoing = [
+        Outgoing(values.document(f"{uid}-seg", DocumentKind.SEGMENTATION), destinations),
+        Outgoing(values.document(f"{uid}-sr"), destinations),
+    ]
+    result = values.result(uid, claimed.revision)
+    assert store.finish_analysis(analysis_id, AnalysisEvent.FINISH, result, outgoing)
+    return analysis_id
+
+
+def test_the_migrations_make_the_schema_that_the_tables_describe(engine: sa.Engine) -> None:
+    found = sa.inspect(engine)
+    assert set(metadata.tables) <= set(found.get_table_names())
+    for name, table in metadata.tables.items():
+        assert {c["name"] for c in found.get_columns(name)} == set(table.columns.keys())
+
+
+def test_the_same_instance_twice_is_one_and_other_content_is_a_conflict(store: StudyStore) -> None:
+    assert store.add_instance(values.instance(1)) is Intake.STORED
+    assert store.add_instance(values.instance(1)) is Intake.DUPLICATE
+    assert store.add_instance(values.instance(1, sha256="ff")) is Intake.CONFLICT
+    assert store.instances(UID) == [values.instance(1)]
+
+
+def test_a_study_is_complete_once_and_a_duplicate_does_not_reopen_it(store: StudyStore) -> None:
+    first = _complete(store)
+    assert store.complete_study(UID, Priority.ROUTINE) is None
+    store.add_instance(values.instance(1))
+    assert store.receiving_studies() == []
+    assert [a.id for a in store.analyses(UID)] == [first]
+
+
+def test_a_late_instance_makes_the_next_revision_and_supersedes(store: StudyStore) -> None:
+    _finish(store, UID, "pacs")
+    store.add_instance(values.instance(2))
+    study = store.study(UID)
+    assert study is not None
+    assert study.state is StudyState.RECEIVING
+    assert study.instance_count == 2
+    store.complete_study(UID, Priority.ROUTINE)
+    assert [(a.revision, a.state) for a in store.analyses(UID)] == [
+        (1, AnalysisState.SUPERSEDED),
+        (2, AnalysisState.QUEUED),
+    ]
+    assert {d.state for d in store.deliveries(UID)} == {DeliveryState.SUPERSEDED}
+
+
+def test_a_superseded_analysis_that_ends_late_stores_nothing(store: StudyStore) -> None:
+    running = _complete(store)
+    assert store.claim_analysis() is not None
+    store.add_instance(values.instance(2))
+    store.complete_study(UID, Priority.ROUTINE)
+    out = [Outgoing(values.document("late"), ("pacs",))]
+    stored = store.finish_analysis(running, AnalysisEvent.FINISH, values.result(), out)
+    assert not stored
+    assert store.deliveries(UID) == []
+
+
+def test_what_is_urgent_is_claimed_first_then_what_is_older(
+    store: StudyStore, clock: FakeClock
+) -> None:
+    for uid, priority in [
+        ("1.1", Priority.ROUTINE),
+        ("1.2", Priority.ROUTINE),
+        ("1.3", Priority.STAT),
+        ("1.4", Priority.URGENT),
+    ]:
+        _complete(store, uid, priority)
+        clock.advance(1)
+    claimed = [store.claim_analysis() for _ in range(5)]
+    assert [a.study_instance_uid if a else None for a in claimed] == [
+        "1.3",
+        "1.4",
+        "1.1",
+        "1.2",
+        None,
+    ]
+
+
+def test_a_retry_waits_keeps_its_model_and_survives_a_wrong_clock(
+    store: StudyStore, clock: FakeClock
+) -> None:
+    analysis_id = _complete(store)
+    store.claim_analysis()
+    store.pin_model(analysis_id, values.MODEL)
+    store.pin_model(analysis_id, values.MODEL.__class__("other", "2", "ff" * 32))
+    later = clock.now() + timedelta(seconds=30)
+    store.retry_analysis(analysis_id, "worker lost", later, reached_worker=True)
+    assert store.claim_analysis() is None
+    clock.advance(31)
+    again = store.claim_analysis()
+    assert again is not None
+    assert (again.model, again.attempts, again.error) == (values.MODEL, 1, "worker lost")
+    # The clock stood years ahead when this was written, and was then put right.
+    store.retry_analysis(analysis_id, "", clock.now() + timedelta(days=900), reached_worker=True)
+    assert store.claim_analysis() is not None
+
+
+def test_a_paused_model_leaves_its_analyses_queued(store: StudyStore, clock: FakeClock) -> None:
+    analysis_id = _complete(store)
+    store.claim_analysis()
+    store.pin_model(analysis_id, values.MODEL)
+    store.retry_analysis(analysis_id, "", clock.now(), reached_worker=True)
+    assert store.claim_analysis([values.MODEL.name]) is None
+    assert store.claim_analysis(["another"]) is not None
+
+
+def test_a_result_comes_back_as_it_was_stored(store: StudyStore) -> None:
+    _finish(store)
+    stored = store.latest_analyses([UID])[UID]
+    assert stored.state is AnalysisState.SUCCEEDED
+    assert stored.result is not None
+    expected = values.result().nodules[0]
+    nodule = stored.result.nodules[0]
+    assert nodule.tracking_uid == expected.tracking_uid
+    assert nodule.finding.center_lps_mm == expected.finding.center_lps_mm
+    assert (nodule.finding.mask.voxels == expected.finding.mask.voxels).all()
+    assert nodule.size_class == expected.size_class
+    assert stored.result.identity == values.result().identity
+
+
+def test_a_lane_keeps_the_order_within_a_study_and_only_there(
+    store: StudyStore, clock: FakeClock
+) -> None:
+    _finish(store, "1.1", "pacs")
+    _finish(store, "1.2", "pacs")
+    first = store.claim_delivery("pacs")
+    assert first is not None
+    assert first[0].identity == "1.1-seg"
+    # While the SEG of 1.1 is on its way its SR waits, and 1.2 does not.
+    second = store.claim_delivery("pacs")
+    assert second is not None
+    assert second[0].identity == "1.2-seg"
+    assert store.claim_delivery("pacs") is None
+    later = clock.now() + timedelta(seconds=60)
+    assert store.settle_delivery(first[0].id, Unreachable("x"), later) is DeliveryState.PENDING
+    assert store.settle_delivery(second[0].id, Refused("no"), later) is DeliveryState.DEAD
+    third = store.claim_delivery("pacs")
+    assert third is not None
+    assert third[0].identity == "1.2-sr"
+    assert third[1].content == b"content of 1.2-sr"
+    clock.advance(61)
+    again = store.claim_delivery("pacs")
+    assert again is not None
+    assert (again[0].identity, again[0].attempts) == ("1.1-seg", 2)
+
+
+def test_a_dead_letter_can_be_sent_again_with_its_identity(
+    store: StudyStore, clock: FakeClock
+) -> None:
+    _finish(store, UID, "pacs")
+    claimed = store.claim_delivery("pacs")
+    assert claimed is not None
+    store.settle_delivery(claimed[0].id, Refused("no room"), clock.now())
+    dead = next(d for d in store.deliveries(UID) if d.state is DeliveryState.DEAD)
+    assert (dead.last_error, dead.status) == ("no room", ReportStatus.PRELIMINARY)
+    store.resend(dead.id, "ba")
+    again = store.claim_delivery("pacs")
+    assert again is not None
+    assert again[1] == claimed[1]
+    with pytest.raises(IllegalTransition):
+        store.resend(dead.id, "ba")
+    with pytest.raises(KeyError):
+        store.resend(999, "ba")
+    assert store.audit()[0].action == "resend"
+
+
+def test_what_was_under_way_when_the_process_died_is_queued_again(store: StudyStore) -> None:
+    _finish(store, "1.1", "pacs")
+    assert store.claim_delivery("pacs") is not None
+    _complete(store, "1.2")
+    assert store.claim_analysis() is not None
+    assert store.requeue_interrupted() == 2
+    assert store.claim_delivery("pacs") is not None
+    assert store.claim_analysis() is not None
+
+
+def test_dispositions_stand_until_undone_and_history_keeps_all(store: StudyStore) -> None:
+    analysis_id = _finish(store)
+    uid = values.result().nodules[0].tracking_uid
+    store.decide(analysis_id, uid, Verdict.ACCEPTED, "an", "", Correction())
+    store.decide(analysis_id, uid, Verdict.REJECTED, "an", "vessel", Correction())
+    assert store.review(analysis_id).current[uid].verdict is Verdict.REJECTED
+    undone = store.undo(analysis_id, "binh")
+    assert undone is not None
+    assert undone.verdict is Verdict.REJECTED
+    review = store.review(analysis_id)
+    assert review.current[uid].verdict is Verdict.ACCEPTED
+    assert [(j.disposition.verdict, j.undone_by) for j in review.history] == [
+        (Verdict.ACCEPTED, ""),
+        (Verdict.REJECTED, "binh"),
+    ]
+    assert store.undo(analysis_id, "an") is not None
+    assert store.undo(analysis_id, "an") is None
+    assert [e.action for e in store.audit()] == ["undo", "undo", "decide", "decide"]
+
+
+def _sign(store: StudyStore, analysis_id: str, identity: str) -> None:
+    signed = SignedReview("an", "Bs. An", values.AT, ())
+    store.sign(analysis_id, signed, [Outgoing(values.document(identity), ("pacs",))])
+
+
+def test_what_a_person_signed_only_a_person_replaces(store: StudyStore) -> None:
+    first = _finish(store)
+    _sign(store, first, "final-1")
+    with pytest.raises(IllegalTransition):
+        _sign(store, first, "final-again")
+    with pytest.raises(IllegalTransition):
+        store.decide(first, "2.25.1", Verdict.ACCEPTED, "an", "", Correction())
+    store.add_instance(values.instance(2))
+    second = _finish(store)
+    assert [a.state for a in store.analyses(UID)] == [
+        AnalysisState.SUCCEEDED,
+        AnalysisState.SUCCEEDED,
+    ]
+    _sign(store, second, "final-2")
+    assert store.review(first).state is ReviewState.SUPERSEDED
+    status = {d.identity: d.status for d in store.deliveries(UID)}
+    assert status == {"final-1": ReportStatus.FINAL, "final-2": ReportStatus.CORRECTED}
+    assert store.identities(UID)[DocumentKind.STRUCTURED_REPORT][-2:] == (f"{UID}-sr", "final-2")
+
+
+def test_the_audit_trail_cannot_be_changed(store: StudyStore, engine: sa.Engine) -> None:
+    store.record_audit("an", "view_study", UID, "")
+    for statement in ("UPDATE audit SET username = 'x'", "DELETE FROM audit"):
+        with pytest.raises(sa.exc.DatabaseError, match="append-only"), engine.begin() as connection:
+            connection.execute(sa.text(statement))
+    assert store.audit()[0].username == "an"
+
+
+def test_a_newer_usage_report_replaces_one_that_still_waits(
+    store: StudyStore, clock: FakeClock
+) -> None:
+    store.enqueue_usage(values.document("u1", DocumentKind.USAGE), "mlflow")
+    store.enqueue_usage(values.document("u2", DocumentKind.USAGE), "mlflow")
+    claimed = store.claim_delivery("mlflow")
+    assert claimed is not None
+    assert claimed[1].identity == "u2"
+    store.settle_delivery(claimed[0].id, Delivered(), clock.now())
+    assert store.claim_delivery("mlflow") is None
+
+
+def test_accounts_pauses_facts_and_numbers(store: StudyStore) -> None:
+    account = StoredAccount(Account("an", "Bs. An", Role.REVIEWER), "hash")
+    store.put_account(account)
+    store.put_account(StoredAccount(account.account, "hash2"))
+    found = store.account("an")
+    assert found is not None
+    assert (found.account, found.password_hash) == (account.account, "hash2")
+    assert store.account("nobody") is None
+    store.pause("destination:pacs", "an")
+    assert [p.target for p in store.pauses()] == ["destination:pacs"]
+    store.resume("destination:pacs", "an")
+    assert store.pauses() == []
+    assert [store.next_number("n"), store.next_number("n")] == [1, 2]
+    store.put_fact("k", "v")
+    assert store.fact("k") == "v"
+    assert store.fact("absent") is None
+    assert store.report_problem("an", "slow") == 1
+
+
+def test_counts_speak_of_everything(store: StudyStore, clock: FakeClock) -> None:
+    analysis_id = _finish(store, UID, "pacs")
+    claimed = store.claim_delivery("pacs")
+    assert claimed is not None
+    store.settle_delivery(claimed[0].id, Unreachable("x"), clock.now())
+    uid = values.result().nodules[0].tracking_uid
+    store.decide(analysis_id, uid, Verdict.REJECTED, "an", "", Correction())
+    current = tuple(store.review(analysis_id).current.values())
+    store.sign(analysis_id, SignedReview("an", "Bs. An", values.AT, current), [])
+    counts = store.counts()
+    assert counts.studies == {StudyState.COMPLETE: 1}
+    assert counts.failed_tries == {"pacs": 1}
+    assert counts.deliveries == {("pacs", DeliveryState.PENDING): 2}
+    (record,) = counts.analyses
+    assert record.verdicts == (Verdict.REJECTED,)
+    assert record.model == values.MODEL
+
+
+def test_threads_claim_each_analysis_once(store: StudyStore) -> None:
+    for number in range(12):
+        _complete(store, f"1.{number}")
+    with ThreadPoolExecutor(6) as pool:
+        claimed = list(pool.map(lambda _: store.claim_analysis(), range(12)))
+    ids = [a.id for a in claimed if a is not None]
+    assert len(set(ids)) == len(ids)
+    left = []
+    while (analysis := store.claim_analysis()) is not None:
+        left.append(analysis.id)
+    assert len(set(ids) | set(left)) == 12
