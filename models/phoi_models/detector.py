@@ -19,7 +19,7 @@ from scipy import ndimage
 
 from phoi_models.bundle import Calibration, DetectorParameters
 from phoi_models.canonical import CanonicalGrid
-from phoi_models.errors import PhoiError
+from phoi_models.errors import Cancelled as Cancelled
 from phoi_models.findings import Region
 from phoi_models.geometry import Index, Triple, as_triple
 from phoi_models.lungs import LungMask
@@ -33,10 +33,6 @@ _OUTSIDE_MM = 3.0
 _MOST_OUTSIDE_MM = 8.0
 _SPARSE = 4
 _LEAST_APART_MM = 4.0
-
-
-class Cancelled(PhoiError):
-    """The caller asked to stop; nothing was found out."""
 
 
 class Heads(Protocol):
