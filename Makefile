@@ -1,0 +1,63 @@
+# `make demo` and `make test` set up all they need. `make help` lists the rest.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+ARGS ?=
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := true
+
+.PHONY: help demo test check lint types imports unit bench protos clean
+
+help:  ## what there is to make
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+demo: $(VENV)/.demo  ## the whole way of one real chest CT; ARGS=--once ends by itself
+	@$(BIN)/phoi demo $(ARGS)
+
+test: tools check  ## everything: lint, types, import contracts, all tests
+	$(BIN)/python -m pytest tests/contract tests/integration tests/acceptance $(ARGS)
+
+check: lint types imports unit  ## the everyday part
+
+lint: $(VENV)/.dev  ## format and lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.dev  ## mypy strict
+	$(BIN)/mypy
+
+imports: $(VENV)/.dev  ## who may import whom
+	$(BIN)/lint-imports
+
+unit: $(VENV)/.dev  ## pure code
+	$(BIN)/python -m pytest tests/unit $(ARGS)
+
+bench: $(VENV)/.dev  ## measure; writes benchmarks/results.json
+	$(BIN)/python -m benchmarks $(ARGS)
+
+protos: $(VENV)/.dev  ## regenerate the gRPC code
+	$(BIN)/python scripts/generate-protos
+
+.PHONY: tools
+tools:
+	@scripts/install-tools
+
+$(VENV)/bin/python:
+	@echo "Making the virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing Phoi, MLflow and what the demo needs (about 1 GB, some minutes the first time)"
+	@$(PIP) install -c constraints.txt -e '.[demo]'
+	@touch $@
+
+# torch comes first and alone: any looser request pulls gigabytes of CUDA packages.
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing Phoi and everything its tests need (some minutes the first time)"
+	@$(PIP) install torch==2.13.0
+	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/.demo
+
+clean:  ## forget the virtual environment and all caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
