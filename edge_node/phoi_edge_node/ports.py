@@ -12,7 +12,7 @@ from phoi_models.findings import Region, VolumeAnalysis
 from phoi_models.identity import ModelIdentity
 from phoi_models.volume import Volume
 
-from phoi_edge_node.result import Priority, SignedReview, StudyHeader, TriageResult
+from phoi_edge_node.result import Nodule, Priority, SignedReview, StudyHeader, TriageResult
 
 
 class Clock(Protocol):
@@ -232,6 +232,7 @@ class ReportedCase:
         instances: all instances of the study that were received.
         review: None while preliminary.
         predecessors: identities of the documents that this one replaces, by kind, latest last.
+        withdrawn: nodules that earlier revisions told outward and this one does not have.
     """
 
     study: StudyHeader
@@ -242,6 +243,7 @@ class ReportedCase:
     volume: Volume | None
     review: SignedReview | None = None
     predecessors: Mapping[DocumentKind, tuple[str, ...]] | None = None
+    withdrawn: tuple[Nodule, ...] = ()
 
 
 class DocumentEncoder(Protocol):

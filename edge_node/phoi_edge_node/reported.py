@@ -1,0 +1,223 @@
+"""What a report says of a case: the model's result, after the review where there was one. Pure."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from phoi_models.findings import Attenuation
+from phoi_models.geometry import Triple
+from phoi_models.size_class import SizeClass, classify
+
+from phoi_edge_node.ports import ReportedCase
+from phoi_edge_node.result import (
+    Disposition,
+    Nodule,
+    Outcome,
+    SignedReview,
+    TriageResult,
+    Verdict,
+)
+from phoi_edge_node.terms import (
+    ATTENUATIONS,
+    LOBES,
+    LUNGS,
+    OUTCOMES,
+    REASONS_VI,
+    STATUS_NOTICES,
+    Term,
+)
+
+
+@dataclass(frozen=True)
+class ReportedNodule:
+    """One nodule as a report tells it.
+
+    Attributes:
+        number: counts from 1; what a reviewer added follows what the model found.
+        nodule: None for one that the model missed and the reviewer marked.
+        disposition: None while nobody has judged it.
+    """
+
+    number: int
+    tracking_uid: str
+    nodule: Nodule | None
+    disposition: Disposition | None
+
+    @property
+    def tracking_id(self) -> str:
+        """Tracking Identifier (112039, DCM)."""
+        return f"Nodule {self.number}"
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What the reviewer said of it."""
+        return self.disposition.verdict if self.disposition else None
+
+    @property
+    def center_lps_mm(self) -> Triple | None:
+        """Its centre, LPS, mm: the reviewer's where there is one."""
+        if self.disposition and self.disposition.correction.center_lps_mm:
+            return self.disposition.correction.center_lps_mm
+        return self.nodule.finding.center_lps_mm if self.nodule else None
+
+    @property
+    def mean_diameter_mm(self) -> float | None:
+        """Mean diameter, mm: the reviewer's own where there is one."""
+        if self.disposition and self.disposition.correction.mean_diameter_mm is not None:
+            return self.disposition.correction.mean_diameter_mm
+        return self.nodule.finding.mean_diameter_mm if self.nodule else None
+
+    @property
+    def measured_by_model(self) -> bool:
+        """The model's other measurements stand: no person has put another size in their place."""
+        corrected = self.disposition and self.disposition.correction.mean_diameter_mm is not None
+        return self.nodule is not None and not corrected
+
+    @property
+    def site(self) -> Term | None:
+        """Lobe, else lung, else None: never guessed."""
+        if self.nodule is None:
+            return None
+        finding = self.nodule.finding
+        return LOBES[finding.lobe] if finding.lobe else LUNGS[finding.side]
+
+    @property
+    def size_class(self) -> SizeClass | None:
+        """Provisional class by the sizes that stand; None where they do not suffice for one.
+
+        A reviewer's diameter is that of the whole nodule, and a part-solid one is classed by its
+        solid part as well.
+        """
+        if self.nodule is None or self.mean_diameter_mm is None:
+            return None
+        if self.measured_by_model:
+            return self.nodule.size_class
+        attenuation = self.nodule.finding.attenuation
+        if attenuation is Attenuation.PART_SOLID:
+            return None
+        return classify(attenuation, self.mean_diameter_mm)
+
+    @property
+    def urgent(self) -> bool:
+        """Provisional category 4A or 4B."""
+        return self.size_class is not None and self.size_class.lung_rads.startswith("4")
+
+
+def filler_number(study_instance_uid: str) -> str:
+    """Phoi's own number for its report of a study; the same for every revision.
+
+    15 characters (75 random bits of a SHA-256), because HL7 v2.5.1 leaves 22 for OBR-3 with its
+    namespace.
+    """
+    digest = hashlib.sha256(f"phoi-report:{study_instance_uid}".encode()).digest()
+    return base64.b32encode(digest).decode()[:15]
+
+
+def reported_nodules(case: ReportedCase) -> tuple[ReportedNodule, ...]:
+    """The nodules that the report stands for: not rejected, and those that were missed."""
+    judged = {d.tracking_uid: d for d in case.review.dispositions} if case.review else {}
+    found = [
+        ReportedNodule(n.number, n.tracking_uid, n, judged.get(n.tracking_uid))
+        for n in case.result.nodules
+    ]
+    missed = case.review.missed() if case.review else ()
+    added = [
+        ReportedNodule(number, d.tracking_uid, None, d)
+        for number, d in enumerate(missed, start=len(found) + 1)
+    ]
+    return tuple(n for n in found + added if n.verdict is not Verdict.REJECTED)
+
+
+def retracted_nodules(case: ReportedCase) -> tuple[Nodule, ...]:
+    """Nodules told before that no longer stand: rejected, or found by an earlier revision only."""
+    kept = {n.tracking_uid for n in reported_nodules(case)}
+    rejected = tuple(n for n in case.result.nodules if n.tracking_uid not in kept)
+    known = {n.tracking_uid for n in case.result.nodules}
+    return rejected + tuple(n for n in case.withdrawn if n.tracking_uid not in known)
+
+
+def reported_outcome(case: ReportedCase) -> Outcome:
+    """The outcome, as the reviewer left it: all marks rejected is not positive any more."""
+    if reported_nodules(case):
+        return Outcome.POSITIVE
+    if case.result.outcome is not Outcome.POSITIVE:
+        return case.result.outcome
+    coverage = case.result.coverage
+    return Outcome.NEGATIVE if coverage and coverage.complete else Outcome.LIMITED
+
+
+def reported_at(case: ReportedCase) -> datetime:
+    """Time of the report, UTC: of signing, else of the analysis."""
+    at = case.review.signed_at if case.review else case.result.analysed_at
+    return at.astimezone(UTC)
+
+
+def impression(case: ReportedCase) -> tuple[tuple[str, str], ...]:
+    """What a person reads, line by line, each in English and Vietnamese."""
+    lines = [_headline(case), *(_nodule_line(n) for n in reported_nodules(case))]
+    if case.review:
+        lines.append(_review_line(case.review))
+    lines.append(STATUS_NOTICES[case.status])
+    return tuple(lines)
+
+
+def _headline(case: ReportedCase) -> tuple[str, str]:
+    outcome = reported_outcome(case)
+    term = OUTCOMES[outcome]
+    detail_en, detail_vi = _detail(case.result, outcome)
+    return f"{term.en}{detail_en}.", f"{term.vi}{detail_vi}."
+
+
+def _detail(result: TriageResult, outcome: Outcome) -> tuple[str, str]:
+    if outcome is Outcome.NOT_ANALYSABLE and result.reason:
+        return f" ({result.detail})", f" ({REASONS_VI[result.reason]})"
+    if outcome is Outcome.FAILED:
+        return f" ({result.detail})", ""
+    coverage = result.coverage
+    if coverage is None or coverage.complete:
+        return "", ""
+    parts = ((("apex", "đỉnh phổi"), coverage.apex), (("base", "đáy phổi"), coverage.base))
+    unseen = [names for names, shown in parts if not shown]
+    return (
+        f" (lung {' and '.join(en for en, _ in unseen)} not shown)",
+        f" (không thấy {' và '.join(vi for _, vi in unseen)})",
+    )
+
+
+def _nodule_line(nodule: ReportedNodule) -> tuple[str, str]:
+    en, vi = [nodule.tracking_id], [f"Nốt {nodule.number}"]
+    if nodule.site:
+        en.append(nodule.site.en)
+        vi.append(nodule.site.vi)
+    if nodule.nodule:
+        attenuation = ATTENUATIONS[nodule.nodule.finding.attenuation]
+        en.append(attenuation.en.lower())
+        vi.append(attenuation.vi.lower())
+    if nodule.mean_diameter_mm is not None:
+        en.append(f"mean diameter {nodule.mean_diameter_mm:.1f} mm")
+        vi.append(f"đường kính trung bình {nodule.mean_diameter_mm:.1f} mm")
+    if nodule.size_class:
+        category = nodule.size_class.lung_rads
+        en.append(f"Lung-RADS {category} if this is a baseline screening (provisional, by size)")
+        vi.append(f"Lung-RADS {category} nếu là tầm soát lần đầu (tạm tính theo kích thước)")
+    if nodule.verdict is Verdict.MISSED:
+        en.append("marked by the reviewer")
+        vi.append("do bác sĩ đánh dấu")
+    return ", ".join(en) + ".", ", ".join(vi) + "."
+
+
+def _review_line(review: SignedReview) -> tuple[str, str]:
+    verdicts = [d.verdict for d in review.dispositions]
+    accepted, modified, rejected, missed = (
+        verdicts.count(v)
+        for v in (Verdict.ACCEPTED, Verdict.MODIFIED, Verdict.REJECTED, Verdict.MISSED)
+    )
+    name = review.reviewer_name
+    return (
+        f"Reviewed by {name}: {accepted} accepted, {modified} modified, {rejected} rejected, "
+        f"{missed} added.",
+        f"Bác sĩ {name} đã xem: {accepted} đồng ý, {modified} sửa, {rejected} loại, {missed} thêm.",
+    )
