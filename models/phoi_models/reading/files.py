@@ -10,6 +10,7 @@ import numpy as np
 from phoi_models.errors import NotAnalysable, NotAnalysableReason, PhoiError
 from phoi_models.geometry import Geometry, as_triple
 from phoi_models.reading.dicom_series import AIR_HU
+from phoi_models.reading.slice_order import require_thin
 from phoi_models.volume import Volume
 
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -28,7 +29,8 @@ def read_volume_file(path: Path) -> Volume:
 
     Raises:
         PhoiError: the extra ``files`` is not installed.
-        NotAnalysable: the file cannot be read, or is no three-dimensional grey image.
+        NotAnalysable: the file cannot be read, is no three-dimensional grey image, or
+            has slices that are too thick.
     """
     try:
         import SimpleITK
@@ -37,7 +39,7 @@ def read_volume_file(path: Path) -> Volume:
             "NIfTI, NRRD and MetaImage files need SimpleITK: pip install 'phoi[files]'"
         ) from None
     try:
-        image = SimpleITK.ReadImage(str(path))
+        image: Any = SimpleITK.ReadImage(str(path))
     except RuntimeError:
         raise NotAnalysable(
             NotAnalysableReason.UNREADABLE_PIXELS, f"{path.name} cannot be read"
@@ -48,7 +50,9 @@ def read_volume_file(path: Path) -> Volume:
         )
     values = np.nan_to_num(SimpleITK.GetArrayViewFromImage(image), nan=AIR_HU)
     hu = np.clip(np.rint(values), AIR_HU, np.iinfo(np.int16).max).astype(np.int16)
-    return Volume(hu, _geometry(image))
+    geometry = _geometry(image)
+    require_thin(max(geometry.spacing_mm))
+    return Volume(hu, geometry)
 
 
 def _geometry(image: Any) -> Geometry:

@@ -105,9 +105,23 @@ def order_slices(places: Sequence[SlicePlace]) -> SliceOrder:
     step = (stacked[-1] - stacked[0]) / (len(places) - 1)
     _require_even(stacked)
     _require_straight(stacked, step)
-    _require_thin(float(np.linalg.norm(step)), max(place.thickness_mm for place in places))
+    require_thin(float(np.linalg.norm(step)), max(place.thickness_mm for place in places))
     _require_upright(step, first.normal_lps)
     return SliceOrder(tuple(int(i) for i in order), _geometry(first, stacked[0], step, len(places)))
+
+
+def require_thin(spacing_mm: float, thickness_mm: float = 0.0) -> None:
+    """Slices thin enough to show a nodule.
+
+    Raises:
+        NotAnalysable: SLICES_TOO_THICK.
+    """
+    widest = max(spacing_mm, thickness_mm)
+    if widest > MAXIMUM_SPACING_MM + _THICKNESS_TOLERANCE_MM:
+        raise NotAnalysable(
+            NotAnalysableReason.SLICES_TOO_THICK,
+            f"slices of {widest:.1f} mm; at most {MAXIMUM_SPACING_MM:.0f} mm can be analysed",
+        )
 
 
 def _geometry(place: SlicePlace, origin: ArrayLike, step: NDArray[np.float64], n: int) -> Geometry:
@@ -175,15 +189,6 @@ def _require_straight(stacked: NDArray[np.float64], step: NDArray[np.float64]) -
     off = float(np.linalg.norm(stacked - expected, axis=1).max())
     if off > max(_STEP_TOLERANCE_MM, 0.5 * spacing):
         raise _inconsistent(f"the slices do not lie on one line, {off:.1f} mm off")
-
-
-def _require_thin(spacing: float, thickness: float) -> None:
-    widest = max(spacing, thickness)
-    if widest > MAXIMUM_SPACING_MM + _THICKNESS_TOLERANCE_MM:
-        raise NotAnalysable(
-            NotAnalysableReason.SLICES_TOO_THICK,
-            f"slices of {widest:.1f} mm; at most {MAXIMUM_SPACING_MM:.0f} mm can be analysed",
-        )
 
 
 def _require_upright(step: NDArray[np.float64], normal: NDArray[np.float64]) -> None:

@@ -1,0 +1,1 @@
+"""DICOM: receive, read, choose, send. No ``Dataset`` leaves this package."""

@@ -1,0 +1,221 @@
+"""What the edge needs to know of an instance, from its header, decoded to Unicode.
+
+Text is decoded from the bytes as they stand in the file: pydicom's own conversion would warn of
+values that break the rules, and so print patient data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
+from pathlib import Path
+
+from pydicom import Dataset, dcmread
+from pydicom.charset import convert_encodings, decode_bytes, python_encoding
+from pydicom.tag import Tag
+from pydicom.valuerep import TEXT_VR_DELIMS
+
+from phoi_edge_node.errors import EdgeError
+from phoi_edge_node.ports import ReceivedInstance
+from phoi_edge_node.result import Patient, StudyHeader
+
+_UID = re.compile(r"[0-9.]{1,64}")
+# Multi-byte sets whose text may by chance be valid UTF-8; every other label is doubted.
+_NOT_MISTAKEN_FOR_UTF8 = frozenset({"GB18030", "GBK"})
+_ESCAPE = b"\x1b"  # announces another character set of ISO 2022 inside a value
+
+_KEYWORDS = (
+    "SpecificCharacterSet",
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "Modality",
+    "PatientID",
+    "IssuerOfPatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "AccessionNumber",
+    "StudyID",
+    "StudyDescription",
+    "ReferringPhysicianName",
+    "StudyDate",
+    "StudyTime",
+)
+
+
+class BadHeader(EdgeError):
+    """An instance whose header cannot be used. The sender's fault."""
+
+
+@dataclass(frozen=True)
+class InstanceHeader:
+    """What one instance says of itself.
+
+    Attributes:
+        sending_ae_title: Sending Application Entity Title (0002,0017), or "".
+
+    Raises:
+        BadHeader: a UID is missing or is none (PS3.5 9.1).
+    """
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str
+    transfer_syntax_uid: str
+    sending_ae_title: str
+    modality: str
+    study: StudyHeader
+
+    def __post_init__(self) -> None:
+        for name, uid in (
+            ("SOP Class UID", self.sop_class_uid),
+            ("SOP Instance UID", self.sop_instance_uid),
+            ("Series Instance UID", self.series_instance_uid),
+            ("Study Instance UID", self.study.study_instance_uid),
+            ("Transfer Syntax UID", self.transfer_syntax_uid),
+        ):
+            if not _UID.fullmatch(uid):
+                raise BadHeader(f"the header has no valid {name}")
+
+
+def read_header(source: Path | bytes) -> InstanceHeader:
+    """Parse the header of a DICOM file; no pixels are read.
+
+    Args:
+        source: a file, or the bytes of one, in DICOM's file format.
+
+    Raises:
+        BadHeader: it cannot be parsed, or lacks a UID.
+    """
+    stream = io.BytesIO(source) if isinstance(source, bytes) else source
+    try:
+        dataset = dcmread(stream, stop_before_pixels=True, specific_tags=list(_KEYWORDS))
+    except Exception as error:
+        # A damaged file makes the parser raise nearly anything, with values of the header in it.
+        raise BadHeader(f"the header cannot be parsed ({type(error).__name__})") from None
+    return InstanceHeader(
+        sop_class_uid=text(dataset, "SOPClassUID"),
+        sop_instance_uid=text(dataset, "SOPInstanceUID"),
+        series_instance_uid=text(dataset, "SeriesInstanceUID"),
+        transfer_syntax_uid=str(dataset.file_meta.get("TransferSyntaxUID", "")),
+        sending_ae_title=str(dataset.file_meta.get("SendingApplicationEntityTitle", "")).strip(),
+        modality=text(dataset, "Modality"),
+        study=study_header(dataset),
+    )
+
+
+def study_header(dataset: Dataset) -> StudyHeader:
+    """What an instance says of its study; absent or malformed values become empty ones."""
+    sex = text(dataset, "PatientSex")
+    return StudyHeader(
+        study_instance_uid=text(dataset, "StudyInstanceUID"),
+        patient=Patient(
+            patient_id=text(dataset, "PatientID"),
+            issuer=text(dataset, "IssuerOfPatientID"),
+            name=text(dataset, "PatientName"),
+            birth_date=_date(text(dataset, "PatientBirthDate")),
+            sex=sex if sex in {"M", "F", "O"} else "",
+        ),
+        accession_number=text(dataset, "AccessionNumber"),
+        study_id=text(dataset, "StudyID"),
+        description=text(dataset, "StudyDescription"),
+        referring_physician=text(dataset, "ReferringPhysicianName"),
+        started_at=_moment(text(dataset, "StudyDate"), text(dataset, "StudyTime")),
+    )
+
+
+def text(dataset: Dataset, keyword: str) -> str:
+    """The value of a text element, decoded, without padding; "" where there is none.
+
+    Mislabelled text is tolerated: bytes that are valid UTF-8 are read as such even where the
+    character set names a single-byte one or none, since other text hardly ever is valid UTF-8.
+    """
+    raw = dataset.get_item(Tag(keyword))
+    value = raw.value if raw is not None else None
+    if value is None:
+        return ""
+    if isinstance(value, bytes):
+        value = _decode(value, _character_sets(dataset))
+    return str(value).strip(" \0")
+
+
+def instance_from_file(root: Path, path: str) -> ReceivedInstance:
+    """Describe a file that lies in the instance store, or in any folder.
+
+    Args:
+        path: relative to ``root``.
+
+    Raises:
+        BadHeader: it is no usable DICOM file.
+    """
+    file = root / path
+    content = file.read_bytes()
+    header = read_header(content)
+    received = datetime.fromtimestamp(file.stat().st_mtime, tz=UTC)
+    return ReceivedInstance(
+        sop_instance_uid=header.sop_instance_uid,
+        sop_class_uid=header.sop_class_uid,
+        series_instance_uid=header.series_instance_uid,
+        transfer_syntax_uid=header.transfer_syntax_uid,
+        path=path,
+        sha256=hashlib.sha256(memoryview(content)[data_set_offset(content) :]).hexdigest(),
+        size=len(content),
+        modality=header.modality,
+        calling_ae_title=header.sending_ae_title,
+        received_at=received,
+        study=header.study,
+    )
+
+
+def data_set_offset(content: bytes) -> int:
+    """Where the data set begins, after the file meta information (PS3.10 7.1); 0 if unknown."""
+    meta_starts = 132
+    if content[128:meta_starts] != b"DICM" or content[132:136] != b"\x02\x00\x00\x00":
+        return 0
+    return 144 + int.from_bytes(content[140:144], "little")
+
+
+def _character_sets(dataset: Dataset) -> tuple[str, ...]:
+    raw = dataset.get_item(Tag("SpecificCharacterSet"))
+    value = raw.value if raw is not None else None
+    if isinstance(value, bytes):
+        value = value.decode("ascii", "replace")
+    terms = value.split("\\") if isinstance(value, str) else list(value or [])
+    return tuple(str(term).strip(" \0") for term in terms)
+
+
+def _decode(value: bytes, character_sets: tuple[str, ...]) -> str:
+    first = next(iter(character_sets), "") or "ISO_IR 6"
+    if _ESCAPE in value:
+        known = [term for term in character_sets if term in python_encoding]
+        return decode_bytes(value, convert_encodings(known), TEXT_VR_DELIMS)
+    if first not in _NOT_MISTAKEN_FOR_UTF8:
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            pass
+    return value.decode(python_encoding.get(first, "latin-1"), "replace")
+
+
+def _date(value: str) -> date | None:
+    try:
+        return datetime.strptime(value.replace(".", ""), "%Y%m%d").date()  # noqa: DTZ007  no zone
+    except ValueError:
+        return None
+
+
+def _moment(day: str, clock: str) -> datetime | None:
+    """Study Date and Time (DA and TM, PS3.5 6.2), whose end may be left out."""
+    parsed = _date(day)
+    digits = re.match(r"\d*", clock.replace(":", ""))
+    hhmmss = (digits.group() if digits else "").ljust(6, "0")[:6]
+    try:
+        at = time(int(hhmmss[:2]), int(hhmmss[2:4]), min(int(hhmmss[4:]), 59))
+    except ValueError:
+        at = time()
+    return datetime.combine(parsed, at) if parsed else None
