@@ -106,12 +106,26 @@ class BundleStore:
             return self._admit(folder, trust, allow_older=allow_older)
 
     def install_tar(
-        self, chunks: Iterable[bytes], trust: TrustStore, *, allow_older: bool = False
+        self,
+        chunks: Iterable[bytes],
+        trust: TrustStore,
+        *,
+        pinned_hash: str | None = None,
+        allow_older: bool = False,
     ) -> Bundle:
-        """Install a bundle from its tar form; see ``install`` and ``pack``."""
+        """Install a bundle from its tar form; see ``install`` and ``pack``.
+
+        Args:
+            chunks: the tar.
+            trust: whose bundles to take.
+            pinned_hash: take the bundle of this hash and no other; it may then be an older one.
+            allow_older: see ``install``.
+        """
         with self._incoming() as folder:
             unpack(chunks, folder)
-            return self._admit(folder, trust, allow_older=allow_older)
+            if pinned_hash not in (None, read_manifest(folder).payload.bundle_hash):
+                raise UntrustedBundle("another bundle arrived than the one that was asked for")
+            return self._admit(folder, trust, allow_older=allow_older or pinned_hash is not None)
 
     def _admit(self, folder: Path, trust: TrustStore, *, allow_older: bool) -> Bundle:
         bundle = Bundle.load(folder, trust)

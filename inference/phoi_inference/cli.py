@@ -1,0 +1,118 @@
+"""``phoi worker``."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import structlog
+import typer
+from phoi_models.home import find_home
+from phoi_protos.transport import TlsFiles
+
+from phoi_inference.errors import SettingsError
+from phoi_inference.scheduler import SchedulerSettings
+from phoi_inference.server import Worker
+from phoi_inference.sessions import Provider, SessionSettings
+from phoi_inference.settings import WorkerSettings
+
+# With the second that abandoned work gets, this stays within the usual 10 s before a SIGKILL.
+_GRACE_S = 8.0
+
+
+def command(
+    listen: Annotated[
+        str,
+        typer.Option(
+            envvar="PHOI_WORKER_LISTEN",
+            help="unix:/path or host:port. Off this host it needs the three --tls options.",
+        ),
+    ] = "127.0.0.1:50051",
+    volumes: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="PHOI_WORKER_VOLUMES",
+            help="Folder in which edges on this host leave voxels. Default: PHOI_HOME/volumes.",
+        ),
+    ] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="PHOI_WORKER_SOURCES",
+            help="host:port of an edge elsewhere that may be pulled from. Repeat for more.",
+        ),
+    ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(envvar="PHOI_WORKER_STORE", help="Models. Default: PHOI_HOME/models."),
+    ] = None,
+    provider: Annotated[
+        Provider,
+        typer.Option(
+            envvar="PHOI_WORKER_PROVIDER", help="auto takes the fastest that works on this machine."
+        ),
+    ] = Provider.AUTO,
+    threads: Annotated[
+        int, typer.Option(min=0, help="CPU threads of one analysis; 0: one per core.")
+    ] = 0,
+    parallel: Annotated[int, typer.Option(min=1, help="Analyses that run at once.")] = 1,
+    queue: Annotated[int, typer.Option(min=1, help="Analyses that may wait.")] = 16,
+    metrics_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Prometheus on 127.0.0.1; 0: none.")
+    ] = 0,
+    tls_certificate: Annotated[Path | None, typer.Option(help="This worker's, PEM.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its private key, PEM.")] = None,
+    tls_ca: Annotated[
+        Path | None, typer.Option(help="Authority of the edges' certificates, PEM.")
+    ] = None,
+) -> None:
+    """Run models for edge nodes, over gRPC.
+
+    Start it beside an edge node on the same machine and leave everything as it is; run `phoi models
+    init` once before. For an edge on another machine, give --listen, --source and the --tls
+    options. It stops within 10 seconds of Ctrl-C or SIGTERM: what waits is sent elsewhere, what
+    runs may end. Logs are JSON lines on stderr, without patient data.
+    """
+    home = find_home()
+    _configure_logs()
+    worker = Worker(
+        WorkerSettings(
+            listen=listen,
+            store=store or home.models,
+            trust=home.trust,
+            volumes=volumes or home.volumes,
+            sources=frozenset(source or ()),
+            tls=_tls(tls_certificate, tls_key, tls_ca),
+            metrics_port=metrics_port,
+            sessions=SessionSettings(provider, threads),
+            scheduler=SchedulerSettings(capacity=queue, parallel=parallel),
+        )
+    )
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    stop.wait()
+    worker.stop(_GRACE_S)
+
+
+def _tls(certificate: Path | None, key: Path | None, authority: Path | None) -> TlsFiles | None:
+    if certificate and key and authority:
+        return TlsFiles(certificate, key, authority)
+    if certificate or key or authority:
+        raise SettingsError("give all three of --tls-certificate, --tls-key and --tls-ca, or none")
+    return None
+
+
+def _configure_logs() -> None:
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+    )

@@ -1,0 +1,169 @@
+"""The models of one worker: found in the store, verified, loaded, run."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from phoi_models.bundle import Bundle
+from phoi_models.bundle_store import BundleStore
+from phoi_models.errors import BadBundle, UntrustedBundle
+from phoi_models.findings import Region, VolumeAnalysis
+from phoi_models.identity import ModelIdentity
+from phoi_models.pipeline import analyze_volume
+from phoi_models.signing import TrustStore
+from phoi_models.volume import Volume
+
+from phoi_inference.errors import BadRequest
+from phoi_inference.sessions import OnnxHeads, SessionSettings
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """One model of the store.
+
+    Attributes:
+        identity: at its default operating point.
+        operating_points: names; known once it is loaded.
+        provider: execution provider; "" unless loaded.
+    """
+
+    identity: ModelIdentity
+    operating_points: tuple[str, ...] = ()
+    provider: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class _Loaded:
+    bundle: Bundle
+    heads: OnnxHeads
+
+    @property
+    def state(self) -> ModelState:
+        names = tuple(sorted(self.bundle.parameters.operating_points))
+        return ModelState(self.bundle.identity(), names, self.heads.provider)
+
+
+class Engine:
+    """Runs the models of a bundle store, several names and versions side by side. Thread-safe."""
+
+    def __init__(self, store: BundleStore, trust: Path, sessions: SessionSettings) -> None:
+        """Nothing is loaded yet.
+
+        Args:
+            store: where bundles are.
+            trust: the trust store's file; read anew for each analysis, so that a revocation counts
+                at once.
+            sessions: how networks run.
+        """
+        self._store = store
+        self._trust = trust
+        self._sessions = sessions
+        self._loading = threading.Lock()
+        self._loaded: dict[str, _Loaded] = {}
+
+    def models(self) -> tuple[ModelState, ...]:
+        """What the store holds, by name, newest first."""
+        stored = (model.identity for model in self._store.models())
+        return tuple(self._state(identity) for identity in stored)
+
+    def load_newest(self) -> None:
+        """Load the newest version of every name; log one that fails, and go on."""
+        newest = {s.identity.name: s.identity for s in reversed(self.models())}
+        for identity in newest.values():
+            try:
+                self.load(identity)
+            except (BadBundle, UntrustedBundle) as error:
+                _log.warning("model not loaded", model=identity.name, reason=str(error))
+
+    def load(self, identity: ModelIdentity) -> ModelState:
+        """Verify a bundle of the store and make it ready.
+
+        Raises:
+            UnknownModel: the store does not hold it.
+            UntrustedBundle, BadBundle: it must not, or cannot, run.
+        """
+        return self._ready(identity).state
+
+    def install(self, chunks: Iterable[bytes], identity: ModelIdentity) -> ModelState:
+        """Take a bundle, as tar, into the store and make it ready.
+
+        Raises:
+            UntrustedBundle, BadBundle: it must not, or cannot, run, or it is another bundle.
+        """
+        trust = TrustStore.load(self._trust)
+        self._store.install_tar(chunks, trust, pinned_hash=identity.bundle_hash)
+        return self.load(identity)
+
+    def unload(self, identity: ModelIdentity) -> None:
+        """Free the model's memory once nothing runs on it."""
+        with self._loading:
+            self._loaded.pop(identity.bundle_hash, None)
+
+    def provider(self, identity: ModelIdentity) -> str:
+        """Execution provider of a model; "" unless loaded."""
+        return self._state(identity).provider
+
+    def analyze(
+        self,
+        identity: ModelIdentity,
+        volume: Volume,
+        region: Region,
+        on_progress: Callable[[str, float], None],
+        cancelled: Callable[[], bool],
+    ) -> VolumeAnalysis:
+        """Run a model on a volume, loading it first if need be.
+
+        Raises:
+            NotAnalysable: the volume cannot be analysed.
+            Cancelled: ``cancelled`` said so.
+            BadRequest: the model has no such operating point.
+            UnknownModel, UntrustedBundle, BadBundle: see ``load``.
+        """
+        model = self._ready(identity)
+        parameters = model.bundle.parameters
+        if identity.operating_point not in parameters.operating_points:
+            raise BadRequest("the model has no such operating point")
+        return analyze_volume(
+            volume,
+            parameters,
+            model.heads,
+            operating_point=identity.operating_point,
+            region=region,
+            on_progress=lambda step, fraction: on_progress(step, fraction),
+            cancelled=cancelled,
+        )
+
+    def _state(self, identity: ModelIdentity) -> ModelState:
+        loaded = self._loaded.get(identity.bundle_hash)
+        return loaded.state if loaded else ModelState(identity)
+
+    def _ready(self, identity: ModelIdentity) -> _Loaded:
+        trust = TrustStore.load(self._trust)
+        with self._loading:
+            loaded = self._loaded.get(identity.bundle_hash)
+            if loaded and trust.revoked & {loaded.bundle.key_id, loaded.bundle.bundle_hash}:
+                del self._loaded[identity.bundle_hash]
+                raise UntrustedBundle(f"{identity.name} {identity.version} has been revoked")
+            if loaded is None:
+                loaded = self._load(identity, trust)
+                self._loaded[identity.bundle_hash] = loaded
+            return loaded
+
+    def _load(self, identity: ModelIdentity, trust: TrustStore) -> _Loaded:
+        bundle = self._store.load(identity, trust)
+        heads = OnnxHeads(bundle.onnx, self._sessions)
+        heads.warm_up(bundle.parameters)
+        _log.info(
+            "model loaded",
+            model=identity.name,
+            version=identity.version,
+            bundle=identity.bundle_hash[:12],
+            provider=heads.provider,
+        )
+        return _Loaded(bundle, heads)
