@@ -1,0 +1,1 @@
+"""The review page: worklist, CT viewer, review, operations. Server-rendered, two languages."""

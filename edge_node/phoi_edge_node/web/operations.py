@@ -1,0 +1,78 @@
+"""Links, switches, dead letters; figures of use; the audit; reporting a problem."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Form
+from fastapi.responses import RedirectResponse, Response
+
+from phoi_edge_node.web.visitor import Administrator, PostingMember, SignedIn
+
+router = APIRouter()
+
+DEAD_LETTERS = 200
+AUDIT_ENTRIES = 500
+
+Target = Annotated[str, Form(pattern=r"^[A-Za-z0-9._:-]{1,128}$")]
+
+
+@router.get("/operations")
+def operations(member: SignedIn) -> Response:
+    """Are the links up, what waits, what is paused, what was not delivered?"""
+    desk = member.web.desk
+    return member.page(
+        "operations.html",
+        links=desk.links(),
+        switches=desk.switches(),
+        dead_letters=desk.dead_letters(DEAD_LETTERS),
+    )
+
+
+@router.post("/operations/pause")
+def pause(member: PostingMember, target: Target) -> Response:
+    """Turn a switch off."""
+    member.web.desk.pause(target, member.account)
+    return RedirectResponse("/operations", 303)
+
+
+@router.post("/operations/resume")
+def resume(member: PostingMember, target: Target) -> Response:
+    """Turn a switch on."""
+    member.web.desk.resume(target, member.account)
+    return RedirectResponse("/operations", 303)
+
+
+@router.post("/deliveries/{delivery_id}/resend")
+def resend(member: PostingMember, delivery_id: int) -> Response:
+    """Send the same bytes again."""
+    member.web.desk.resend(delivery_id, member.account)
+    return RedirectResponse("/operations", 303)
+
+
+@router.get("/kpis")
+def kpis(member: SignedIn) -> Response:
+    """How Phoi is used here."""
+    return member.page("kpis.html", kpis=member.web.desk.kpis())
+
+
+@router.get("/audit")
+def audit(member: Administrator) -> Response:
+    """Who saw and did what."""
+    member.web.desk.log_access(member.account.username, "view_audit", None, "")
+    return member.page("audit.html", entries=member.web.desk.audit(AUDIT_ENTRIES))
+
+
+@router.get("/report")
+def show_report(member: SignedIn) -> Response:
+    """The form."""
+    return member.page("report.html", reference="")
+
+
+@router.post("/report")
+def report(
+    member: PostingMember, text: Annotated[str, Form(min_length=1, max_length=4000)]
+) -> Response:
+    """Store the report and show its reference."""
+    reference = member.web.desk.report_problem(text, member.account)
+    return member.page("report.html", reference=reference)

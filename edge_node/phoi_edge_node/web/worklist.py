@@ -1,0 +1,72 @@
+"""The worklist: every study, worst first, updating by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+
+from phoi_edge_node.desk import Phase, WorklistRow
+from phoi_edge_node.web.visitor import Member, SignedIn
+
+router = APIRouter()
+
+LIMIT = 300
+
+
+class Show(StrEnum):
+    """Which part of the worklist."""
+
+    OPEN = "open"
+    REVIEW = "review"
+    WORKING = "working"
+    PROBLEMS = "problems"
+    SIGNED = "signed"
+    ALL = "all"
+
+
+_PHASES: Mapping[Show, frozenset[Phase]] = {
+    Show.OPEN: frozenset(Phase) - {Phase.SIGNED},
+    Show.REVIEW: frozenset({Phase.READY}),
+    Show.WORKING: frozenset({Phase.RECEIVING, Phase.QUEUED, Phase.ANALYSING}),
+    Show.PROBLEMS: frozenset({Phase.NOT_ANALYSABLE, Phase.FAILED}),
+    Show.SIGNED: frozenset({Phase.SIGNED}),
+    Show.ALL: frozenset(Phase),
+}
+
+
+def shown_by(show: Show, rows: Sequence[WorklistRow]) -> tuple[WorklistRow, ...]:
+    """The rows of one part. A study whose delivery fails is a problem in every phase."""
+    wanted = _PHASES[show]
+    return tuple(
+        row
+        for row in rows
+        if row.phase in wanted or (show is Show.PROBLEMS and row.delivery_problems > 0)
+    )
+
+
+@router.get("/")
+def worklist(member: SignedIn, show: Show = Show.OPEN) -> Response:
+    """The page."""
+    member.web.desk.log_access(member.account.username, "view_worklist", None, show.value)
+    return _render(member, "worklist.html", show)
+
+
+@router.get("/worklist/rows")
+def rows(member: SignedIn, show: Show = Show.OPEN) -> Response:
+    """The part of the page that is fetched again every few seconds."""
+    return _render(member, "_rows.html", show)
+
+
+def _render(member: Member, template: str, show: Show) -> Response:
+    everything = member.web.desk.worklist(LIMIT)
+    return member.page(
+        template,
+        rows=shown_by(show, everything),
+        show=show,
+        counts={part: len(shown_by(part, everything)) for part in Show},
+        limit=LIMIT,
+        truncated=len(everything) >= LIMIT,
+    )
