@@ -204,6 +204,10 @@ class StudyStore(Protocol):
         """All instances of a study."""
         ...
 
+    def indexed_paths(self) -> Collection[str]:
+        """The paths of all indexed instances."""
+        ...
+
     def complete_study(self, study_instance_uid: str, priority: Priority) -> str | None:
         """All instances are here: queue the next revision and supersede the unsigned ones.
 
@@ -293,8 +297,8 @@ class StudyStore(Protocol):
         """The bytes of a delivery."""
         ...
 
-    def enqueue_usage(self, document: Document, destination: str) -> None:
-        """Queue a cumulative usage report; it supersedes those not yet sent."""
+    def enqueue_usage(self, documents: Sequence[Document], destination: str) -> None:
+        """Queue cumulative usage reports; they supersede those not yet sent."""
         ...
 
     # review

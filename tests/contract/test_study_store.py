@@ -101,6 +101,7 @@ def test_the_same_instance_twice_is_one_and_other_content_is_a_conflict(store: S
     assert store.add_instance(values.instance(1)) is Intake.DUPLICATE
     assert store.add_instance(values.instance(1, sha256="ff")) is Intake.CONFLICT
     assert store.instances(UID) == [values.instance(1)]
+    assert store.indexed_paths() == {values.instance(1).path}
 
 
 def test_a_study_is_complete_once_and_a_duplicate_does_not_reopen_it(store: StudyStore) -> None:
@@ -312,8 +313,8 @@ def test_the_audit_trail_cannot_be_changed(store: StudyStore, engine: sa.Engine)
 def test_a_newer_usage_report_replaces_one_that_still_waits(
     store: StudyStore, clock: FakeClock
 ) -> None:
-    store.enqueue_usage(values.document("u1", DocumentKind.USAGE), "mlflow")
-    store.enqueue_usage(values.document("u2", DocumentKind.USAGE), "mlflow")
+    store.enqueue_usage([values.document("u1", DocumentKind.USAGE)], "mlflow")
+    store.enqueue_usage([values.document("u2", DocumentKind.USAGE)], "mlflow")
     claimed = store.claim_delivery("mlflow")
     assert claimed is not None
     assert claimed[1].identity == "u2"

@@ -121,8 +121,8 @@ class Deliveries(Database):
         with self._read() as connection:
             return _document(connection.execute(query).one())
 
-    def enqueue_usage(self, document: Document, destination: str) -> None:
-        """Queue a cumulative usage report; it supersedes those not yet sent."""
+    def enqueue_usage(self, documents: Sequence[Document], destination: str) -> None:
+        """Queue cumulative usage reports; they supersede those not yet sent."""
         table = tables.deliveries
         now = self._clock.now()
         pending = sa.select(table.c.id).where(
@@ -139,7 +139,7 @@ class Deliveries(Database):
                 None,
                 0,
                 ReportStatus.FINAL,
-                [Outgoing(document, (destination,))],
+                [Outgoing(document, (destination,)) for document in documents],
                 now,
             )
 

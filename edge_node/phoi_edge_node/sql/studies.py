@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -69,6 +69,11 @@ class Studies(Database):
                 .order_by(table.c.sop_instance_uid)
             ).all()
         return [_instance(row, header) for row in rows] if header else []
+
+    def indexed_paths(self) -> Collection[str]:
+        """The paths of all indexed instances."""
+        with self._read() as connection:
+            return set(connection.scalars(sa.select(tables.instances.c.path)))
 
     def complete_study(self, study_instance_uid: str, priority: Priority) -> str | None:
         """All instances are here: queue the next revision and supersede the unsigned ones."""

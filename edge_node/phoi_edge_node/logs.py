@@ -1,0 +1,50 @@
+"""JSON logs: what happened to which UID. Never a patient's data."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+
+
+def configure_logs(level: str = "info") -> None:
+    """One JSON object a line on standard error; ``level`` as in logging."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _without_exception_text,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    # pynetdicom and others may log values of a header: only their errors, and only their place.
+    logging.basicConfig(level=logging.ERROR, stream=sys.stderr, format="%(name)s %(levelname)s")
+
+
+def _without_exception_text(_: Any, __: str, event: Any) -> Any:
+    """Where an exception was raised, without its text: a library may put a value in it."""
+    exc_info = event.pop("exc_info", None)
+    if not exc_info:
+        return event
+    error = exc_info if isinstance(exc_info, BaseException) else sys.exc_info()[1]
+    if error is not None:
+        event["exception"] = type(error).__name__
+        event["at"] = _places(error)
+    return event
+
+
+def _places(error: BaseException) -> list[str]:
+    places = []
+    traceback = error.__traceback__
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        module = traceback.tb_frame.f_globals.get("__name__", "?")
+        places.append(f"{module}.{code.co_name}:{traceback.tb_lineno}")
+        traceback = traceback.tb_next
+    return places[-6:]

@@ -1,0 +1,60 @@
+"""Threads that do one thing over and over, and stop when asked."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+
+class Loop:
+    """Calls ``step`` again and again in a thread of its own.
+
+    Args:
+        name: for logs.
+        step: returns True if there may be more to do at once.
+        idle_s: how long to wait after a step that found nothing, or that raised.
+    """
+
+    def __init__(self, name: str, step: Callable[[], object], idle_s: float) -> None:
+        self._name = name
+        self._step = step
+        self._idle_s = idle_s
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def nudge(self) -> None:
+        """There is something to do: do not wait."""
+        self._wake.set()
+
+    def ask_to_stop(self) -> None:
+        """No step begins after this."""
+        self._stopping.set()
+        self._wake.set()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for the step that runs."""
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._wake.clear()
+            if not self._do_step():
+                self._wake.wait(self._idle_s)
+
+    def _do_step(self) -> bool:
+        try:
+            return self._step() is True
+        except (
+            Exception
+        ):  # a passing trouble (a locked database, a full disk) must not end the loop
+            log.exception("a loop's step failed", loop=self._name)
+            return False
