@@ -28,7 +28,7 @@ _MAXIMUM_HU = int(np.iinfo(np.int16).max)
 _PLAUSIBLE_TISSUE_HU = (-1000.0, 3000.0)
 _HOUNSFIELD_TYPES = frozenset({"HU", "HU_MOD", ""})
 
-_PLACE_KEYWORDS = (
+PLACE_KEYWORDS = (
     "SOPClassUID",
     "ImagePositionPatient",
     "ImageOrientationPatient",
@@ -38,6 +38,7 @@ _PLACE_KEYWORDS = (
     "SliceThickness",
     "FrameOfReferenceUID",
 )
+"""What ``slice_place`` looks at, for reading only that much of a header."""
 
 
 def slice_place(dataset: Dataset) -> SlicePlace:
@@ -133,7 +134,7 @@ def to_hounsfield(dataset: Dataset) -> NDArray[np.int16]:
 def _read(path: Path, *, headers_only: bool = False) -> Dataset:
     try:
         if headers_only:
-            return dcmread(path, stop_before_pixels=True, specific_tags=list(_PLACE_KEYWORDS))
+            return dcmread(path, stop_before_pixels=True, specific_tags=list(PLACE_KEYWORDS))
         return dcmread(path)
     except Exception as error:
         # A damaged file makes the parser raise nearly anything, with values of the header in it.

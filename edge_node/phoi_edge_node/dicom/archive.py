@@ -1,0 +1,75 @@
+"""A PACS as a destination (port ``Destination``): takes SEG, SR and Secondary Capture."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+
+from phoi_edge_node.dicom.storage_scu import (
+    NothingAccepted,
+    Peer,
+    PeerUnreachable,
+    StorableFile,
+    association,
+    echo,
+    store,
+)
+from phoi_edge_node.errors import EdgeError
+from phoi_edge_node.ports import Document, DocumentKind, Refused, SendOutcome, Unreachable
+from phoi_edge_node.settings import ArchiveSettings
+
+
+class DicomArchive:
+    """One archive of the settings."""
+
+    def __init__(self, settings: ArchiveSettings, calling_ae_title: str) -> None:
+        """Send as ``calling_ae_title``; nothing is opened yet."""
+        self._name = settings.name
+        self._peer = Peer(settings.ae_title, settings.host, settings.port, settings.timeout_s)
+        self._calling_ae_title = calling_ae_title
+
+    @property
+    def name(self) -> str:
+        """The lane's name."""
+        return self._name
+
+    @property
+    def accepts(self) -> Collection[DocumentKind]:
+        """DICOM objects."""
+        return frozenset(
+            {
+                DocumentKind.SEGMENTATION,
+                DocumentKind.STRUCTURED_REPORT,
+                DocumentKind.SECONDARY_CAPTURE,
+            }
+        )
+
+    def send(self, document: Document) -> SendOutcome:
+        """C-STORE the bytes, on an association of their own.
+
+        A rejected association is ``Unreachable``: the archive said no to us, not to the document,
+        and an administrator can put that right without anything being lost.
+        """
+        with tempfile.TemporaryDirectory(prefix="phoi-send-") as folder:
+            path = Path(folder) / "document.dcm"
+            path.write_bytes(document.content)
+            try:
+                file = StorableFile.open(path)
+            except EdgeError as error:
+                return Refused(str(error))
+            return self._send(file)
+
+    def check(self) -> SendOutcome:
+        """C-ECHO."""
+        return echo(self._peer, self._calling_ae_title)
+
+    def _send(self, file: StorableFile) -> SendOutcome:
+        context = (file.sop_class_uid, file.transfer_syntax_uid)
+        try:
+            with association(self._peer, self._calling_ae_title, {context}) as link:
+                return store(link, file)
+        except NothingAccepted as error:
+            return Refused(str(error))
+        except PeerUnreachable as error:
+            return Unreachable(str(error))

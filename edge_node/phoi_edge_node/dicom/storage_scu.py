@@ -1,0 +1,197 @@
+"""Storage SCU (PS3.4 B): sends DICOM files as they are, without decoding them."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydicom import Dataset
+from pydicom.filereader import read_file_meta_info
+from pynetdicom import AE, _config, evt
+from pynetdicom.association import Association
+from pynetdicom.presentation import build_context
+
+from phoi_edge_node.errors import EdgeError
+from phoi_edge_node.ports import Delivered, Refused, SendOutcome, Unreachable
+
+# A file's data set goes out byte for byte. pynetdicom knows this only as a setting of the process.
+_config.STORE_SEND_CHUNKED_DATASET = True
+
+VERIFICATION = "1.2.840.10008.1.1"
+_IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
+_MAXIMUM_CONTEXTS = 128  # PS3.8 9.3.2.2: odd identifiers from 1 to 255
+_MAXIMUM_PDU = 128 * 1024
+
+_SUCCESS = 0x0000
+_WARNINGS = range(0xB000, 0xC000)
+_OUT_OF_RESOURCES = range(0xA700, 0xA800)
+_PASSING = frozenset({0x0110, 0x0213})  # processing failure, resource limitation (PS3.7 C)
+
+
+class PeerUnreachable(EdgeError):
+    """No association with the peer could be had. Passing, or its settings do not know us."""
+
+
+class NothingAccepted(EdgeError):
+    """The peer takes none of the SOP classes and transfer syntaxes that were proposed."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another application entity.
+
+    Attributes:
+        timeout_s: for the connection and for each answer.
+    """
+
+    ae_title: str
+    host: str
+    port: int
+    timeout_s: float = 30.0
+
+    @classmethod
+    def parse(cls, address: str) -> Peer:
+        """From ``AE@host:port``.
+
+        Raises:
+            EdgeError: it is written otherwise.
+        """
+        match = re.fullmatch(r"([^@\\]{1,16})@([^@]+):(\d{1,5})", address.strip())
+        if not match or not match[1].isascii() or not 0 < int(match[3]) < 65536:
+            raise EdgeError(
+                f"{address!r} is no DICOM address: write AE@host:port, PHOI@10.0.0.5:104"
+            )
+        return cls(match[1], match[2], int(match[3]))
+
+
+@dataclass(frozen=True)
+class StorableFile:
+    """What must be negotiated to send a file, from its file meta information."""
+
+    path: Path
+    sop_class_uid: str
+    transfer_syntax_uid: str
+
+    @classmethod
+    def open(cls, path: Path) -> StorableFile:
+        """Read the file meta information.
+
+        Raises:
+            EdgeError: it is no complete DICOM file.
+        """
+        try:
+            meta = read_file_meta_info(path)
+            return cls(path, str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID))
+        except Exception as error:
+            # A damaged file makes the parser raise nearly anything.
+            raise EdgeError(f"{path.name} is no DICOM file ({type(error).__name__})") from None
+
+
+@contextmanager
+def association(
+    peer: Peer, calling_ae_title: str, contexts: Collection[tuple[str, str]]
+) -> Iterator[Association]:
+    """An established association, released at the end.
+
+    Args:
+        contexts: pairs of abstract syntax and transfer syntax to propose; at most 128.
+
+    Raises:
+        PeerUnreachable: no connection, no answer, or the association is rejected.
+        NothingAccepted: the peer takes nothing of what was proposed.
+    """
+    entity = _entity(calling_ae_title, peer.timeout_s)
+    proposed = [build_context(*pair) for pair in sorted(contexts)[:_MAXIMUM_CONTEXTS]]
+    try:
+        link = entity.associate(
+            peer.host,
+            peer.port,
+            contexts=proposed,
+            ae_title=peer.ae_title,
+            max_pdu=_MAXIMUM_PDU,
+            evt_handlers=[(evt.EVT_CONN_OPEN, _send_at_once)],
+        )
+    except (OSError, TypeError, ValueError) as error:
+        raise PeerUnreachable(f"{_where(peer)} cannot be reached ({error})") from None
+    if not link.is_established:
+        raise _no_association(peer, link)
+    try:
+        yield link
+    finally:
+        if link.is_established:
+            link.release()
+
+
+def store(link: Association, file: StorableFile) -> SendOutcome:
+    """Send one file on an established association and wait for the answer."""
+    accepted = {(str(c.abstract_syntax), str(c.transfer_syntax[0])) for c in link.accepted_contexts}
+    if (file.sop_class_uid, file.transfer_syntax_uid) not in accepted:
+        return Refused("no presentation context was accepted for this SOP class")
+    try:
+        return outcome(link.send_c_store(file.path))
+    except RuntimeError:
+        return Unreachable("the association was lost")
+    except (ValueError, AttributeError, OSError) as error:
+        return Refused(f"the file cannot be sent ({type(error).__name__})")
+
+
+def echo(peer: Peer, calling_ae_title: str) -> SendOutcome:
+    """C-ECHO."""
+    context = (VERIFICATION, _IMPLICIT_VR_LITTLE_ENDIAN)
+    try:
+        with association(peer, calling_ae_title, {context}) as link:
+            return outcome(link.send_c_echo())
+    except NothingAccepted as error:
+        return Refused(str(error))
+    except (PeerUnreachable, RuntimeError) as error:
+        return Unreachable(str(error))
+
+
+def outcome(response: Dataset) -> SendOutcome:
+    """What the status of a response means for the document that was sent.
+
+    Success and warnings count as delivered: the archive has stored it. Out of resources, and no
+    answer at all, will pass. Every other failure is about the object itself.
+    """
+    status = response.get("Status")
+    if status is None:
+        return Unreachable("no answer")
+    text = f"status 0x{status:04X}"
+    if status == _SUCCESS or status in _WARNINGS:
+        return Delivered(text)
+    if status in _OUT_OF_RESOURCES or status in _PASSING:
+        return Unreachable(text)
+    return Refused(text)
+
+
+def _entity(calling_ae_title: str, timeout_s: float) -> AE:
+    entity = AE(ae_title=calling_ae_title)
+    entity.acse_timeout = timeout_s
+    entity.dimse_timeout = timeout_s
+    entity.network_timeout = timeout_s
+    entity.connection_timeout = timeout_s
+    return entity
+
+
+def _send_at_once(event: evt.Event) -> None:
+    """Without this, Nagle's algorithm and delayed acknowledgements cost 40 ms a file."""
+    connection: Any = event.assoc.dul.socket
+    connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _no_association(peer: Peer, link: Association) -> EdgeError:
+    if link.is_rejected:
+        answer: Any = link.acceptor.primitive
+        return PeerUnreachable(f"{_where(peer)} rejected the association: {answer.reason_str}")
+    if link.rejected_contexts:
+        return NothingAccepted(f"{_where(peer)} takes nothing of what was proposed")
+    return PeerUnreachable(f"{_where(peer)} cannot be reached")
+
+
+def _where(peer: Peer) -> str:
+    return f"{peer.ae_title} at {peer.host}:{peer.port}"
