@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from phoi_models.errors import NotAnalysable
 from phoi_models.feedback import (
     Case,
     FeedbackIndex,
@@ -32,11 +33,15 @@ from phoi_models.identity import ModelIdentity
 from phoi_models.volume import Volume
 
 from phoi_edge_node.errors import EdgeError
+from phoi_edge_node.ports import SeriesReader
 from phoi_edge_node.result import Disposition, Patient, SignedReview, TriageResult, Verdict
+from phoi_edge_node.store import StudyStore
+from phoi_edge_node.study import ReviewState
 
 # A crop's side: room for a nodule, its surroundings and the shifts of augmentation.
 CROP_MM = 64.0
 _KEY_BYTES = 32
+_ALL = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,31 @@ class Pseudonyms:
         if not patient.patient_id:
             return self.of("study", study_instance_uid)
         return self.of("patient", patient.issuer, patient.patient_id)
+
+
+def reviewed_cases(store: StudyStore, reader: SeriesReader) -> Iterator[ReviewedCase]:
+    """Every signed review whose images are still what was analysed, one volume at a time."""
+    for study in store.studies(_ALL):
+        for analysis in store.analyses(study.header.study_instance_uid):
+            review = store.review(analysis.id)
+            if review.state is not ReviewState.SIGNED or not review.signed or not analysis.result:
+                continue
+            account = store.account(review.signed.reviewer)
+            volume = _analysed_volume(store, reader, analysis.result)
+            if account is not None and volume is not None:
+                patient, role = study.header.patient, account.account.role
+                yield ReviewedCase(patient, analysis.result, review.signed, volume, role)
+
+
+def _analysed_volume(
+    store: StudyStore, reader: SeriesReader, result: TriageResult
+) -> Volume | None:
+    try:
+        choice = reader.choose(store.instances(result.identity.study_instance_uid))
+        volume = reader.read(choice)
+    except NotAnalysable:
+        return None
+    return volume if volume.digest() == result.identity.input_digest else None
 
 
 @dataclass(frozen=True)

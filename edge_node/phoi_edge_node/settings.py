@@ -6,6 +6,7 @@ Environment variables override the file: ``PHOI_EDGE__SITE__MODE=pacs``.
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
@@ -85,11 +86,17 @@ class Hl7Settings(_Section):
 
 
 class FhirSettings(_Section):
-    """An EMR with a FHIR R4 server."""
+    """An EMR with a FHIR R4 server.
+
+    Attributes:
+        patient_identifier_systems: the EMR's identifier system (a URI) for each Issuer of Patient
+            ID, "" for images that name none. Without it the EMR cannot know its own patients.
+    """
 
     name: str = Field(default="emr-fhir", pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")
     base_url: str = Field(pattern=r"^https?://")
     bearer_token_file: Path | None = None
+    patient_identifier_systems: Mapping[str, str] = Field(default_factory=dict)
     timeout_s: float = Field(default=30.0, gt=0)
 
 
@@ -98,7 +105,6 @@ class MlflowSettings(_Section):
 
     tracking_uri: str = Field(pattern=r"^https?://")
     token_file: Path | None = None
-    registered_model: str = "phoi-lung-nodule"
     report_every_s: float = Field(default=300.0, gt=0)
     follow_champion_every_s: float = Field(default=300.0, gt=0)
 

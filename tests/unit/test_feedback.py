@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from phoi_edge_node.accounts import Account, Role
 from phoi_edge_node.errors import EdgeError
-from phoi_edge_node.feedback import Pseudonyms, ReviewedCase, write_feedback
+from phoi_edge_node.feedback import Pseudonyms, ReviewedCase, reviewed_cases, write_feedback
 from phoi_edge_node.result import (
     Correction,
     Disposition,
@@ -26,12 +27,19 @@ from phoi_edge_node.result import (
     TriageResult,
     Verdict,
 )
+from phoi_edge_node.sql.engine import open_engine
+from phoi_edge_node.sql.sql_store import SqlStore
+from phoi_edge_node.store import StoredAccount
+from phoi_edge_node.study import AnalysisEvent
+from phoi_edge_node.testing import FakeClock, FakeSeriesReader
+from phoi_models.errors import NotAnalysable, NotAnalysableReason
 from phoi_models.feedback import BadDataset, Case, FeedbackDataset
 from phoi_models.findings import Attenuation, Finding, NoduleMask, Side
 from phoi_models.geometry import Geometry, Index, Triple, as_triple
 from phoi_models.identity import ModelIdentity
 from phoi_models.size_class import size_class
 from phoi_models.volume import Volume
+from support import values
 
 AT = datetime(2026, 3, 1, 12, 34, 56, tzinfo=UTC)
 PSEUDONYMS = Pseudonyms(bytes(range(32)))
@@ -295,3 +303,44 @@ def test_the_key_is_made_once_for_its_owner_only(tmp_path: Path) -> None:
 
 def test_borders_between_the_parts_of_a_name_count() -> None:
     assert PSEUDONYMS.of("patient", "A", "B1") != PSEUDONYMS.of("patient", "AB", "1")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqlStore]:
+    engine = open_engine(f"sqlite:///{tmp_path / 'phoi.sqlite'}")
+    yield SqlStore(engine, FakeClock())
+    engine.dispose()
+
+
+def add_review(store: SqlStore, uid: str, input_digest: str, *, signed: bool) -> None:
+    """A study with one nodule, judged by bs.lan."""
+    store.add_instance(values.instance(1, uid))
+    analysis_id = store.complete_study(uid, Priority.ROUTINE)
+    assert analysis_id is not None
+    assert store.claim_analysis() is not None
+    result = values.result(uid)
+    result = replace(result, identity=replace(result.identity, input_digest=input_digest))
+    assert store.finish_analysis(analysis_id, AnalysisEvent.FINISH, result, [])
+    mark = result.nodules[0].tracking_uid
+    store.decide(analysis_id, mark, Verdict.ACCEPTED, "bs.lan", "", Correction())
+    if signed:
+        standing = tuple(store.review(analysis_id).current.values())
+        store.sign(analysis_id, SignedReview("bs.lan", "Bác sĩ Lan", AT, standing), [])
+
+
+def test_only_signed_reviews_of_unchanged_images_are_taken(store: SqlStore) -> None:
+    account = Account("bs.lan", "Bác sĩ Lan", Role.REVIEWER)
+    store.put_account(StoredAccount(account, "hash"))
+    reader = FakeSeriesReader(values.small_volume())
+    unchanged = values.small_volume().digest()
+    add_review(store, "1.2.1", unchanged, signed=True)
+    add_review(store, "1.2.2", unchanged, signed=False)
+    add_review(store, "1.2.3", "ee" * 32, signed=True)
+    (case,) = reviewed_cases(store, reader)
+    assert case.result.identity.study_instance_uid == "1.2.1"
+    assert case.reviewer_role == "reviewer"
+    assert case.patient == values.PATIENT
+    unreadable = FakeSeriesReader(
+        values.small_volume(), NotAnalysable(NotAnalysableReason.MISSING_SLICES, "one is missing")
+    )
+    assert list(reviewed_cases(store, unreadable)) == []
