@@ -12,7 +12,7 @@ from phoi_models.findings import Region, VolumeAnalysis
 from phoi_models.identity import ModelIdentity
 from phoi_models.volume import Volume
 
-from phoi_edge_node.result import Nodule, Priority, SignedReview, StudyHeader, TriageResult
+from phoi_edge_node.result import Priority, SignedReview, StudyHeader, TriageResult
 
 
 class Clock(Protocol):
@@ -224,6 +224,14 @@ class Document:
 
 
 @dataclass(frozen=True)
+class ToldBefore:
+    """An earlier report of the same study: an earlier revision, or an earlier signature."""
+
+    result: TriageResult
+    review: SignedReview | None
+
+
+@dataclass(frozen=True)
 class ReportedCase:
     """All that an encoder may say of a study.
 
@@ -232,7 +240,7 @@ class ReportedCase:
         instances: all instances of the study that were received.
         review: None while preliminary.
         predecessors: identities of the documents that this one replaces, by kind, latest last.
-        withdrawn: nodules that earlier revisions told outward and this one does not have.
+        told_before: what was told outward of this study before, oldest first.
     """
 
     study: StudyHeader
@@ -243,7 +251,7 @@ class ReportedCase:
     volume: Volume | None
     review: SignedReview | None = None
     predecessors: Mapping[DocumentKind, tuple[str, ...]] | None = None
-    withdrawn: tuple[Nodule, ...] = ()
+    told_before: tuple[ToldBefore, ...] = ()
 
 
 class DocumentEncoder(Protocol):

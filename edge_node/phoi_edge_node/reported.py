@@ -7,7 +7,7 @@ import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from phoi_models.findings import Attenuation
+from phoi_models.findings import Attenuation, Finding
 from phoi_models.geometry import Triple
 from phoi_models.size_class import SizeClass, classify
 
@@ -118,25 +118,35 @@ def filler_number(study_instance_uid: str) -> str:
 
 def reported_nodules(case: ReportedCase) -> tuple[ReportedNodule, ...]:
     """The nodules that the report stands for: not rejected, and those that were missed."""
-    judged = {d.tracking_uid: d for d in case.review.dispositions} if case.review else {}
-    found = [
+    marks = _marks(case.result, case.review)
+    return tuple(mark for mark in marks if mark.verdict is not Verdict.REJECTED)
+
+
+def told_earlier(case: ReportedCase) -> tuple[ReportedNodule, ...]:
+    """All that earlier reports of the study told of nodules, as they told it, oldest first."""
+    told = [mark for earlier in case.told_before for mark in _marks(earlier.result, earlier.review)]
+    # A signed report follows the preliminary one of the same result.
+    return (*told, *(_marks(case.result, None) if case.review else ()))
+
+
+def retracted_nodules(case: ReportedCase) -> tuple[ReportedNodule, ...]:
+    """Nodules told before that no longer stand: rejected, or of an earlier report only."""
+    kept = {nodule.tracking_uid for nodule in reported_nodules(case)}
+    told = {nodule.tracking_uid: nodule for nodule in told_earlier(case)}
+    return tuple(nodule for uid, nodule in told.items() if uid not in kept)
+
+
+def _marks(result: TriageResult, review: SignedReview | None) -> tuple[ReportedNodule, ...]:
+    judged = {d.tracking_uid: d for d in review.dispositions} if review else {}
+    found = tuple(
         ReportedNodule(n.number, n.tracking_uid, n, judged.get(n.tracking_uid))
-        for n in case.result.nodules
-    ]
-    missed = case.review.missed() if case.review else ()
-    added = [
+        for n in result.nodules
+    )
+    added = tuple(
         ReportedNodule(number, d.tracking_uid, None, d)
-        for number, d in enumerate(missed, start=len(found) + 1)
-    ]
-    return tuple(n for n in found + added if n.verdict is not Verdict.REJECTED)
-
-
-def retracted_nodules(case: ReportedCase) -> tuple[Nodule, ...]:
-    """Nodules told before that no longer stand: rejected, or found by an earlier revision only."""
-    kept = {n.tracking_uid for n in reported_nodules(case)}
-    rejected = tuple(n for n in case.result.nodules if n.tracking_uid not in kept)
-    known = {n.tracking_uid for n in case.result.nodules}
-    return rejected + tuple(n for n in case.withdrawn if n.tracking_uid not in known)
+        for number, d in enumerate(review.missed() if review else (), start=len(found) + 1)
+    )
+    return found + added
 
 
 def reported_outcome(case: ReportedCase) -> Outcome:
@@ -189,10 +199,9 @@ def _detail(result: TriageResult, outcome: Outcome) -> tuple[str, str]:
 
 def _nodule_line(nodule: ReportedNodule) -> tuple[str, str]:
     en, vi = [nodule.tracking_id], [f"Nốt {nodule.number}"]
-    if nodule.site:
-        en.append(nodule.site.en)
-        vi.append(nodule.site.vi)
-    if nodule.nodule:
+    if nodule.nodule and nodule.site:
+        en.append(_place(nodule.nodule.finding))
+        vi.append(nodule.site.vi.lower())
         attenuation = ATTENUATIONS[nodule.nodule.finding.attenuation]
         en.append(attenuation.en.lower())
         vi.append(attenuation.vi.lower())
@@ -207,6 +216,11 @@ def _nodule_line(nodule: ReportedNodule) -> tuple[str, str]:
         en.append("marked by the reviewer")
         vi.append("do bác sĩ đánh dấu")
     return ", ".join(en) + ".", ", ".join(vi) + "."
+
+
+def _place(finding: Finding) -> str:
+    """English as it is spoken, where the coded term is long."""
+    return f"{finding.lobe.replace('_', ' ')} lobe" if finding.lobe else f"{finding.side} lung"
 
 
 def _review_line(review: SignedReview) -> tuple[str, str]:

@@ -87,6 +87,7 @@ SUGGESTED_PRIORITY = _phoi(
 IMPRESSION = _dcm("121073", "Impression", "Nhận định")
 TRACKING_IDENTIFIER = _dcm("112039", "Tracking Identifier", "Tên theo dõi")
 TRACKING_UID = _dcm("112040", "Tracking Unique Identifier", "UID theo dõi")
+REVIEW_OF_TRIAGE = _phoi("review", "Review of the AI triage", "Xem lại kết quả AI")
 REVIEW_VERDICT = _phoi("verdict", "Radiologist's verdict", "Đánh giá của bác sĩ")
 
 # --- one nodule --------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from phoi_edge_node.hl7v2.fields import components, text
 from phoi_edge_node.hl7v2.oru_r01 import OruEncoder
-from phoi_edge_node.ports import DocumentKind, ReportedCase, ReportStatus
+from phoi_edge_node.ports import DocumentKind, ReportedCase, ReportStatus, ToldBefore
 from phoi_edge_node.reported import filler_number
 from phoi_edge_node.result import Outcome, Priority
 from phoi_edge_node.settings import Hl7Settings, SiteSettings
@@ -133,7 +133,8 @@ def test_a_nodule_is_one_group() -> None:
 def test_a_reviewers_diameter_replaces_the_models_measurements() -> None:
     message = parsed(case(Outcome.POSITIVE, ReportStatus.FINAL, mixed_review()))
     assert str(obx(message, "81827009", "1")[0][5]) == "10.5"
-    assert not obx(message, "118565006", "1")
+    (volume,) = obx(message, "118565006", "1")
+    assert (str(volume[5]), str(volume[11])) == ("", "D")
     assert str(obx(message, "1362105002", "1")[0][5][0][0]) == "lung-rads-4A"
     assert str(obx(message, "verdict", "1")[0][5][0][0]) == "modified"
 
@@ -156,10 +157,13 @@ def test_all_marks_rejected_is_negative_only_where_the_lungs_are_wholly_shown() 
     assert str(obx(parsed(partial), "outcome")[0][5][0][0]) == "limited"
 
 
-def test_nodules_of_an_earlier_revision_are_deleted() -> None:
-    earlier = (replace(nodule(3), tracking_uid="2.25.9"),)
-    message = parsed(replace(case(), withdrawn=earlier))
-    assert {str(s[11]) for s in message.segments("OBX") if str(s[4]) == "3"} == {"D"}
+def test_what_an_earlier_report_told_is_deleted() -> None:
+    earlier = replace(result(Outcome.POSITIVE), nodules=(nodule(3), nodule(4)))
+    told = replace(case(), told_before=(ToldBefore(earlier, None),))
+    message = parsed(told)
+    for number in ("3", "4"):
+        assert {str(s[11]) for s in message.segments("OBX") if str(s[4]) == number} == {"D"}
+    assert {str(s[11]) for s in message.segments("OBX") if str(s[4]) == "1"} == {"P"}
 
 
 @pytest.mark.parametrize(

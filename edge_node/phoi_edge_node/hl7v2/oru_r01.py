@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from phoi_models.findings import Finding
 from phoi_models.size_class import SizeClass
@@ -39,9 +40,9 @@ from phoi_edge_node.reported import (
     reported_at,
     reported_nodules,
     reported_outcome,
-    retracted_nodules,
+    told_earlier,
 )
-from phoi_edge_node.result import Nodule, Outcome, Patient, Priority
+from phoi_edge_node.result import Outcome, Patient, Priority
 from phoi_edge_node.settings import Hl7Settings, SiteSettings
 from phoi_edge_node.terms import (
     ATTENUATION_CLASS,
@@ -253,13 +254,14 @@ def _obx(case: ReportedCase, number: int, item: Observation) -> str:
 def observations(case: ReportedCase) -> Iterator[Observation]:
     """All that is observed: of the study, then of each nodule, then what no longer stands."""
     yield from _of_study(case)
-    kept = reported_nodules(case)
-    for nodule in kept:
-        yield from _of_nodule(nodule)
-    taken = {nodule.number for nodule in kept}
-    for gone in retracted_nodules(case):
-        if gone.number not in taken:
-            yield from _deleted(gone)
+    told = set()
+    for item in chain.from_iterable(map(_of_nodule, reported_nodules(case))):
+        told.add((item.sub_id, item.term))
+        yield item
+    for item in chain.from_iterable(map(_of_nodule, told_earlier(case))):
+        if (item.sub_id, item.term) not in told:
+            told.add((item.sub_id, item.term))
+            yield replace(item, value="", flag="", status=_DELETED)
 
 
 def _of_study(case: ReportedCase) -> Iterator[Observation]:
@@ -276,8 +278,8 @@ def _of_study(case: ReportedCase) -> Iterator[Observation]:
         yield Observation("NM", NODULE_COUNT, "", flag="A", status=_NOT_OBTAINABLE)
     yield Observation("CWE", SUGGESTED_PRIORITY, coded_bilingual(priority))
     lines = impression(case)
-    english_then_vietnamese = [en for en, _ in lines] + [vi for _, vi in lines]
-    yield Observation("TX", IMPRESSION, repeated(*map(text, english_then_vietnamese)))
+    vietnamese_then_english = [vi for _, vi in lines] + [en for en, _ in lines]
+    yield Observation("TX", IMPRESSION, repeated(*map(text, vietnamese_then_english)))
 
 
 def _flag(outcome: Outcome, nodules: Sequence[ReportedNodule]) -> str:
@@ -343,9 +345,3 @@ def _classed(grade: SizeClass) -> Iterator[Observation]:
 def _judged(reported: ReportedNodule) -> Iterator[Observation]:
     if reported.verdict:
         yield Observation("CWE", REVIEW_VERDICT, coded_bilingual(VERDICTS[reported.verdict]))
-
-
-def _deleted(nodule: Nodule) -> Iterator[Observation]:
-    unjudged = ReportedNodule(nodule.number, nodule.tracking_uid, nodule, None)
-    for item in _of_nodule(unjudged):
-        yield replace(item, value="", flag="", status=_DELETED)
