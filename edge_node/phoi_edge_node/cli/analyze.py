@@ -1,0 +1,246 @@
+"""``phoi analyze``: the whole pipeline on one CT, in one process, without servers."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from phoi_models.errors import NotAnalysable
+from phoi_models.findings import Region
+from phoi_models.home import find_home
+from phoi_models.identity import ModelIdentity
+from phoi_models.reading.dicom_series import is_dicom
+from phoi_models.reading.files import is_volume_file, read_volume_file
+from phoi_models.volume import Volume
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
+from rich.table import Table
+
+from phoi_edge_node.cli.analysis_json import analysis_json
+from phoi_edge_node.dicom.headers import BadHeader, instance_from_file
+from phoi_edge_node.dicom.series_reader import DicomSeriesReader
+from phoi_edge_node.errors import EdgeError, InferenceFailed
+from phoi_edge_node.ports import AnalysisRequest, InferenceService, ReceivedInstance
+from phoi_edge_node.result import Outcome, ResultIdentity, TriageResult
+from phoi_edge_node.system import RandomUids, SystemClock
+from phoi_edge_node.triage import make_result, not_analysable_result
+
+_MODEL = "phoi-lung-nodule"
+_NOT_ANALYSABLE_STATUS = 3
+
+
+def command(
+    path: Annotated[
+        Path, typer.Argument(help="A folder of DICOM files, or a NIfTI, NRRD or MetaImage file.")
+    ],
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the result as JSON to this file.")
+    ] = None,
+    roi: Annotated[
+        Region, typer.Option(help="Look inside the lungs, or at the whole volume.")
+    ] = Region.LUNGS,
+) -> None:
+    """Analyse one CT: choose the series, find the nodules, measure them.
+
+    The result is a suggestion for a radiologist. It is no diagnosis.
+
+    Exit status: 0 analysed, 3 the images cannot be analysed, 1 error.
+    """
+    result = analyze(path, roi)
+    if json_file is not None:
+        document = json.dumps(analysis_json(result), indent=2, ensure_ascii=False)
+        json_file.write_text(document + "\n", encoding="utf-8")
+    _show(result)
+    if result.outcome is Outcome.NOT_ANALYSABLE:
+        raise typer.Exit(_NOT_ANALYSABLE_STATUS)
+
+
+@dataclass(frozen=True, eq=False)
+class _Case:
+    """What is to be analysed. UIDs are "" where a file has none."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    series_reason: str
+    content: Volume | NotAnalysable
+
+
+def analyze(path: Path, roi: Region) -> TriageResult:
+    """The result for the CT at ``path``, with a progress bar on stderr.
+
+    Raises:
+        PhoiError: nothing there, several studies, no model, or the analysis failed.
+    """
+    inference = _in_process()
+    model = _newest(inference)
+    started = time.perf_counter()
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("read", total=1.0)
+        case = _read(path)
+        read_s = time.perf_counter() - started
+        result = _analyze(
+            case,
+            model,
+            inference,
+            roi,
+            lambda step, done: progress.update(task, description=step, completed=done),
+        )
+    total_s = time.perf_counter() - started
+    return replace(result, timing_s={"read": read_s, **result.timing_s, "total": total_s})
+
+
+def _in_process() -> InferenceService:
+    """The adapter that another package registers, so that this one need not import it."""
+    (entry_point,) = entry_points(group="phoi.inference", name="in-process")
+    try:
+        adapter = entry_point.load()
+    except ImportError as error:
+        raise EdgeError(
+            f"{error.name} is not installed, and models need it: pip install 'phoi[worker]'"
+        ) from None
+    home = find_home()
+    service: InferenceService = adapter(store=home.models, trust=home.trust)
+    return service
+
+
+def _newest(inference: InferenceService) -> ModelIdentity:
+    for model in inference.models():
+        if model.name == _MODEL:
+            return model
+    raise InferenceFailed(f"no model named {_MODEL} is installed: run `phoi models init` first")
+
+
+def _analyze(
+    case: _Case,
+    model: ModelIdentity,
+    inference: InferenceService,
+    roi: Region,
+    on_progress: Callable[[str, float], None],
+) -> TriageResult:
+    content = case.content
+    digest = content.digest() if isinstance(content, Volume) else ""
+    identity = ResultIdentity(
+        case.study_instance_uid, case.series_instance_uid, digest, model, revision=1
+    )
+    now = SystemClock().now()
+    try:
+        if isinstance(content, NotAnalysable):
+            raise content
+        request = AnalysisRequest(digest, model, content, region=roi)
+        analysis = inference.analyze(request, on_progress, cancelled=lambda: False)
+    except NotAnalysable as refusal:
+        return not_analysable_result(identity, refusal, case.series_reason, now)
+    return make_result(identity, analysis, case.series_reason, RandomUids(), now)
+
+
+def _read(path: Path) -> _Case:
+    if not path.exists():
+        raise EdgeError(f"{path}: no such file or folder")
+    if path.is_file() and is_volume_file(path):
+        return _read_file(path)
+    return _read_study(path)
+
+
+def _read_file(path: Path) -> _Case:
+    reason = f"the only volume of {path.name}"
+    try:
+        return _Case("", "", reason, read_volume_file(path))
+    except NotAnalysable as refusal:
+        return _Case("", "", reason, refusal)
+
+
+def _read_study(path: Path) -> _Case:
+    root = path if path.is_dir() else path.parent
+    instances = _find_instances(root, path)
+    study = instances[0].study_instance_uid
+    reader = DicomSeriesReader(root)
+    try:
+        choice = reader.choose(instances)
+    except NotAnalysable as refusal:
+        return _Case(study, "", "", refusal)
+    try:
+        volume = reader.read(choice)
+    except NotAnalysable as refusal:
+        return _Case(study, choice.series_instance_uid, choice.reason, refusal)
+    return _Case(study, choice.series_instance_uid, choice.reason, volume)
+
+
+def _find_instances(root: Path, path: Path) -> tuple[ReceivedInstance, ...]:
+    """The instances of one study, each once, at or below ``path``.
+
+    Raises:
+        EdgeError: there are none, or they belong to several studies.
+    """
+    found: dict[str, ReceivedInstance] = {}
+    unusable = 0
+    for file in [path] if path.is_file() else sorted(path.rglob("*")):
+        if not is_dicom(file):
+            continue
+        try:
+            instance = instance_from_file(root, str(file.relative_to(root)))
+        except BadHeader:
+            unusable += 1
+            continue
+        found.setdefault(instance.sop_instance_uid, instance)
+    if unusable:
+        Console(stderr=True).print(f"{unusable} damaged or foreign DICOM files were left out")
+    studies = {instance.study_instance_uid for instance in found.values()}
+    if not studies:
+        raise EdgeError(f"{path}: no DICOM images there, and no NIfTI, NRRD or MetaImage file")
+    if len(studies) > 1:
+        raise EdgeError(f"{path} holds {len(studies)} studies: give the folder of one of them")
+    return tuple(found.values())
+
+
+def _show(result: TriageResult) -> None:
+    console = Console()
+    if result.series_reason:
+        console.print(f"Series: {escape(result.series_reason)}")
+    if result.outcome is Outcome.NOT_ANALYSABLE:
+        console.print(f"[bold]Not analysable[/]: {escape(result.detail)}")
+        return
+    model = result.identity.model
+    console.print(f"Model: {model.name} {model.version}; {_outcome(result)}")
+    if result.nodules:
+        console.print(_table(result))
+    console.print(f"Suggested priority: {result.suggested_priority.value}")
+    console.print(_timing(result.timing_s), highlight=False)
+
+
+def _outcome(result: TriageResult) -> str:
+    if result.outcome is Outcome.NEGATIVE:
+        return "no nodule found"
+    if result.outcome is Outcome.LIMITED:
+        return f"limited: {result.detail}"
+    count = len(result.nodules)
+    return f"{count} suspected nodule{'s' if count > 1 else ''}"
+
+
+def _table(result: TriageResult) -> Table:
+    table = Table("No.", "Side", "Centre LPS, mm", "Diameter, mm", "Volume, mm3", "Attenuation")
+    table.add_column("Probability")
+    table.add_column("Size class (provisional)")
+    for nodule in result.nodules:
+        finding = nodule.finding
+        table.add_row(
+            str(nodule.number),
+            finding.side.value,
+            ", ".join(f"{mm:.0f}" for mm in finding.center_lps_mm),
+            f"{finding.mean_diameter_mm:.1f}",
+            f"{finding.volume_mm3:.0f}",
+            finding.attenuation.value,
+            f"{finding.probability:.2f}",
+            f"Lung-RADS {nodule.size_class.lung_rads}",
+        )
+    return table
+
+
+def _timing(timing_s: Mapping[str, float]) -> str:
+    return "Seconds: " + ", ".join(f"{step} {s:.2f}" for step, s in timing_s.items())
