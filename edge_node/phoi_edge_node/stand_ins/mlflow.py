@@ -5,22 +5,27 @@ A training site runs the same server on PostgreSQL and an object store.
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
 from phoi_edge_node.errors import EdgeError
+from phoi_edge_node.stand_ins.program import process
 
 START_S = 120.0
-STOP_S = 10.0
+# Telemetry off: nothing leaves the machine. Job execution (eight processes more) serves MLflow's
+# evaluation of language models.
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+}
 
 
 @dataclass(frozen=True)
@@ -49,21 +54,12 @@ def mlflow_server(folder: Path, port: int) -> Iterator[MlflowServer]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     server = MlflowServer(f"http://127.0.0.1:{port}", folder / "mlflow.log")
-    with server.log.open("ab") as log:
-        process = subprocess.Popen(
-            _command(folder, port),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=_environment(),
-            # A terminal's Ctrl-C goes to all its processes; this one is stopped here, last.
-            start_new_session=True,
-        )
-        try:
-            _wait_until_it_answers(server, process)
-            yield server
-        finally:
-            _stop(process)
+    with (
+        server.log.open("ab") as log,
+        process(_command(folder, port), log.fileno(), log.fileno(), _ENVIRONMENT) as started,
+    ):
+        _wait_until_it_answers(server, started)
+        yield server
 
 
 def _command(folder: Path, port: int) -> list[str]:
@@ -75,21 +71,10 @@ def _command(folder: Path, port: int) -> list[str]:
     ]
 
 
-def _environment() -> dict[str, str]:
-    # Telemetry off: nothing leaves the machine. Job execution (eight processes more) serves
-    # MLflow's evaluation of language models.
-    return {
-        **os.environ,
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "DO_NOT_TRACK": "true",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    }
-
-
-def _wait_until_it_answers(server: MlflowServer, process: subprocess.Popen[bytes]) -> None:
+def _wait_until_it_answers(server: MlflowServer, started: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
-        if process.poll() is not None:
+        if started.poll() is not None:
             raise EdgeError(f"MLflow ended at its start: {server.log} says why")
         try:
             if httpx.get(f"{server.url}/health", timeout=5).is_success:
@@ -98,14 +83,3 @@ def _wait_until_it_answers(server: MlflowServer, process: subprocess.Popen[bytes
             pass
         time.sleep(0.2)
     raise EdgeError(f"MLflow does not answer after {START_S:.0f} s: {server.log} says why")
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the server and the processes that it started; none outlives this call."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(STOP_S)
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait(STOP_S)
