@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Protocol
 
 from phoi_models.bundle_store import BundleStore, UnknownModel
-from phoi_models.errors import BadBundle, InferenceFailed, UntrustedBundle
+from phoi_models.errors import (
+    BadBundle,
+    Cancelled,
+    InferenceFailed,
+    InferenceUnavailable,
+    UntrustedBundle,
+)
 from phoi_models.findings import Region, VolumeAnalysis
 from phoi_models.identity import ModelIdentity
 from phoi_models.volume import Volume
@@ -75,12 +81,14 @@ class InProcessInference:
 
         Raises:
             NotAnalysable: the volume cannot be analysed.
-            Cancelled: ``cancelled`` said so.
+            InferenceUnavailable: ``cancelled`` said so.
             InferenceFailed: the store lacks the model, or it must not run.
         """
         try:
             return self._engine.analyze(
                 request.model, request.volume, request.region, on_progress, cancelled
             )
+        except Cancelled as error:
+            raise InferenceUnavailable(str(error)) from None
         except (UnknownModel, UntrustedBundle, BadBundle, BadRequest) as error:
             raise InferenceFailed(str(error)) from None

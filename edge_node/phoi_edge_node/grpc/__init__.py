@@ -1,0 +1,1 @@
+"""``phoi.inference.v1``: asking workers, and serving them voxels and bundles."""
