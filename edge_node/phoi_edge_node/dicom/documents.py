@@ -1,0 +1,134 @@
+"""All DICOM objects of a result: SEG where a nodule has voxels, SR and Secondary Capture always."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta, timezone, tzinfo
+from pathlib import Path
+
+from pydicom import Dataset
+from pydicom.config import disable_value_validation
+
+from phoi_edge_node.dicom.key_slice import key_slice
+from phoi_edge_node.dicom.secondary_capture import make_secondary_capture
+from phoi_edge_node.dicom.segmentation import make_segmentation, segmented, slices_with_nodules
+from phoi_edge_node.dicom.source import image_reference, read_header, representative, time_zone
+from phoi_edge_node.dicom.stamp import NewInstance, Stamp, to_bytes
+from phoi_edge_node.dicom.structured_report import Evidence, make_structured_report
+from phoi_edge_node.dicom.summary_page import draw_summary
+from phoi_edge_node.errors import EdgeError
+from phoi_edge_node.ports import Document, DocumentKind, ReportedCase, UidSource
+from phoi_edge_node.reported import ReportedNodule, reported_at, reported_nodules
+
+INDOCHINA_TIME = timezone(timedelta(hours=7))
+
+_SERIES = {
+    DocumentKind.SEGMENTATION: (9101, "Phoi AI lung nodules: segmentation"),
+    DocumentKind.STRUCTURED_REPORT: (9102, "Phoi AI lung nodules: measurements"),
+    DocumentKind.SECONDARY_CAPTURE: (9103, "Phoi AI lung nodules: summary"),
+}
+
+
+class DicomEncoder:
+    """Encodes a case as DICOM files.
+
+    The bytes follow from the case, the source instances and the UIDs alone.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        uids: UidSource,
+        phoi_version: str,
+        local_time: tzinfo = INDOCHINA_TIME,
+    ) -> None:
+        """``root`` is the instance store's; ``local_time`` is for headers that name no zone."""
+        self._root = root
+        self._uids = uids
+        self._phoi_version = phoi_version
+        self._local_time = local_time
+
+    def encode(self, case: ReportedCase) -> Sequence[Document]:
+        """SEG (if any), SR, Secondary Capture, in the order in which they must arrive.
+
+        Raises:
+            EdgeError: a source instance cannot be read any more.
+        """
+        # What a source header says is copied, not judged: pydicom would quote it in warnings.
+        with disable_value_validation():
+            return self._encode(case)
+
+    def _encode(self, case: ReportedCase) -> Sequence[Document]:
+        header = read_header(self._root, representative(case))
+        stamp = Stamp(
+            header=header,
+            study=case.study,
+            model=case.result.identity.model,
+            phoi_version=self._phoi_version,
+            at=reported_at(case).astimezone(time_zone(header, self._local_time)),
+        )
+        nodules = reported_nodules(case)
+        references = self._references(case, nodules)
+        slices = _key_slices(case, nodules)
+        images = {tracking_uid: references[z] for tracking_uid, z in slices.items()}
+        segmentation = self._segmentation(case, nodules, references, stamp)
+        report = make_structured_report(
+            case,
+            Evidence(images, segmentation, image_reference(header)),
+            self._new_instance(DocumentKind.STRUCTURED_REPORT),
+            stamp,
+        )
+        capture = make_secondary_capture(
+            draw_summary(case, self._phoi_version, stamp.at),
+            list(images.values()),
+            self._new_instance(DocumentKind.SECONDARY_CAPTURE),
+            stamp,
+        )
+        made = (
+            (DocumentKind.SEGMENTATION, segmentation),
+            (DocumentKind.STRUCTURED_REPORT, report),
+            (DocumentKind.SECONDARY_CAPTURE, capture),
+        )
+        return [_document(kind, dataset) for kind, dataset in made if dataset is not None]
+
+    def _segmentation(
+        self,
+        case: ReportedCase,
+        nodules: Sequence[ReportedNodule],
+        references: dict[int, Dataset],
+        stamp: Stamp,
+    ) -> Dataset | None:
+        if not segmented(nodules):
+            return None
+        if case.volume is None:
+            raise EdgeError("nodules have voxels and the volume is not given: a bug")
+        instance = self._new_instance(DocumentKind.SEGMENTATION)
+        return make_segmentation(nodules, case.volume.geometry, references, instance, stamp)
+
+    def _new_instance(self, kind: DocumentKind) -> NewInstance:
+        number, description = _SERIES[kind]
+        return NewInstance(self._uids.dicom_uid(), number, description)
+
+    def _references(
+        self, case: ReportedCase, nodules: Sequence[ReportedNodule]
+    ) -> dict[int, Dataset]:
+        """What names and places each slice that any document refers to, by slice index."""
+        if case.choice is None or case.volume is None:
+            return {}
+        wanted = {*slices_with_nodules(nodules), *_key_slices(case, nodules).values()}
+        return {
+            z: image_reference(read_header(self._root, case.choice.instances[z]))
+            for z in sorted(wanted)
+        }
+
+
+def _key_slices(case: ReportedCase, nodules: Sequence[ReportedNodule]) -> dict[str, int]:
+    """The slice on which each nodule is seen best, by tracking UID."""
+    if case.volume is None:
+        return {}
+    found = ((n.tracking_uid, key_slice(n, case.volume.geometry)) for n in nodules)
+    return {tracking_uid: z for tracking_uid, z in found if z is not None}
+
+
+def _document(kind: DocumentKind, dataset: Dataset) -> Document:
+    return Document(kind, str(dataset.SOPInstanceUID), to_bytes(dataset))

@@ -1,0 +1,165 @@
+"""The headers of the instances that a result is derived from, and what is copied from them."""
+
+from __future__ import annotations
+
+from datetime import timedelta, timezone, tzinfo
+from pathlib import Path
+
+import pydicom
+from pydicom import Dataset
+from pydicom.errors import InvalidDicomError
+
+from phoi_edge_node.dicom.headers import text
+from phoi_edge_node.dicom.uids import derived_uid
+from phoi_edge_node.errors import EdgeError
+from phoi_edge_node.ports import ReceivedInstance, ReportedCase
+from phoi_edge_node.result import StudyHeader
+
+# Patient, Patient Study and General Study modules (PS3.3 C.7.1.1, C.7.2.2, C.7.2.1), less what is
+# retired and free comments.
+_PATIENT_AND_STUDY = (
+    "PatientName",
+    "PatientID",
+    "IssuerOfPatientID",
+    "TypeOfPatientID",
+    "OtherPatientNames",
+    "PatientBirthDate",
+    "PatientBirthTime",
+    "PatientSex",
+    "EthnicGroup",
+    "PatientIdentityRemoved",
+    "DeidentificationMethod",
+    "PatientAge",
+    "PatientSize",
+    "PatientWeight",
+    "AdmissionID",
+    "StudyInstanceUID",
+    "StudyDate",
+    "StudyTime",
+    "StudyID",
+    "StudyDescription",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+)
+_SEQUENCES = (
+    "IssuerOfPatientIDQualifiersSequence",
+    "OtherPatientIDsSequence",
+    "DeidentificationMethodCodeSequence",
+    "IssuerOfAdmissionIDSequence",
+    "IssuerOfAccessionNumberSequence",
+    "ProcedureCodeSequence",
+)
+# Type 2: present even when there is nothing to say.
+_REQUIRED = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "StudyID",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+)
+_IMAGE_REFERENCE = (
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "Modality",
+    "FrameOfReferenceUID",
+    "Rows",
+    "Columns",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "SliceThickness",
+)
+_NO_PATIENT = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex")
+_NO_STUDY = ("AccessionNumber", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName")
+
+
+def read_header(root: Path, instance: ReceivedInstance) -> Dataset:
+    """The header of a stored instance, as it stands in the file, without its pixels.
+
+    Raises:
+        EdgeError: the stored file is gone or damaged.
+    """
+    try:
+        header = pydicom.dcmread(root / instance.path, stop_before_pixels=True)
+    except (OSError, InvalidDicomError) as error:
+        raise EdgeError(
+            f"the stored instance {instance.sop_instance_uid} cannot be read "
+            f"({type(error).__name__}): send the study again"
+        ) from None
+    return header
+
+
+def representative(case: ReportedCase) -> ReceivedInstance:
+    """The instance that stands for the study: of the analysed series where there is one."""
+    return case.choice.instances[0] if case.choice else case.instances[0]
+
+
+def image_reference(header: Dataset) -> Dataset:
+    """What names an image and places it, with an empty patient.
+
+    highdicom quotes values that it doubts in warnings and logs: what it is not given, it cannot
+    tell.
+    """
+    reference = Dataset()
+    for keyword in _IMAGE_REFERENCE:
+        if keyword in header:
+            reference[keyword] = header[keyword]
+    for keyword in _NO_PATIENT + _NO_STUDY:
+        setattr(reference, keyword, "")
+    if not reference.get("FrameOfReferenceUID"):
+        # Every CT must name one. The slices of a series that does not share one all the same.
+        reference.FrameOfReferenceUID = derived_uid(reference.SeriesInstanceUID, "frame")
+    return reference
+
+
+def copy_patient_and_study(header: Dataset, study: StudyHeader, target: Dataset) -> None:
+    """Copy who and which study it is; ``target`` must be in UTF-8.
+
+    Where the core knows a value it stands: it has been corrected by the hospital's ADT messages,
+    or decoded in spite of a wrong Specific Character Set.
+    """
+    for keyword in _PATIENT_AND_STUDY:
+        if keyword in header:
+            setattr(target, keyword, text(header, keyword))
+    for keyword in _SEQUENCES:
+        if keyword in header:
+            setattr(target, keyword, [_decoded(item) for item in header[keyword].value])
+    patient = study.patient
+    known = {
+        "PatientName": patient.name,
+        "PatientID": patient.patient_id,
+        "IssuerOfPatientID": patient.issuer,
+        "PatientBirthDate": patient.birth_date.strftime("%Y%m%d") if patient.birth_date else "",
+        "PatientSex": patient.sex,
+        "AccessionNumber": study.accession_number,
+        "StudyID": study.study_id,
+        "StudyDescription": study.description,
+        "ReferringPhysicianName": study.referring_physician,
+    }
+    for keyword, value in known.items():
+        if value:
+            setattr(target, keyword, value)
+    for keyword in _REQUIRED:
+        if keyword not in target:
+            setattr(target, keyword, "")
+
+
+def _decoded(item: Dataset) -> Dataset:
+    """An item of a sequence with its text in Unicode, whatever the header was written in."""
+    item.decode()
+    return item
+
+
+def time_zone(header: Dataset, local: tzinfo) -> tzinfo:
+    """The zone of the header's dates and times: as it says itself (0008,0201), else ``local``."""
+    offset = str(header.get("TimezoneOffsetFromUTC") or "").strip()
+    if len(offset) != 5 or offset[0] not in "+-" or not offset[1:].isdigit():
+        return local
+    minutes = int(offset[1:3]) * 60 + int(offset[3:])
+    return timezone(timedelta(minutes=minutes if offset[0] == "+" else -minutes))
