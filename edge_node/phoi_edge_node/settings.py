@@ -110,14 +110,38 @@ class MlflowSettings(_Section):
 
 
 class InferenceSettings(_Section):
-    """Where models run."""
+    """Where models run.
+
+    Attributes:
+        workers: gRPC addresses, ``host:port`` or ``unix:/path``.
+        volumes: folder shared with the workers on this host; by default that of PHOI_HOME.
+        volumes_budget_mb: of all voxels lent out at once.
+        source_listen: ``host:port`` at which workers on other hosts pull voxels; "": nowhere.
+        source_address: the same as those workers reach it.
+        tls_certificate, tls_key, tls_ca: PEM files for mutual TLS with workers on other hosts.
+        model: name of the model for new analyses.
+        deadline_s: seconds after which an analysis is given up and tried again.
+        maximum_attempts: tries of a study that a worker broke on.
+    """
 
     workers: tuple[str, ...] = ("127.0.0.1:50051",)
-    volumes: Path | None = None  # folder shared with workers on this host; default <data>/volumes
-    source_address: str = ""  # where remote workers reach this edge's VolumeSource; "": none
+    volumes: Path | None = None
+    volumes_budget_mb: int = Field(default=4096, ge=64)
+    source_listen: str = ""
+    source_address: str = ""
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    tls_ca: Path | None = None
     model: str = "phoi-lung-nodule"
     deadline_s: float = Field(default=600.0, gt=0)
     maximum_attempts: int = Field(default=5, ge=1)
+
+    @model_validator(mode="after")
+    def _all_of_tls_or_none(self) -> InferenceSettings:
+        files = (self.tls_certificate, self.tls_key, self.tls_ca)
+        if any(files) and not all(files):
+            raise ValueError("set all three of tls_certificate, tls_key and tls_ca, or none")
+        return self
 
 
 class WebSettings(_Section):

@@ -303,7 +303,7 @@ class StudyStore(Protocol):
 
     # review
     def review(self, analysis_id: str) -> StoredReview:
-        """The review of an analysis."""
+        """The review of an analysis; an open, empty one while there is no result."""
         ...
 
     def reviews(self, analysis_ids: Collection[str]) -> Mapping[str, StoredReview]:

@@ -55,11 +55,18 @@ def command(
     """
     result = analyze(path, roi)
     if json_file is not None:
-        document = json.dumps(analysis_json(result), indent=2, ensure_ascii=False)
-        json_file.write_text(document + "\n", encoding="utf-8")
+        _write(json_file, result)
     _show(result)
     if result.outcome is Outcome.NOT_ANALYSABLE:
         raise typer.Exit(_NOT_ANALYSABLE_STATUS)
+
+
+def _write(json_file: Path, result: TriageResult) -> None:
+    document = json.dumps(analysis_json(result), indent=2, ensure_ascii=False)
+    try:
+        json_file.write_text(document + "\n", encoding="utf-8")
+    except OSError as error:
+        raise EdgeError(f"{json_file} cannot be written: {error.strerror}") from None
 
 
 @dataclass(frozen=True, eq=False)

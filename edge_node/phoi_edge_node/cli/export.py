@@ -10,6 +10,7 @@ import typer
 from phoi_models.feedback import FeedbackIndex
 
 from phoi_edge_node.bootstrap import open_storage
+from phoi_edge_node.cli.options import DEFAULT_SETTINGS, SettingsFile
 from phoi_edge_node.errors import SettingsError
 from phoi_edge_node.feedback import Pseudonyms, reviewed_cases, write_feedback
 from phoi_edge_node.mlflow.dataset import upload_dataset
@@ -20,9 +21,7 @@ from phoi_edge_node.system import SystemClock
 
 def export_feedback(
     folder: Annotated[Path, typer.Argument(help="A new folder for the data set.")],
-    settings_file: Annotated[
-        Path, typer.Option("--settings", help="The edge's settings file.", dir_okay=False)
-    ],
+    settings_file: SettingsFile = DEFAULT_SETTINGS,
     *,
     upload: Annotated[
         bool, typer.Option("--upload", help="Also send it to MLflow, as the artefact of a run.")

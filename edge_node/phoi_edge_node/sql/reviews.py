@@ -22,8 +22,9 @@ class Reviews(Database):
     """The part of the store that reviewing uses."""
 
     def review(self, analysis_id: str) -> StoredReview:
-        """The review of an analysis."""
-        return self.reviews([analysis_id])[analysis_id]
+        """The review of an analysis; an open, empty one while there is no result."""
+        nothing = StoredReview(ReviewState.OPEN, {}, (), None)
+        return self.reviews([analysis_id]).get(analysis_id, nothing)
 
     def reviews(self, analysis_ids: Collection[str]) -> Mapping[str, StoredReview]:
         """The reviews of several analyses."""

@@ -1,0 +1,365 @@
+"""Wires one edge node, top to bottom. The only module that knows every adapter."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import structlog
+import uvicorn
+from phoi_models.bundle_store import BundleStore
+from phoi_models.home import Home
+from phoi_models.signing import TrustStore
+from phoi_protos.transport import TlsFiles
+from prometheus_client import CollectorRegistry, make_asgi_app
+from sqlalchemy import Engine
+
+from phoi_edge_node.champion import ChampionFollower, ChampionState
+from phoi_edge_node.courier import Courier
+from phoi_edge_node.current_model import CurrentModel
+from phoi_edge_node.dicom.archive import DicomArchive
+from phoi_edge_node.dicom.documents import DicomEncoder
+from phoi_edge_node.dicom.headers import BadHeader, instance_from_file
+from phoi_edge_node.dicom.instance_files import InstanceFiles
+from phoi_edge_node.dicom.series_reader import DicomSeriesReader
+from phoi_edge_node.dicom.storage_scp import StorageScp
+from phoi_edge_node.errors import EdgeError, InferenceUnavailable
+from phoi_edge_node.fhir.bundle import FhirEncoder
+from phoi_edge_node.fhir.client import FhirDestination
+from phoi_edge_node.grpc.client import GrpcInference
+from phoi_edge_node.grpc.sources import SourceServer
+from phoi_edge_node.grpc.volume_folder import VolumeFolder
+from phoi_edge_node.hl7v2.mllp import MllpDestination
+from phoi_edge_node.hl7v2.oru_r01 import OruEncoder
+from phoi_edge_node.intake import StudyIntake
+from phoi_edge_node.links import Links
+from phoi_edge_node.loops import Loop
+from phoi_edge_node.metrics import EdgeCollector
+from phoi_edge_node.mlflow.registry import MlflowRegistry
+from phoi_edge_node.mlflow.rest import MlflowRest
+from phoi_edge_node.mlflow.tracker import MlflowTracker
+from phoi_edge_node.ports import (
+    Clock,
+    Destination,
+    DocumentEncoder,
+    InferenceService,
+    UidSource,
+)
+from phoi_edge_node.reporting import Reporter
+from phoi_edge_node.review_desk import ReviewDesk
+from phoi_edge_node.settings import EdgeSettings, MlflowSettings, SiteMode
+from phoi_edge_node.sql.engine import open_engine
+from phoi_edge_node.sql.sql_store import SqlStore
+from phoi_edge_node.store import StudyStore
+from phoi_edge_node.system import RandomUids, SystemClock
+from phoi_edge_node.web.app import create_app, server_config
+from phoi_edge_node.workflow import Analyst, Outbox, RetryPolicy
+
+log = structlog.get_logger(__name__)
+
+LINK_CHECK_S = 15.0
+STOP_WITHIN_S = 10.0
+
+
+@dataclass(frozen=True)
+class Storage:
+    """What an edge node remembers, for the node itself and for the commands beside it."""
+
+    files: InstanceFiles
+    engine: Engine
+    store: StudyStore
+    reader: DicomSeriesReader
+
+
+def open_storage(settings: EdgeSettings, clock: Clock) -> Storage:
+    """Open the data folder and bring its schema up to date.
+
+    Raises:
+        EdgeError: the folder cannot be used.
+    """
+    root = settings.data / "instances"
+    try:
+        settings.data.mkdir(parents=True, exist_ok=True)
+        files = InstanceFiles(root)
+    except OSError as error:
+        raise EdgeError(f"cannot use the data folder {settings.data}: {error.strerror}") from None
+    engine = open_engine(settings.resolved_database_url)
+    return Storage(files, engine, SqlStore(engine, clock), DicomSeriesReader(root))
+
+
+def make_encoders(
+    settings: EdgeSettings, uids: UidSource, instance_root: Path
+) -> tuple[DocumentEncoder, ...]:
+    """Everything that can be said of a study at this site, in the order in which it is sent."""
+    phoi_version = version("phoi")
+    encoders: list[DocumentEncoder] = [DicomEncoder(instance_root, uids, phoi_version)]
+    if settings.hl7 is not None:
+        encoders.append(OruEncoder(settings.hl7, settings.site, uids, phoi_version))
+    if settings.fhir is not None:
+        encoders.append(FhirEncoder(settings.fhir, settings.site, uids, phoi_version))
+    return tuple(encoders)
+
+
+def make_destinations(settings: EdgeSettings) -> tuple[Destination, ...]:
+    """Where results of studies go in this site's mode: nowhere in shadow mode."""
+    mode = settings.site.mode
+    destinations: list[Destination] = []
+    if mode in {SiteMode.PACS, SiteMode.PACS_EMR}:
+        calling = settings.dicom.ae_title
+        destinations += [DicomArchive(archive, calling) for archive in settings.archives]
+    if mode is SiteMode.PACS_EMR:
+        if settings.hl7 is not None:
+            destinations.append(MllpDestination(settings.hl7))
+        if settings.fhir is not None:
+            destinations.append(FhirDestination(settings.fhir))
+    return tuple(destinations)
+
+
+def secret_key(data: Path) -> bytes:
+    """This installation's key for sessions; made at the first start, readable by its owner only."""
+    path = data / "session.key"
+    if not path.exists():
+        path.touch(mode=0o600)
+        path.write_bytes(secrets.token_bytes(32))
+    return path.read_bytes()
+
+
+class EdgeNode:
+    """One edge node in one process.
+
+    Args:
+        settings: what it is told.
+        home: keys and models of this installation, shared with the workers of this host.
+        inference: where models run; by default over gRPC, as the settings say.
+    """
+
+    def __init__(
+        self, settings: EdgeSettings, home: Home, inference: InferenceService | None = None
+    ) -> None:
+        self._settings = settings
+        self._clock: Clock = SystemClock()
+        self._uids: UidSource = RandomUids()
+        self._resources = ExitStack()
+        self.storage = open_storage(settings, self._clock)
+        self._resources.callback(self.storage.engine.dispose)
+        self._inference = inference or self._connect(home)
+        self._retry = RetryPolicy(settings.retry_delays_s)
+        self.model = CurrentModel(self.storage.store, self._inference, settings.inference.model)
+        self._couriers = [self._courier(d) for d in make_destinations(settings)]
+        self._outbox = Outbox(
+            make_encoders(settings, self._uids, self.storage.files.root),
+            {c.destination.name: c.destination.accepts for c in self._couriers},
+        )
+        self._loops: list[Loop] = []
+        self._recover()
+        self._intake = StudyIntake(
+            self.storage.store, self._clock, settings.dicom.quiet_time_s, self._nudge
+        )
+        self.scp = StorageScp(settings.dicom, self.storage.files, self._intake, self._clock)
+        self._follow_mlflow(home)
+        self._links = Links(self._couriers, self._inference, self._clock)
+        self._web = self._make_web()
+        self._make_loops()
+
+    @property
+    def web_port(self) -> int:
+        """The port of the page, also where the settings say 0; only while started."""
+        return int(self._web.servers[0].sockets[0].getsockname()[1])
+
+    def start(self) -> None:
+        """Receive, analyse, deliver, serve; returns once the ports are open.
+
+        Raises:
+            EdgeError: a port cannot be used.
+        """
+        self.scp.start()
+        self._resources.callback(self.scp.stop)
+        self._start_web()
+        for loop in self._loops:
+            loop.start()
+        log.info("edge node started", site=self._settings.site.name, mode=self._settings.site.mode)
+
+    def stop(self) -> None:
+        """Stop within about ten seconds; what is under way is taken up at the next start."""
+        for loop in self._loops:
+            loop.ask_to_stop()
+        self._stopping.set()
+        self._web.should_exit = True
+        for loop in self._loops:
+            loop.join(STOP_WITHIN_S / 2)
+        self._resources.close()
+        log.info("edge node stopped")
+
+    # --- parts -------------------------------------------------------------------------------
+
+    def _connect(self, home: Home) -> InferenceService:
+        settings = self._settings.inference
+        tls = None
+        if settings.tls_certificate and settings.tls_key and settings.tls_ca:
+            tls = TlsFiles(settings.tls_certificate, settings.tls_key, settings.tls_ca)
+        source = None
+        if settings.source_listen:
+            source = SourceServer(settings.source_listen, tls, BundleStore(home.models))
+            self._resources.callback(source.stop)
+        inference = GrpcInference(
+            settings.workers,
+            VolumeFolder(settings.volumes or home.volumes, settings.volumes_budget_mb * 1_000_000),
+            source=source,
+            source_address=settings.source_address,
+            tls=tls,
+        )
+        self._resources.callback(inference.close)
+        return inference
+
+    def _courier(self, destination: Destination) -> Courier:
+        return Courier(self.storage.store, destination, self._clock, self._retry)
+
+    def _recover(self) -> None:
+        """Take up what a crash left: half-written files, unindexed instances, work under way."""
+        swept = self.storage.files.sweep()
+        known = self.storage.store.indexed_paths()
+        found = 0
+        for path in self.storage.files.paths():
+            if path not in known:
+                found += self._index_again(path)
+        requeued = self.storage.store.requeue_interrupted()
+        log.info("recovered", half_written=swept, indexed=found, requeued=requeued)
+
+    def _index_again(self, path: str) -> int:
+        try:
+            instance = instance_from_file(self.storage.files.root, path)
+        except (BadHeader, OSError):
+            self.storage.files.quarantine(path)
+            return 0
+        self.storage.store.add_instance(instance)
+        return 1
+
+    def _follow_mlflow(self, home: Home) -> None:
+        self._reporter: Reporter | None = None
+        self._champion: ChampionFollower | None = None
+        settings = self._settings.mlflow
+        if settings is None:
+            return
+        rest = MlflowRest(settings)
+        self._resources.callback(rest.close)
+        tracker = MlflowTracker(rest)
+        self._couriers.append(self._courier(tracker))
+        self._reporter = Reporter(
+            self.storage.store, self._clock, self._uids, self._settings.site.name, tracker.name
+        )
+        self._champion = ChampionFollower(
+            MlflowRegistry(rest),
+            BundleStore(home.models),
+            lambda: TrustStore.load(home.trust),
+            self._inference,
+            self._settings.data / "incoming-models",
+        )
+
+    def _make_web(self) -> uvicorn.Server:
+        settings = self._settings
+        self.desk = ReviewDesk(
+            self.storage.store,
+            self.storage.reader,
+            self._outbox,
+            self._links,
+            self._clock,
+            self._uids,
+            [settings.inference.model],
+            [courier.destination.name for courier in self._couriers],
+        )
+        app = create_app(
+            self.desk, settings.web, settings.site, self._clock, secret_key(settings.data)
+        )
+        registry = CollectorRegistry()
+        registry.register(EdgeCollector(self.storage.store, self._links, self._clock))
+        app.mount("/metrics", make_asgi_app(registry))
+        return uvicorn.Server(server_config(app, settings.web))
+
+    def _start_web(self) -> None:
+        thread = threading.Thread(target=self._web.run, name="web", daemon=True)
+        thread.start()
+        while not self._web.started:
+            thread.join(0.05)
+            if not thread.is_alive():
+                web = self._settings.web
+                raise EdgeError(
+                    f"cannot serve the page on {web.host}:{web.port}. "
+                    "Stop what uses the port, or set web.port to another one."
+                )
+
+    def _make_loops(self) -> None:
+        self._stopping = threading.Event()
+        analyst = self._analyst()
+        self._loops = [
+            Loop("completeness", self._intake.complete_quiet_studies, 0.5),
+            Loop("links", self._links.check, LINK_CHECK_S),
+            *(
+                Loop(f"analyst-{number}", lambda: self._analyse(analyst), 1.0)
+                for number, _ in enumerate(self._settings.inference.workers)
+            ),
+            *(
+                Loop(f"to-{courier.destination.name}", courier.send_next, 1.0)
+                for courier in self._couriers
+            ),
+            *self._mlflow_loops(),
+        ]
+
+    def _mlflow_loops(self) -> Sequence[Loop]:
+        settings: MlflowSettings | None = self._settings.mlflow
+        if settings is None or self._reporter is None:
+            return []
+        return [
+            Loop("usage", self._report, settings.report_every_s),
+            Loop("champion", self.follow_champion, settings.follow_champion_every_s),
+        ]
+
+    def _analyst(self) -> Analyst:
+        settings = self._settings.inference
+        return Analyst(
+            self.storage.store,
+            self.storage.reader,
+            self._inference,
+            self._outbox,
+            self._clock,
+            self._uids,
+            self.model.get,
+            self._retry,
+            deadline_s=settings.deadline_s,
+            maximum_attempts=settings.maximum_attempts,
+        )
+
+    # --- steps -------------------------------------------------------------------------------
+
+    def _analyse(self, analyst: Analyst) -> bool:
+        ran = analyst.run_next(self._stopping.is_set)
+        if ran:
+            self._nudge()
+        return ran
+
+    def _report(self) -> bool:
+        if self._reporter is not None and self._reporter.report():
+            self._nudge()
+        return False
+
+    def follow_champion(self) -> bool:
+        """Look at the registry once; a new champion becomes the model of new analyses."""
+        if self._champion is None:
+            return False
+        try:
+            check = self._champion.check(self.model.get())
+        except InferenceUnavailable:
+            return False  # no model was ever chosen here: nothing to compare with
+        if check.state is ChampionState.CHANGED:
+            self.model.set(check.model)
+        if check.state is not ChampionState.UNCHANGED:
+            log.info("champion", state=check.state, detail=check.detail)
+        return False
+
+    def _nudge(self) -> None:
+        for loop in self._loops:
+            loop.nudge()

@@ -1,0 +1,131 @@
+"""``phoi edge``: the hospital's node, and the few things an operator does to it."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from phoi_models.home import find_home
+
+from phoi_edge_node.accounts import Account, Role, hash_password
+from phoi_edge_node.bootstrap import EdgeNode, open_storage
+from phoi_edge_node.cli.export import export_feedback
+from phoi_edge_node.cli.options import DEFAULT_SETTINGS, SettingsFile
+from phoi_edge_node.errors import SettingsError
+from phoi_edge_node.logs import configure_logs
+from phoi_edge_node.settings import read_settings
+from phoi_edge_node.store import StoredAccount
+from phoi_edge_node.system import SystemClock
+
+app = typer.Typer(
+    help="Receive, analyse, deliver, review: the hospital's node.", no_args_is_help=True
+)
+
+_TEMPLATE = """\
+# One Phoi edge node. Every value can also come from the environment, for example
+# PHOI_EDGE__SITE__MODE=pacs. The reference is docs/reference/settings.md.
+data = "{data}"
+
+[site]
+name = "{site}"            # small letters, digits and -; appears in MLflow, never a patient's
+mode = "shadow"            # shadow: results stay inside Phoi. Then: pacs, pacs+emr
+language = "vi"            # vi or en; each user may switch
+
+[dicom]                    # what the PACS sends to
+ae_title = "PHOI"
+host = "127.0.0.1"         # 0.0.0.0 to be reached from the PACS
+port = 11112
+allowed_calling_ae_titles = []   # empty: anyone. Name your PACS here
+quiet_time_s = 30          # a study is complete so long after its last image
+
+[inference]
+workers = ["127.0.0.1:50051"]    # addresses of `phoi worker`
+
+[web]                      # the review page
+host = "127.0.0.1"         # another address needs tls_certificate and tls_key
+port = 8080
+
+# [[archives]]             # where SR, SEG and summary go by C-STORE
+# ae_title = "PACS"
+# host = "192.0.2.10"
+# port = 104
+
+# [hl7]                    # ORU^R01 over MLLP
+# host = "192.0.2.20"
+# port = 2575
+
+# [fhir]
+# base_url = "https://emr.example/fhir"
+
+# [mlflow]
+# tracking_uri = "https://mlflow.example"
+"""
+
+
+app.command("export-feedback")(export_feedback)
+
+
+@app.command()
+def run(settings_file: SettingsFile = DEFAULT_SETTINGS) -> None:
+    """Run the node until Ctrl-C or SIGTERM; it stops within about ten seconds.
+
+    Nothing is lost by stopping or killing it: what was received, waits or is under way is taken up
+    at the next start. Logs are JSON lines on stderr, without patient data.
+    """
+    configure_logs()
+    node = EdgeNode(read_settings(settings_file), find_home())
+    node.start()
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    stop.wait()
+    node.stop()
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder for the settings and the data.")],
+    site: Annotated[str, typer.Option(help="Name of this site: small letters, digits, -.")],
+) -> None:
+    """Write a settings file that starts, with comments on what to change."""
+    path = folder / "edge.toml"
+    if path.exists():
+        raise SettingsError(f"{path} exists already: change it, or name another folder")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", site):
+        raise SettingsError("a site's name has small letters, digits and - only")
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        _TEMPLATE.format(data=(folder / "data").absolute(), site=site), encoding="utf-8"
+    )
+    read_settings(path)
+    typer.echo(f"Wrote {path}.")
+    typer.echo(f"Next: phoi edge account add YOUR.NAME -s {path}; phoi doctor -s {path}")
+
+
+accounts = typer.Typer(help="Named people who may use the page.", no_args_is_help=True)
+app.add_typer(accounts, name="account")
+
+
+@accounts.command("add")
+def add_account(
+    username: Annotated[str, typer.Argument(help="What the person signs in with: a-z 0-9 . _ -")],
+    display_name: Annotated[str, typer.Option("--name", help="Shown on reports.")],
+    role: Annotated[Role, typer.Option(help="An admin also sees operations and the audit.")] = (
+        Role.REVIEWER
+    ),
+    settings_file: SettingsFile = DEFAULT_SETTINGS,
+) -> None:
+    """Add a person, or set a new password. Prints the password once; nothing stores it in clear."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", username):
+        raise SettingsError("a username has a-z, 0-9, '.', '_' and '-' only")
+    password = secrets.token_urlsafe(12)
+    account = StoredAccount(Account(username, display_name, role), hash_password(password))
+    storage = open_storage(read_settings(settings_file), SystemClock())
+    storage.store.put_account(account)
+    storage.engine.dispose()
+    typer.echo(f"{username} may sign in with the password: {password}")
