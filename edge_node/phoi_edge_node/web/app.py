@@ -68,6 +68,7 @@ def server_config(app: ASGIApp, settings: WebSettings) -> uvicorn.Config:
         port=settings.port,
         access_log=False,  # who looked at what belongs in the audit, and only there
         log_level="warning",
+        ws="none",
         server_header=False,
         proxy_headers=False,
         ssl_certfile=settings.tls_certificate,

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from datetime import date, datetime
 
+from phoi_edge_node.person_name import person_name
 from phoi_edge_node.result import Patient
 from phoi_edge_node.web.texts import Language, say
 
 
-def person_name(pn: str) -> str:
-    """A DICOM PN (PS3.5 6.2.1.1) to read: components in their stored order, as PACS show them.
-
-    The alphabetic group first, other groups in brackets; an empty name is a dash.
-    """
-    groups = [" ".join(part for part in group.split("^") if part) for group in pn.split("=")]
-    shown = [group for group in groups if group]
-    if not shown:
-        return "—"
-    return shown[0] + "".join(f" [{other}]" for other in shown[1:])
+def full_name(pn: str) -> str:
+    """A DICOM PN to read, in Vietnamese order; a dash where it is empty."""
+    return person_name(pn).text or "—"
 
 
 def patient_age_years(patient: Patient, on: date) -> int | None:

@@ -174,9 +174,17 @@ def _render(member: Member, template: str, view: StudyView) -> Response:
         row=view.row,
         patient=view.header.patient,
         result=view.result,
+        labels=_labels(view),
         reject_reasons=tuple(RejectReason),
         state=f"{view.row.phase}.{view.row.revision}.{len(view.history)}.{_standing(view)}",
     )
+
+
+def _labels(view: StudyView) -> dict[str, str]:
+    """What a person calls each mark, by tracking UID: 1, 2, ... and +1, +2, ... for missed ones."""
+    found = {nodule.tracking_uid: str(nodule.number) for nodule in view.nodules}
+    missed = {said.tracking_uid: f"+{i}" for i, said in enumerate(view.missed, 1)}
+    return found | missed
 
 
 def _standing(view: StudyView) -> int:

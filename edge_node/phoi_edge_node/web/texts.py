@@ -177,8 +177,6 @@ TEXTS: dict[str, tuple[str, str]] = {
     "switch.everything": ("Toàn bộ Phoi", "All of Phoi"),
     "switch.model": ("Mô hình", "Model"),
     "switch.destination": ("Nơi nhận", "Destination"),
-    "role.reviewer": ("Bác sĩ", "Reviewer"),
-    "role.admin": ("Quản trị", "Administrator"),
     # study page
     "study.title": ("Ca chụp", "Study"),
     "study.born": ("Sinh", "Born"),

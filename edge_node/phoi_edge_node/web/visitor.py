@@ -89,7 +89,7 @@ def web_of(
         local_time=present.local_time,
         number=present.number,
         percent=present.percent,
-        person_name=present.person_name,
+        person_name=present.full_name,
     )
     return Web(
         desk=desk,

@@ -296,18 +296,20 @@ export class Viewer extends EventTarget {
     const selected = mark.uid === this.selected;
     context.strokeStyle = COLOURS[mark.verdict];
     context.fillStyle = COLOURS[mark.verdict];
-    context.lineWidth = selected ? 2 : 1.4;
+    context.lineWidth = 1.25;
     context.setLineDash(mark.verdict === "rejected" ? [4, 4] : []);
     if (inMask) this.paintOutline(outline, layout);
     // The ring stays clear of the nodule, so that its edge can be seen.
     const ring = (radius * 1.35 + 3) * layout.scale;
-    context.globalAlpha = selected ? 1 : 0.75;
+    context.lineWidth = selected ? 2 : 1;
+    context.globalAlpha = selected ? 0.9 : 0.7;
     context.beginPath();
     context.arc(x, y, ring, 0, 2 * Math.PI);
     context.stroke();
     context.globalAlpha = 1;
     context.setLineDash([]);
     if (selected && outline) {
+      context.lineWidth = 1;
       this.paintAxis(outline.long_axis, layout);
       this.paintAxis(outline.short_axis, layout);
     }

@@ -1,0 +1,449 @@
+"""An in-memory desk with a few studies in every phase, for tests of the review page."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
+
+import numpy as np
+from phoi_edge_node.accounts import Account, Role
+from phoi_edge_node.desk import (
+    AuditEntry,
+    DeliveryView,
+    Judgement,
+    Kpis,
+    LinkKind,
+    LinkState,
+    LinkView,
+    ModelKpis,
+    Phase,
+    StudyView,
+    Switch,
+    SwitchKind,
+    WorklistRow,
+    in_worklist_order,
+)
+from phoi_edge_node.errors import ReviewConflict, UnknownStudy
+from phoi_edge_node.ports import Clock, DocumentKind
+from phoi_edge_node.result import (
+    Correction,
+    Disposition,
+    Nodule,
+    Outcome,
+    Patient,
+    Priority,
+    ResultIdentity,
+    StudyHeader,
+    TriageResult,
+    Verdict,
+)
+from phoi_edge_node.study import DeliveryState, ReviewState
+from phoi_edge_node.testing import SequentialUids
+from phoi_models.errors import NotAnalysableReason
+from phoi_models.findings import Attenuation, Finding, LungCoverage, NoduleMask, Side
+from phoi_models.geometry import Triple
+from phoi_models.identity import ModelIdentity
+from phoi_models.size_class import size_class
+from phoi_models.volume import Volume
+
+PASSWORD = "correct horse"
+REVIEWER = Account("bs.lan", "BS. Nguyễn Thị Lan", Role.REVIEWER)
+ADMIN = Account("admin", "Quản trị viên", Role.ADMIN)
+MODEL = ModelIdentity("phoi-lung-nodule", "1.0.0", "ab" * 32)
+
+
+@dataclass
+class FakeStudy:
+    """One study of the fake desk; tests may change it."""
+
+    header: StudyHeader
+    received_at: datetime
+    phase: Phase
+    progress: float | None = None
+    result: TriageResult | None = None
+    volume: Volume | None = None
+    history: list[Judgement] = field(default_factory=list)
+    signed_by: str = ""
+    signed_at: datetime | None = None
+    deliveries: tuple[DeliveryView, ...] = ()
+
+    @property
+    def standing(self) -> dict[str, Disposition]:
+        return {j.disposition.tracking_uid: j.disposition for j in self.history if not j.undone_by}
+
+    @property
+    def row(self) -> WorklistRow:
+        nodules = self.result.nodules if self.result else ()
+        return WorklistRow(
+            study_instance_uid=self.header.study_instance_uid,
+            patient=self.header.patient,
+            accession_number=self.header.accession_number,
+            description=self.header.description,
+            started_at=self.header.started_at,
+            received_at=self.received_at,
+            phase=Phase.SIGNED if self.signed_at else self.phase,
+            progress=self.progress,
+            outcome=self.result.outcome if self.result else None,
+            priority=self.result.suggested_priority if self.result else None,
+            nodule_count=len(nodules),
+            worst=nodules[0].size_class if nodules else None,
+            max_diameter_mm=max((n.finding.mean_diameter_mm for n in nodules), default=None),
+            delivery_problems=sum(d.state is DeliveryState.DEAD for d in self.deliveries),
+            revision=self.result.identity.revision if self.result else 0,
+        )
+
+
+class FakeDesk:
+    """Implements ``phoi_edge_node.desk.Desk`` in memory."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.studies: dict[str, FakeStudy] = {}
+        self.entries: list[AuditEntry] = []
+        self.paused: dict[str, Switch] = {}
+        self.reports: list[str] = []
+        self.resent: list[int] = []
+        self.not_ready: tuple[str, ...] = ()
+        self._uids = SequentialUids()
+        self._lock = threading.Lock()
+
+    def worklist(self, limit: int) -> tuple[WorklistRow, ...]:
+        return in_worklist_order(study.row for study in self.studies.values())[:limit]
+
+    def study(self, study_instance_uid: str) -> StudyView:
+        study = self._find(study_instance_uid)
+        review = ReviewState.SIGNED if study.signed_at else ReviewState.OPEN
+        return StudyView(
+            row=study.row,
+            header=study.header,
+            result=study.result,
+            dispositions=study.standing,
+            history=tuple(study.history),
+            review=review if study.result else None,
+            signed_by=study.signed_by,
+            signed_at=study.signed_at,
+            deliveries=study.deliveries,
+            passed_over={"1.2.3.4.5": "scout: 2 slices"},
+        )
+
+    def volume(self, study_instance_uid: str, revision: int) -> Volume:
+        study = self._find(study_instance_uid)
+        if study.volume is None or study.row.revision != revision:
+            raise ReviewConflict("this revision has no images")
+        return study.volume
+
+    def decide(
+        self,
+        study_instance_uid: str,
+        tracking_uid: str,
+        verdict: Verdict,
+        reviewer: Account,
+        reason: str,
+        correction: Correction,
+    ) -> None:
+        study = self._open(study_instance_uid)
+        known = {n.tracking_uid for n in self.study(study_instance_uid).nodules}
+        if tracking_uid not in known | set(study.standing):
+            raise ReviewConflict("there is no such nodule")
+        self._judge(study, tracking_uid, verdict, reviewer, reason, correction)
+
+    def mark_missed(
+        self,
+        study_instance_uid: str,
+        revision: int,
+        center_lps_mm: Triple,
+        mean_diameter_mm: float | None,
+        reviewer: Account,
+        reason: str,
+    ) -> str:
+        study = self._open(study_instance_uid)
+        if study.row.revision != revision:
+            raise ReviewConflict("there is a newer revision")
+        tracking_uid = self._uids.dicom_uid()
+        correction = Correction(center_lps_mm, mean_diameter_mm)
+        self._judge(study, tracking_uid, Verdict.MISSED, reviewer, reason, correction)
+        return tracking_uid
+
+    def undo(self, study_instance_uid: str, reviewer: Account) -> str:
+        study = self._open(study_instance_uid)
+        for at, judgement in reversed(list(enumerate(study.history))):
+            if not judgement.undone_by:
+                study.history[at] = replace(judgement, undone_by=reviewer.username)
+                return judgement.disposition.tracking_uid
+        raise ReviewConflict("there is nothing to take back")
+
+    def sign(
+        self, study_instance_uid: str, revision: int, judgements_seen: int, reviewer: Account
+    ) -> None:
+        with self._lock:
+            study = self._open(study_instance_uid)
+            if (study.row.revision, len(study.history)) != (revision, judgements_seen):
+                raise ReviewConflict("the review has changed")
+            if not self.study(study_instance_uid).can_sign:
+                raise ReviewConflict("not every mark is judged")
+            study.signed_by, study.signed_at = reviewer.display_name, self.clock.now()
+
+    def resend(self, delivery_id: int, reviewer: Account) -> None:
+        del reviewer
+        self.resent.append(delivery_id)
+
+    def dead_letters(self, limit: int) -> tuple[DeliveryView, ...]:
+        everything = [d for study in self.studies.values() for d in study.deliveries]
+        return tuple(d for d in everything if d.state is DeliveryState.DEAD)[:limit]
+
+    def links(self) -> tuple[LinkView, ...]:
+        now = self.clock.now()
+        return (
+            _link(LinkKind.WORKER, "127.0.0.1:50051", LinkState.UP, "phoi-lung-nodule 1.0.0", now),
+            _link(LinkKind.DESTINATION, "pacs", LinkState.UP, "C-ECHO 0000H", now),
+            replace(
+                _link(LinkKind.DESTINATION, "emr-hl7", LinkState.DOWN, "connection refused", now),
+                waiting=3,
+                oldest_waiting_at=now - timedelta(minutes=42),
+            ),
+            replace(
+                _link(LinkKind.DESTINATION, "emr-fhir", LinkState.UNKNOWN, "", now),
+                checked_at=None,
+                dead=1,
+            ),
+        )
+
+    def switches(self) -> tuple[Switch, ...]:
+        known = (
+            Switch(SwitchKind.EVERYTHING),
+            Switch(SwitchKind.MODEL, MODEL.name),
+            *(Switch(SwitchKind.DESTINATION, n) for n in ("pacs", "emr-hl7", "emr-fhir")),
+        )
+        return tuple(self.paused.get(switch.target, switch) for switch in known)
+
+    def pause(self, target: str, reviewer: Account) -> None:
+        switch = self._switch(target)
+        self.paused[target] = replace(
+            switch, paused_by=reviewer.username, paused_at=self.clock.now()
+        )
+
+    def resume(self, target: str, reviewer: Account) -> None:
+        del reviewer
+        self._switch(target)
+        self.paused.pop(target, None)
+
+    def kpis(self) -> Kpis:
+        since = self.clock.now() - timedelta(days=30)
+        models = (ModelKpis(MODEL.name, MODEL.version, 120, 84, 9, 61, 4),)
+        return Kpis(since, 412, 396, 11, 5, 120, 48.0, 5400.0, models)
+
+    def log_access(
+        self, username: str, action: str, study_instance_uid: str | None, detail: str
+    ) -> None:
+        entry = AuditEntry(self.clock.now(), username, action, study_instance_uid, detail)
+        self.entries.append(entry)
+
+    def audit(self, limit: int) -> tuple[AuditEntry, ...]:
+        return tuple(reversed(self.entries[-limit:]))
+
+    def authenticate(self, username: str, password: str) -> Account | None:
+        return self.account(username) if password == PASSWORD else None
+
+    def account(self, username: str) -> Account | None:
+        return {a.username: a for a in (REVIEWER, ADMIN)}.get(username)
+
+    def report_problem(self, text: str, reviewer: Account) -> str:
+        del reviewer
+        self.reports.append(text)
+        return f"P{len(self.reports):04d}"
+
+    def unready(self) -> tuple[str, ...]:
+        return self.not_ready
+
+    def _find(self, study_instance_uid: str) -> FakeStudy:
+        if study_instance_uid not in self.studies:
+            raise UnknownStudy("nobody sent it")
+        return self.studies[study_instance_uid]
+
+    def _open(self, study_instance_uid: str) -> FakeStudy:
+        study = self._find(study_instance_uid)
+        if not self.study(study_instance_uid).reviewable:
+            raise ReviewConflict("already signed")
+        return study
+
+    def _judge(
+        self,
+        study: FakeStudy,
+        tracking_uid: str,
+        verdict: Verdict,
+        reviewer: Account,
+        reason: str,
+        correction: Correction,
+    ) -> None:
+        said = Disposition(
+            tracking_uid, verdict, reviewer.username, self.clock.now(), reason, correction
+        )
+        study.history.append(Judgement(said))
+
+    def _switch(self, target: str) -> Switch:
+        for switch in self.switches():
+            if switch.target == target:
+                return switch
+        raise ReviewConflict("there is no such switch")
+
+
+def ball(volume: Volume, center_lps_mm: Triple, diameter_mm: float, probability: float) -> Finding:
+    """A finding whose mask is a ball."""
+    geometry = volume.geometry
+    middle = geometry.lps_to_index(center_lps_mm)
+    reach = np.ceil(diameter_mm / 2 / np.array(geometry.spacing_mm)).astype(int) + 1
+    low = np.clip(np.round(middle).astype(int) - reach, 0, None)
+    high = np.minimum(np.round(middle).astype(int) + reach + 1, geometry.shape)
+    grid = np.stack(
+        np.meshgrid(*(np.arange(a, b) for a, b in zip(low, high, strict=True)), indexing="ij"), -1
+    )
+    distance = np.linalg.norm(geometry.index_to_lps(grid) - np.array(center_lps_mm), axis=-1)
+    x, y, z = center_lps_mm
+    half = diameter_mm / 2
+    return Finding(
+        center_lps_mm=center_lps_mm,
+        probability=probability,
+        long_axis_mm=diameter_mm + 1.2,
+        short_axis_mm=diameter_mm - 1.2,
+        mean_diameter_mm=diameter_mm,
+        volume_mm3=0.5236 * diameter_mm**3,
+        attenuation=Attenuation.SOLID,
+        solid_diameter_mm=None,
+        mean_hu=31.0,
+        side=Side.LEFT if x > 0 else Side.RIGHT,
+        lobe=None,
+        long_axis_lps_mm=((x - half, y, z), (x + half, y, z)),
+        short_axis_lps_mm=((x, y - half, z), (x, y + half, z)),
+        mask=NoduleMask((int(low[0]), int(low[1]), int(low[2])), distance <= half),
+    )
+
+
+def result(
+    study_uid: str,
+    outcome: Outcome,
+    findings: Sequence[Finding] = (),
+    priority: Priority = Priority.ROUTINE,
+    *,
+    at: datetime,
+) -> TriageResult:
+    """The result of one study."""
+    analysed = outcome in {Outcome.POSITIVE, Outcome.NEGATIVE, Outcome.LIMITED}
+    nodules = tuple(
+        Nodule(i + 1, f"2.25.77{study_uid[-1]}{i}", f, size_class(f))
+        for i, f in enumerate(findings)
+    )
+    digest = "cd" * 32 if analysed else ""
+    return TriageResult(
+        identity=ResultIdentity(study_uid, f"{study_uid}.9", digest, MODEL, 1),
+        outcome=outcome,
+        nodules=nodules,
+        suggested_priority=priority,
+        coverage=(
+            LungCoverage(apex=True, base=outcome is not Outcome.LIMITED, volume_ml=4200.0)
+            if analysed
+            else None
+        ),
+        reason=(
+            NotAnalysableReason.SLICES_TOO_THICK if outcome is Outcome.NOT_ANALYSABLE else None
+        ),
+        detail={
+            Outcome.NOT_ANALYSABLE: "the thinnest axial series has slices of 8 mm",
+            Outcome.LIMITED: "the base of the lungs is cut off",
+            Outcome.FAILED: "the worker gave up after 5 attempts",
+        }.get(outcome, ""),
+        series_reason="thinnest axial series: 133 slices of 2.5 mm",
+        analysed_at=at,
+        timing_s={"read": 1.9, "detect": 8.4, "measure": 0.6},
+    )
+
+
+def sample_desk(clock: Clock, volume: Volume, nodules: Sequence[tuple[Triple, float]]) -> FakeDesk:
+    """A desk with studies in every phase; ``1.2.1`` has the volume and the nodules."""
+    desk = FakeDesk(clock)
+    now = clock.now()
+    found = [ball(volume, c, d, 0.97 - 0.2 * i) for i, (c, d) in enumerate(nodules)]
+    # number, name, phase, outcome, priority, minutes since it came
+    plan = (
+        (1, "Nguyễn^Tuyết^Thị Ánh", Phase.READY, Outcome.POSITIVE, Priority.STAT, 35),
+        (2, "Trần^Minh^Đức", Phase.READY, Outcome.NEGATIVE, Priority.ROUTINE, 61),
+        (3, "Lê^Phúc^Hoàng", Phase.READY, Outcome.LIMITED, Priority.ROUTINE, 240),
+        (4, "Phạm^Quỳnh^Ngọc", Phase.NOT_ANALYSABLE, Outcome.NOT_ANALYSABLE, None, 90),
+        (5, "Vũ^Sơn^Văn", Phase.FAILED, Outcome.FAILED, None, 130),
+        (6, "Đặng^Dương^Thùy", Phase.ANALYSING, None, None, 3),
+        (7, "Bùi^Huy^Quang", Phase.QUEUED, None, None, 2),
+        (8, "Đỗ^Linh^Mỹ", Phase.RECEIVING, None, None, 0),
+        (9, "Hồ^Trường^Xuân", Phase.SIGNED, Outcome.POSITIVE, Priority.URGENT, 1500),
+    )
+    for number, name, phase, outcome, priority, minutes in plan:
+        uid = f"1.2.{number}"
+        received = now - timedelta(minutes=minutes)
+        study = FakeStudy(header(uid, name, number, received), received, phase)
+        study.progress = 0.42 if phase is Phase.ANALYSING else None
+        if outcome is not None:
+            marks = found if outcome is Outcome.POSITIVE else ()
+            study.result = result(
+                uid,
+                outcome,
+                marks,
+                priority or Priority.ROUTINE,
+                at=received + timedelta(seconds=40),
+            )
+            study.volume = volume if study.result.identity.input_digest else None
+            study.deliveries = _deliveries(uid, received, dead=number == 3)
+        if phase is Phase.SIGNED:
+            for mark in desk_nodules(study):
+                said = Disposition(mark.tracking_uid, Verdict.ACCEPTED, REVIEWER.username, now)
+                study.history.append(Judgement(said))
+            study.signed_by, study.signed_at = REVIEWER.display_name, now - timedelta(hours=20)
+        desk.studies[uid] = study
+    return desk
+
+
+def desk_nodules(study: FakeStudy) -> tuple[Nodule, ...]:
+    """The nodules of a study, none without a result."""
+    return study.result.nodules if study.result else ()
+
+
+def header(uid: str, name: str, number: int, received: datetime) -> StudyHeader:
+    """What the images of a study say."""
+    sex = "MF"[number % 2]
+    patient = Patient(f"BN-{4200 + number}", "BVDK", name, date(1950 + 3 * number, 5, 4), sex)
+    return StudyHeader(
+        study_instance_uid=uid,
+        patient=patient,
+        accession_number=f"CT2026-{170 + number}",
+        study_id=str(number),
+        description="CT ngực không cản quang",
+        referring_physician="Trần^Văn An",
+        started_at=received.astimezone(UTC).replace(tzinfo=None) - timedelta(minutes=6),
+    )
+
+
+def _deliveries(uid: str, at: datetime, *, dead: bool) -> tuple[DeliveryView, ...]:
+    plan = (
+        (DocumentKind.SEGMENTATION, "pacs"),
+        (DocumentKind.STRUCTURED_REPORT, "pacs"),
+        (DocumentKind.HL7_ORU, "emr-hl7"),
+        (DocumentKind.FHIR_BUNDLE, "emr-fhir"),
+    )
+    last = len(plan) - 1
+    return tuple(
+        DeliveryView(
+            delivery_id=int(uid[-1]) * 10 + i,
+            study_instance_uid=uid,
+            kind=kind,
+            destination=destination,
+            state=DeliveryState.DEAD if dead and i == last else DeliveryState.DELIVERED,
+            attempts=5 if dead and i == last else 1,
+            last_error="HTTP 422: invalid code" if dead and i == last else "",
+            identity=f"2.25.9{i}",
+            updated_at=at + timedelta(minutes=1),
+        )
+        for i, (kind, destination) in enumerate(plan)
+    )
+
+
+def _link(kind: LinkKind, name: str, state: LinkState, detail: str, now: datetime) -> LinkView:
+    return LinkView(kind, name, state, detail, now - timedelta(seconds=12), 0, None, 0)
