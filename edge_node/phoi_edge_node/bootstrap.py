@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Self
 
 import structlog
 import uvicorn
@@ -52,7 +53,7 @@ from phoi_edge_node.ports import (
 )
 from phoi_edge_node.reporting import Reporter
 from phoi_edge_node.review_desk import ReviewDesk
-from phoi_edge_node.settings import EdgeSettings, MlflowSettings, SiteMode
+from phoi_edge_node.settings import EdgeSettings, InferenceSettings, MlflowSettings, SiteMode
 from phoi_edge_node.sql.engine import open_engine
 from phoi_edge_node.sql.sql_store import SqlStore
 from phoi_edge_node.store import StudyStore
@@ -62,6 +63,7 @@ from phoi_edge_node.workflow import Analyst, Outbox, RetryPolicy
 
 log = structlog.get_logger(__name__)
 
+MLFLOW = "mlflow"  # the lane of usage reports
 LINK_CHECK_S = 15.0
 STOP_WITHIN_S = 10.0
 
@@ -120,6 +122,50 @@ def make_destinations(settings: EdgeSettings) -> tuple[Destination, ...]:
     return tuple(destinations)
 
 
+class Connections:
+    """Everything that this site talks to: where results go, MLflow, and inference.
+
+    Raises:
+        SettingsError: an address cannot be used.
+    """
+
+    def __init__(
+        self, settings: EdgeSettings, home: Home, inference: InferenceService | None = None
+    ) -> None:
+        self._resources = ExitStack()
+        self.inference = inference or self._connect(settings.inference, home)
+        self.mlflow = MlflowRest(settings.mlflow) if settings.mlflow else None
+        destinations = list(make_destinations(settings))
+        if self.mlflow is not None:
+            self._resources.callback(self.mlflow.close)
+            destinations.append(MlflowTracker(self.mlflow, MLFLOW))
+        self.destinations: tuple[Destination, ...] = tuple(destinations)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._resources.close()
+
+    def _connect(self, settings: InferenceSettings, home: Home) -> InferenceService:
+        tls = None
+        if settings.tls_certificate and settings.tls_key and settings.tls_ca:
+            tls = TlsFiles(settings.tls_certificate, settings.tls_key, settings.tls_ca)
+        source = None
+        if settings.source_listen:
+            source = SourceServer(settings.source_listen, tls, BundleStore(home.models))
+            self._resources.callback(source.stop)
+        inference = GrpcInference(
+            settings.workers,
+            VolumeFolder(settings.volumes or home.volumes, settings.volumes_budget_mb * 1_000_000),
+            source=source,
+            source_address=settings.source_address,
+            tls=tls,
+        )
+        self._resources.callback(inference.close)
+        return inference
+
+
 def secret_key(data: Path) -> bytes:
     """This installation's key for sessions; made at the first start, readable by its owner only."""
     path = data / "session.key"
@@ -147,10 +193,14 @@ class EdgeNode:
         self._resources = ExitStack()
         self.storage = open_storage(settings, self._clock)
         self._resources.callback(self.storage.engine.dispose)
-        self._inference = inference or self._connect(home)
+        self._connections = self._resources.enter_context(Connections(settings, home, inference))
+        self._inference = self._connections.inference
         self._retry = RetryPolicy(settings.retry_delays_s)
         self.model = CurrentModel(self.storage.store, self._inference, settings.inference.model)
-        self._couriers = [self._courier(d) for d in make_destinations(settings)]
+        self._couriers = [
+            Courier(self.storage.store, destination, self._clock, self._retry)
+            for destination in self._connections.destinations
+        ]
         self._outbox = Outbox(
             make_encoders(settings, self._uids, self.storage.files.root),
             {c.destination.name: c.destination.accepts for c in self._couriers},
@@ -197,28 +247,6 @@ class EdgeNode:
 
     # --- parts -------------------------------------------------------------------------------
 
-    def _connect(self, home: Home) -> InferenceService:
-        settings = self._settings.inference
-        tls = None
-        if settings.tls_certificate and settings.tls_key and settings.tls_ca:
-            tls = TlsFiles(settings.tls_certificate, settings.tls_key, settings.tls_ca)
-        source = None
-        if settings.source_listen:
-            source = SourceServer(settings.source_listen, tls, BundleStore(home.models))
-            self._resources.callback(source.stop)
-        inference = GrpcInference(
-            settings.workers,
-            VolumeFolder(settings.volumes or home.volumes, settings.volumes_budget_mb * 1_000_000),
-            source=source,
-            source_address=settings.source_address,
-            tls=tls,
-        )
-        self._resources.callback(inference.close)
-        return inference
-
-    def _courier(self, destination: Destination) -> Courier:
-        return Courier(self.storage.store, destination, self._clock, self._retry)
-
     def _recover(self) -> None:
         """Take up what a crash left: half-written files, unindexed instances, work under way."""
         swept = self.storage.files.sweep()
@@ -242,15 +270,11 @@ class EdgeNode:
     def _follow_mlflow(self, home: Home) -> None:
         self._reporter: Reporter | None = None
         self._champion: ChampionFollower | None = None
-        settings = self._settings.mlflow
-        if settings is None:
+        rest = self._connections.mlflow
+        if rest is None:
             return
-        rest = MlflowRest(settings)
-        self._resources.callback(rest.close)
-        tracker = MlflowTracker(rest)
-        self._couriers.append(self._courier(tracker))
         self._reporter = Reporter(
-            self.storage.store, self._clock, self._uids, self._settings.site.name, tracker.name
+            self.storage.store, self._clock, self._uids, self._settings.site.name, MLFLOW
         )
         self._champion = ChampionFollower(
             MlflowRegistry(rest),

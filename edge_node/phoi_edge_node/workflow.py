@@ -60,7 +60,8 @@ class Outbox:
         self, encoders: Sequence[DocumentEncoder], lanes: Mapping[str, Collection[DocumentKind]]
     ) -> None:
         self._encoders = encoders
-        self._lanes = lanes
+        of_studies = {name: set(kinds) - {DocumentKind.USAGE} for name, kinds in lanes.items()}
+        self._lanes = {name: kinds for name, kinds in of_studies.items() if kinds}
 
     def encode(self, case: ReportedCase) -> tuple[Outgoing, ...]:
         """The documents of a case, in order, each with its destinations; empty in shadow mode."""
