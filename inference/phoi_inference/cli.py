@@ -21,16 +21,18 @@ from phoi_inference.settings import WorkerSettings
 
 # With the second that abandoned work gets, this stays within the usual 10 s before a SIGKILL.
 _GRACE_S = 8.0
+_LISTEN = "127.0.0.1:50051"
 
 
 def command(
     listen: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
             envvar="PHOI_WORKER_LISTEN",
-            help="unix:/path or host:port. Off this host it needs the three --tls options.",
+            help="unix:/path or host:port; repeat for more. Off this host it needs the three --tls "
+            f"options. Default: {_LISTEN}.",
         ),
-    ] = "127.0.0.1:50051",
+    ] = None,
     volumes: Annotated[
         Path | None,
         typer.Option(
@@ -80,7 +82,7 @@ def command(
     _configure_logs()
     worker = Worker(
         WorkerSettings(
-            listen=listen,
+            listen=tuple(listen or (_LISTEN,)),
             store=store or home.models,
             trust=home.trust,
             volumes=volumes or home.volumes,

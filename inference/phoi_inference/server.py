@@ -194,11 +194,11 @@ class Worker:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
-        self.address = _listen(self._server, settings)
+        self.addresses = _listen(self._server, settings)
         self._server.start()
         for name in ("", SERVICE):
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        _log.info("worker ready", address=self.address)
+        _log.info("worker ready", addresses=self.addresses)
 
     def stop(self, grace_s: float) -> None:
         """Take nothing more, give what runs ``grace_s`` seconds, then abandon it."""
@@ -244,9 +244,9 @@ def _abort(context: grpc.ServicerContext, error: Exception, request_id: str) -> 
     context.abort(status, detail)
 
 
-def _listen(server: grpc.Server, settings: WorkerSettings) -> str:
+def _listen(server: grpc.Server, settings: WorkerSettings) -> list[str]:
     try:
-        return transport.listen(server, settings.listen, settings.tls)
+        return [transport.listen(server, address, settings.tls) for address in settings.listen]
     except transport.TransportError as error:
         raise errors.SettingsError(f"{error}; choose another --listen") from None
 

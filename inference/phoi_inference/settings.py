@@ -17,7 +17,7 @@ class WorkerSettings:
     """One worker.
 
     Attributes:
-        listen: ``unix:/path`` or ``host:port``; off this host only with ``tls``.
+        listen: ``unix:/path`` or ``host:port`` each; off this host only with ``tls``.
         store: root of the bundle store.
         trust: file of the trust store.
         volumes: folder shared with edges on this host; None: none.
@@ -29,7 +29,7 @@ class WorkerSettings:
         SettingsError: they contradict one another.
     """
 
-    listen: str
+    listen: tuple[str, ...]
     store: Path
     trust: Path
     volumes: Path | None = None
@@ -41,7 +41,7 @@ class WorkerSettings:
 
     def __post_init__(self) -> None:
         try:
-            for address in (self.listen, *self.sources):
+            for address in (*self.listen, *self.sources):
                 require_tls_off_host(address, self.tls)
         except TransportError as error:
             raise SettingsError(f"{error}; see `phoi worker --help`") from None

@@ -1,6 +1,7 @@
 """How both ends of the contract connect.
 
 On one host: a unix socket or a loopback address, in plain text. Across hosts: mutual TLS, always.
+So the address alone says which, on both ends.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ def open_channel(address: str, tls: TlsFiles | None) -> grpc.Channel:
         TransportError: see ``require_tls_off_host``, or a certificate cannot be read.
     """
     require_tls_off_host(address, tls)
-    if tls is None or address.startswith("unix:"):
+    if tls is None or is_local(address):
         return grpc.insecure_channel(address, _CHANNEL_OPTIONS)
     return grpc.secure_channel(address, tls.channel_credentials(), _CHANNEL_OPTIONS)
 
@@ -134,7 +135,7 @@ def listen(server: grpc.Server, address: str, tls: TlsFiles | None) -> str:
     """
     require_tls_off_host(address, tls)
     try:
-        if tls is None or address.startswith("unix:"):
+        if tls is None or is_local(address):
             port = server.add_insecure_port(address)
         else:
             port = server.add_secure_port(address, tls.server_credentials())

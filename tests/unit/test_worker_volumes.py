@@ -155,12 +155,12 @@ def test_what_stays_on_this_host(tmp_path: Path, address: str, *, local: bool) -
     tls = TlsFiles(tmp_path / "a", tmp_path / "b", tmp_path / "c")
     assert is_local(address) == local
 
-    WorkerSettings(address, tmp_path, tmp_path, tls=tls)
+    WorkerSettings((address,), tmp_path, tmp_path, tls=tls)
     if not local:
         with pytest.raises(SettingsError, match="TLS"):
-            WorkerSettings(address, tmp_path, tmp_path)
+            WorkerSettings((address,), tmp_path, tmp_path)
         with pytest.raises(SettingsError, match="TLS"):
-            WorkerSettings("unix:/x", tmp_path, tmp_path, sources=frozenset({address}))
+            WorkerSettings(("unix:/x",), tmp_path, tmp_path, sources=frozenset({address}))
 
 
 @pytest.mark.parametrize("address", ["", "50051", "host", "host:", "host:port", ":1", "host:70000"])
@@ -168,4 +168,4 @@ def test_an_address_that_is_none(tmp_path: Path, address: str) -> None:
     with pytest.raises(TransportError, match="host:port"):
         is_local(address)
     with pytest.raises(InferenceError, match="phoi worker --help"):
-        WorkerSettings(address, tmp_path, tmp_path)
+        WorkerSettings((address,), tmp_path, tmp_path)

@@ -34,6 +34,7 @@ _POLL_S = 0.2
 _REFUSALS = frozenset(
     {
         grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.NOT_FOUND,
         grpc.StatusCode.FAILED_PRECONDITION,
         grpc.StatusCode.PERMISSION_DENIED,
         grpc.StatusCode.UNAUTHENTICATED,
@@ -111,7 +112,7 @@ class GrpcInference:
             try:
                 self._load_at(worker, model)
             except grpc.RpcError as error:
-                if error.code() in _REFUSALS | {grpc.StatusCode.NOT_FOUND}:
+                if error.code() in _REFUSALS:
                     raise _failed(worker, error) from None
                 raise _unavailable(worker, error) from None
 
