@@ -14,7 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 from pydicom.multival import MultiValue
-from pydicom.uid import CTImageStorage
+from pydicom.uid import (
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    LegacyConvertedEnhancedCTImageStorage,
+)
 
 from phoi_models.errors import NotAnalysable, NotAnalysableReason
 from phoi_models.geometry import as_triple
@@ -25,6 +29,7 @@ AIR_HU = -1024
 """Floor of the volumes, and what fills pixels outside the field of view: no tissue is lighter."""
 
 _MAXIMUM_HU = int(np.iinfo(np.int16).max)
+_ENHANCED = frozenset({EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage})
 _PLAUSIBLE_TISSUE_HU = (-1000.0, 3000.0)
 _HOUNSFIELD_TYPES = frozenset({"HU", "HU_MOD", ""})
 
@@ -47,12 +52,13 @@ def slice_place(dataset: Dataset) -> SlicePlace:
     Raises:
         NotAnalysable: no CT image, or one without usable position, orientation or pixel spacing.
     """
-    sop_class = str(dataset.get("SOPClassUID", ""))
-    if sop_class != CTImageStorage:
+    sop_class = dataset.get("SOPClassUID")
+    if sop_class in _ENHANCED:
         raise NotAnalysable(
-            NotAnalysableReason.NO_SUITABLE_SERIES,
-            "only single-frame CT images are read, not enhanced multi-frame ones",
+            NotAnalysableReason.NO_SUITABLE_SERIES, "enhanced multi-frame CT is not read"
         )
+    if sop_class != CTImageStorage:
+        raise NotAnalysable(NotAnalysableReason.NO_CT_IMAGES, "an object that is no CT image")
     try:
         orientation = [float(v) for v in dataset.ImageOrientationPatient]
         row_mm, column_mm = (float(v) for v in dataset.PixelSpacing)
@@ -145,6 +151,10 @@ def _read(path: Path, *, headers_only: bool = False) -> Dataset:
 
 
 def _decode(dataset: Dataset, number: int, count: int) -> NDArray[np.int16]:
+    if "PixelData" not in dataset:
+        raise NotAnalysable(
+            NotAnalysableReason.UNREADABLE_PIXELS, f"slice {number} of {count} has no pixels"
+        )
     try:
         return to_hounsfield(dataset)
     except NotAnalysable:
