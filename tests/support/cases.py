@@ -46,10 +46,10 @@ STUDY = StudyHeader(
 
 
 class CountingUids:
-    """Identities 1, 2, 3, ...: the same in every run."""
+    """Identities first, first + 1, ...: the same in every run."""
 
-    def __init__(self) -> None:
-        self._numbers = count(1)
+    def __init__(self, first: int = 1) -> None:
+        self._numbers = count(first)
 
     def dicom_uid(self) -> str:
         return f"2.25.{next(self._numbers)}"

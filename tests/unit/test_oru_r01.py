@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import hl7
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from phoi_edge_node.hl7v2.fields import components, text
 from phoi_edge_node.hl7v2.oru_r01 import OruEncoder
@@ -180,7 +180,8 @@ def test_unknown_values_leave_their_fields_empty() -> None:
     unknown = replace(PATIENT, patient_id="", issuer="", name="", birth_date=None, sex="")
     study = replace(STUDY, patient=unknown, accession_number="", started_at=None)
     message = parsed(replace(case(), study=study))
-    assert str(message.segment("PID")) == "PID|1"
+    number = filler_number(STUDY.study_instance_uid)  # two nameless patients are never one
+    assert str(message.segment("PID")) == f"PID|1||{number}^^^PHOI^U||^^^^^^U"
     assert str(message.segment("OBR")[7]) == ""
     assert str(message.segment("OBR")[18]) == ""
 
@@ -198,6 +199,7 @@ def test_escaped_text_comes_back(value: str) -> None:
     assert back == plain_text(value)
 
 
+@example(name="\ud800^\x0b|&", patient_id="\udfff\r\n\x1c", description="\x85\u2028\ud800")
 @given(name=ANY_TEXT, patient_id=ANY_TEXT, description=ANY_TEXT)
 def test_no_text_breaks_the_message(name: str, patient_id: str, description: str) -> None:
     patient = replace(PATIENT, name=name, patient_id=patient_id, issuer=description)

@@ -193,7 +193,7 @@ def _patient_identifier(context: Context) -> Json:
     if not string(patient.patient_id):
         # Two nameless patients must never become one: each is known by the study alone.
         return dicom_identifier(context.case.study.study_instance_uid)
-    own = phoi_system(f"patients:{context.site}:{patient.issuer}")
+    own = phoi_system(f"patients:{context.site}:{string(patient.issuer)}")
     system = context.patient_systems.get(patient.issuer, own)
     return identifier(system, string(patient.patient_id), "MR")
 

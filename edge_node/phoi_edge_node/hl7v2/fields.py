@@ -42,9 +42,9 @@ def coded_bilingual(term: Term) -> str:
 
 
 def extended_name(name: PersonName) -> str:
-    """XPN: family, given, middle, suffix, prefix, (degree), L for legal name."""
+    """XPN: family, given, middle, suffix, prefix, (degree), L for legal name, U for unknown."""
     parts = (name.family, name.given, name.middle, name.suffix, name.prefix)
-    return components(*parts, "", "L") if any(parts) else ""
+    return components(*parts, "", "L" if any(parts) else "U")
 
 
 def timestamp(at: datetime) -> str:

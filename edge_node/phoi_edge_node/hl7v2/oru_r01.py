@@ -42,7 +42,7 @@ from phoi_edge_node.reported import (
     reported_outcome,
     told_earlier,
 )
-from phoi_edge_node.result import Outcome, Patient, Priority
+from phoi_edge_node.result import Outcome, Priority
 from phoi_edge_node.settings import Hl7Settings, SiteSettings
 from phoi_edge_node.terms import (
     ATTENUATION_CLASS,
@@ -131,7 +131,7 @@ class OruEncoder:
         segments = [
             self._msh(case, control_id),
             self._sft(case),
-            _pid(case.study.patient),
+            _pid(case),
             _pv1(case),
             _orc(case),
             _obr(case),
@@ -171,19 +171,26 @@ class OruEncoder:
         )
 
 
-def _pid(patient: Patient) -> str:
+def _pid(case: ReportedCase) -> str:
+    patient = case.study.patient
     return segment(
         "PID",
         {
             1: "1",
-            3: components(patient.patient_id, "", "", patient.issuer, "MR")
-            if patient.patient_id
-            else "",
+            3: _patient_identifier(case),
             5: extended_name(person_name(patient.name)),
             7: day(patient.birth_date),
             8: text(patient.sex),
         },
     )
+
+
+def _patient_identifier(case: ReportedCase) -> str:
+    patient = case.study.patient
+    if text(patient.patient_id):
+        return components(patient.patient_id, "", "", patient.issuer, "MR")
+    # PID-3 may not be empty, and two nameless patients must never become one.
+    return components(filler_number(case.study.study_instance_uid), "", "", APPLICATION, "U")
 
 
 def _pv1(case: ReportedCase) -> str:

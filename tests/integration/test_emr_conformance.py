@@ -1,0 +1,93 @@
+"""ORU^R01 and Bundles of every outcome and status before validators that were not written here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from phoi_edge_node.fhir.bundle import FhirEncoder
+from phoi_edge_node.hl7v2.oru_r01 import OruEncoder
+from phoi_edge_node.ports import DocumentEncoder, ReportedCase, ReportStatus, ToldBefore
+from phoi_edge_node.result import Outcome, Patient
+from phoi_edge_node.settings import FhirSettings, Hl7Settings, SiteSettings
+from support.cases import PHOI_VERSION, STUDY, CountingUids, case, mixed_review, result
+from support.emr import fhir_faults, hl7_faults
+
+SITE = SiteSettings(name="bvdk")
+UNKNOWN = replace(
+    STUDY,
+    patient=Patient("", "", "", None, ""),
+    accession_number="",
+    description="",
+    referring_physician="",
+    started_at=None,
+)
+CASES: dict[str, ReportedCase] = {
+    f"{outcome.value}-{status.value}": case(outcome, status)
+    for outcome in Outcome
+    for status in ReportStatus
+} | {
+    "reviewed": case(Outcome.POSITIVE, ReportStatus.FINAL, mixed_review()),
+    "nameless": replace(case(), study=UNKNOWN),
+    "corrected-after-review": replace(
+        case(Outcome.POSITIVE, ReportStatus.CORRECTED),
+        told_before=(ToldBefore(result(Outcome.POSITIVE), mixed_review()),),
+    ),
+}
+
+
+def content(encoder: DocumentEncoder, of: ReportedCase) -> bytes:
+    (document,) = encoder.encode(of)
+    return document.content
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_hl7apy_finds_no_fault(name: str) -> None:
+    settings = Hl7Settings(host="127.0.0.1", port=1)
+    encoder = OruEncoder(settings, SITE, CountingUids(), PHOI_VERSION)
+    assert hl7_faults(content(encoder, CASES[name])) == []
+
+
+def test_hl7apy_would_find_a_fault() -> None:
+    settings = Hl7Settings(host="127.0.0.1", port=1)
+    message = content(OruEncoder(settings, SITE, CountingUids(), PHOI_VERSION), case())
+    assert hl7_faults(message.replace(b"\rOBR|", b"\rNTE|"))
+    assert hl7_faults(message.replace(b"|nodule-triage^", b"||nodule-triage^"))
+
+
+def test_fhir_validators_find_no_fault() -> None:
+    bundles = {name: content(_fhir_encoder(), of) for name, of in CASES.items()}
+    assert fhir_faults(bundles) == []
+
+
+def test_fhir_validators_would_find_a_fault() -> None:
+    sound = content(_fhir_encoder(), case())
+    planted: dict[str, dict[str, Any]] = {
+        name: json.loads(sound) for name in ("status", "number", "element", "reference")
+    }
+
+    def observation(name: str) -> dict[str, Any]:
+        found = planted[name]["entry"][4]["resource"]
+        assert isinstance(found, dict)
+        return found
+
+    del observation("status")["status"]
+    observation("number")["component"][3]["valueQuantity"]["value"] = "two"
+    observation("element")["finding"] = "nodule"
+    observation("reference")["subject"]["reference"] = (
+        "urn:uuid:00000000-0000-4000-8000-000000000000"
+    )
+    faults = fhir_faults({name: json.dumps(b).encode() for name, b in planted.items()})
+    by_fhirkit = [fault for fault in faults if fault.startswith("fhirkit")]
+    for name in ("status", "number", "element"):
+        assert any(fault.endswith(f"{name}.json: 1 issue(s)") for fault in by_fhirkit)
+    by_pyrofile = "\n".join(fault for fault in faults if fault.startswith("pyrofile"))
+    for words in ("status is required", "Unknown element", "does not resolve"):
+        assert words in by_pyrofile
+
+
+def _fhir_encoder() -> FhirEncoder:
+    settings = FhirSettings(base_url="http://127.0.0.1:9/fhir")
+    return FhirEncoder(settings, SITE, CountingUids(), PHOI_VERSION)

@@ -1,0 +1,118 @@
+"""The EMR of the tests: servers and validators that were not written here."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+from hl7apy.consts import VALIDATION_LEVEL
+from hl7apy.exceptions import HL7apyException
+from hl7apy.parser import parse_message
+from phoi_edge_node.sample import default_cache
+from phoi_edge_node.stand_ins.fhir import environment, fhir_server
+
+VALIDATORS = ["fhirkit-rs==0.1.0", "pyrofile-validator==0.3.0", "fhir.resources==8.3.0"]
+
+# pyrofile 0.3.0 takes its value sets from the examples in fhir.resources' field definitions, which
+# end in "+" where the set goes on. All four codes are in the R4 value sets observation-status,
+# diagnostic-report-status and task-status.
+PYROFILE_IS_WRONG = (
+    ("Observation.status", "corrected"),
+    ("Observation.status", "entered-in-error"),
+    ("DiagnosticReport.status", "corrected"),
+    ("Task.status", "completed"),
+)
+
+# hl7apy warns of values that are not in the tables that 2.5.1 prints. Table 0396 (coding systems)
+# is open: it names 99zzz as local, HL7nnnn as tables, and HL7 has registered SCT and UCUM since.
+# Table 0125 prints CWE from 2.6 on; data type CWE itself is of 2.5.
+HL7APY_WARNS = re.compile(
+    r"Warning: Value (99PHOI|SCT|UCUM|HL70485) not in table HL70396 in element \S+"
+    r"|Warning: Value CWE not in table HL70125 in element OBX\.OBX_2"
+)
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running_fhir_server(folder: Path) -> Iterator[str]:
+    """sekmet-fhir; yields its base URL."""
+    with fhir_server(default_cache(), folder, free_port()) as base_url:
+        yield base_url
+
+
+def hl7_faults(message: bytes) -> list[str]:
+    """What hl7apy, strict, finds wrong: errors, and warnings that are not pinned above."""
+    with tempfile.NamedTemporaryFile() as report:
+        try:
+            parsed = parse_message(
+                message.decode("utf-8"),
+                validation_level=VALIDATION_LEVEL.STRICT,
+                force_validation=True,
+            )
+            parsed.validate(report_file=report.name)
+        except HL7apyException as error:
+            return [f"{type(error).__name__}: {error}"]
+        found = Path(report.name).read_text(encoding="utf-8").splitlines()
+    return [line for line in found if not HL7APY_WARNS.fullmatch(line)]
+
+
+def fhir_faults(bundles: Mapping[str, bytes]) -> list[str]:
+    """What fhirkit-rs and pyrofile find wrong; warnings count."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "bundles"
+        folder.mkdir()
+        for name, content in bundles.items():
+            (folder / f"{name}.json").write_bytes(content)
+        files = sorted(str(path) for path in folder.iterdir())
+        return [*_fhirkit(files), *_pyrofile(folder, Path(scratch))]
+
+
+@cache
+def _tools() -> Path:
+    python = environment(default_cache(), "fhir-validators-1", VALIDATORS)
+    return python.parent
+
+
+def _fhirkit(files: list[str]) -> list[str]:
+    done = subprocess.run(
+        [_tools() / "fhirkit", "validate", *files], capture_output=True, text=True, check=False
+    )
+    lines = done.stdout.splitlines()
+    assert sum(line.endswith(": ok") or "issue(s)" in line for line in lines) == len(files)
+    return [f"fhirkit: {line}" for line in lines if not line.endswith(": ok")]
+
+
+def _pyrofile(folder: Path, scratch: Path) -> list[str]:
+    report = scratch / "report.json"
+    subprocess.run(
+        [_tools() / "pyrofile", "folder", str(folder), "--json-output", str(report)],
+        capture_output=True,
+        cwd=scratch,
+        check=False,  # it ends with 1 for the findings that are pinned above
+    )
+    issues = json.loads(report.read_text(encoding="utf-8"))["issues"]
+    return [
+        f"pyrofile: {issue['severity']} {issue['path']}: {issue['message']}"
+        for issue in issues
+        if not _known_false(issue["path"], issue["message"])
+    ]
+
+
+def _known_false(path: str, message: str) -> bool:
+    return any(
+        path == where and message.startswith(f"Code '{code}' is not in required ValueSet _r4b_")
+        for where, code in PYROFILE_IS_WRONG
+    )
