@@ -1,0 +1,111 @@
+"""Received files survive, are never overwritten, and lie under no name that a peer chose."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+from phoi_edge_node.dicom.instance_files import InstanceFiles
+
+META = b"\0" * 128 + b"DICM"
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> InstanceFiles:
+    return InstanceFiles(tmp_path / "instances")
+
+
+def everything(files: InstanceFiles) -> list[Path]:
+    return [path for path in files.root.rglob("*") if path.is_file()]
+
+
+def test_what_is_stored_lies_there_byte_for_byte(files: InstanceFiles) -> None:
+    stored = files.store("1.2", "1.2.3", META, b"pixels")
+    assert (files.root / stored.path).read_bytes() == META + b"pixels"
+    assert stored.sha256 == hashlib.sha256(b"pixels").hexdigest()
+    assert stored.size == len(META) + 6
+    assert list(files.paths()) == [stored.path]
+
+
+@pytest.mark.parametrize("uid", ["../../escape", "/etc/passwd", "1.2.840.113619"])
+def test_a_path_holds_no_uid(files: InstanceFiles, uid: str) -> None:
+    stored = files.store(uid, uid, META, b"pixels")
+    assert uid not in stored.path
+    assert (files.root / stored.path).resolve().is_relative_to(files.root.resolve())
+
+
+def test_the_same_again_is_one_file(files: InstanceFiles) -> None:
+    assert files.store("1.2", "1.2.3", META, b"a") == files.store("1.2", "1.2.3", META, b"a")
+    assert len(everything(files)) == 1
+
+
+def test_other_content_under_the_same_uid_overwrites_nothing(files: InstanceFiles) -> None:
+    first = files.store("1.2", "1.2.3", META, b"first")
+    second = files.store("1.2", "1.2.3", META, b"second")
+
+    files.quarantine(second.path)
+
+    assert list(files.paths()) == [first.path]
+    assert (files.root / first.path).read_bytes().endswith(b"first")
+    assert [path.read_bytes()[-6:] for path in (files.root / "quarantine").iterdir()] == [b"second"]
+
+
+def test_a_study_has_one_folder(files: InstanceFiles) -> None:
+    paths = {files.store("1.2", f"1.2.{k}", META, b"x").path for k in range(5)}
+    paths.add(files.store("1.3", "1.3.1", META, b"x").path)
+    assert len({Path(path).parent for path in paths}) == 2
+
+
+@pytest.mark.parametrize("step", ["fsync", "rename"])
+def test_a_failing_disk_leaves_nothing_behind(
+    files: InstanceFiles, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os if step == "fsync" else Path, step, fail)
+    with pytest.raises(OSError, match="No space"):
+        files.store("1.2", "1.2.3", META, b"pixels")
+    assert everything(files) == []
+
+
+def test_the_file_and_its_name_are_synced_before_success(
+    files: InstanceFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    fsync, rename = os.fsync, Path.rename
+
+    def record_fsync(descriptor: int) -> None:
+        events.append(Path(f"/proc/self/fd/{descriptor}").readlink().parts[-2])
+        fsync(descriptor)
+
+    def record_rename(path: Path, target: Path) -> Path:
+        events.append("rename")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", record_fsync)
+    monkeypatch.setattr(Path, "rename", record_rename)
+    stored = files.store("1.2", "1.2.3", META, b"pixels")
+
+    folder = Path(stored.path).parent
+    assert events[0] == "incoming"  # the content
+    assert events[-2:] == ["rename", folder.parent.name]  # then the name, then the name's folder
+
+
+def test_a_crash_leaves_only_what_is_swept(files: InstanceFiles) -> None:
+    kept = files.store("1.2", "1.2.3", META, b"whole")
+    (files.root / "incoming" / "tmpabc").write_bytes(b"half")
+
+    again = InstanceFiles(files.root)
+
+    assert again.sweep() == 1
+    assert list(again.paths()) == [kept.path]
+
+
+def test_oldest_first(files: InstanceFiles) -> None:
+    paths = [files.store("1.2", f"1.2.{k}", META, b"x").path for k in range(4)]
+    for age, path in enumerate(paths):
+        os.utime(files.root / path, (1000 - age, 1000 - age))
+    assert list(files.paths()) == paths[::-1]
