@@ -11,6 +11,7 @@ import ssl
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -29,11 +30,16 @@ FHIR_JSON = "application/fhir+json"
 MAXIMUM_ANSWER = 16 * 1024 * 1024
 # Not the document's fault: a token that ran out, a conflict of versions, a busy server.
 PASSING = frozenset({401, 408, 409, 429})
+_BEARER_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, 2.1
 _ISSUE_CODE = re.compile(r"[a-z][a-z-]{1,30}")
 
 
 class _AnswerTooLong(Exception):
     """The server sends more than any answer to Phoi can be."""
+
+
+class _NoToken(Exception):
+    """The file of the bearer token holds none that could be sent."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +97,8 @@ class FhirDestination:
             return Unreachable(f"no connection: {type(error).__name__}")
         except _AnswerTooLong:
             return Unreachable(f"the answer exceeds {MAXIMUM_ANSWER} bytes")
-        except OSError:
-            return Unreachable("the file fhir.bearer_token_file cannot be read")
+        except _NoToken:
+            return Unreachable("the file fhir.bearer_token_file holds no token that can be read")
 
     def _client(self) -> httpx.Client:
         # Not by way of a proxy that happens to stand in the environment; the system's own list of
@@ -104,11 +110,9 @@ class FhirDestination:
         )
 
     def _headers(self) -> dict[str, str]:
-        headers = {"Accept": FHIR_JSON, "Content-Type": FHIR_JSON}
+        headers = {"Accept": FHIR_JSON, "Accept-Encoding": "identity", "Content-Type": FHIR_JSON}
         if self._settings.bearer_token_file:
-            # Read for each request: tokens are renewed behind our back.
-            token = self._settings.bearer_token_file.read_text(encoding="ascii").strip()
-            headers["Authorization"] = f"Bearer {token}"
+            headers["Authorization"] = f"Bearer {_token(self._settings.bearer_token_file)}"
         return headers
 
     def _body(self, response: httpx.Response) -> bytes:
@@ -122,6 +126,17 @@ class FhirDestination:
             if self._monotonic() > deadline:
                 raise TimeoutError
         return bytes(body)
+
+
+def _token(path: Path) -> str:
+    """The token, read for each request: tokens are renewed behind our back."""
+    try:
+        token = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        raise _NoToken from None
+    if not _BEARER_TOKEN.fullmatch(token):
+        raise _NoToken
+    return token
 
 
 def _json_object(body: bytes) -> dict[str, Any]:
