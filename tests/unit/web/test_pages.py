@@ -65,17 +65,18 @@ def app(desk: FakeDesk, clock: FakeClock) -> FastAPI:
 
 
 @pytest.fixture(scope="module")
-def stage() -> Iterator[tuple[Stage, str]]:
+def stage() -> Iterator[tuple[Stage, httpx.Client]]:
     stage = Stage()
-    with serving(stage) as port:
-        yield stage, f"http://127.0.0.1:{port}"
+    with serving(stage) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        yield stage, client
 
 
 @pytest.fixture
-def client(app: FastAPI, stage: tuple[Stage, str]) -> Iterator[httpx.Client]:
+def client(app: FastAPI, stage: tuple[Stage, httpx.Client]) -> httpx.Client:
+    """A browser without cookies, in front of a fresh application."""
     stage[0].app = app
-    with httpx.Client(base_url=stage[1]) as client:
-        yield client
+    stage[1].cookies.clear()
+    return stage[1]
 
 
 def csrf_of(response: httpx.Response) -> str:
