@@ -45,7 +45,14 @@ class SiteMode(StrEnum):
 
 
 class SiteSettings(_Section):
-    """The hospital."""
+    """The hospital.
+
+    Attributes:
+        name: appears in MLflow: small letters, digits and -, never a patient's or a person's.
+        mode: ``shadow``: results stay inside Phoi; ``pacs``: they go to the archives; ``pacs+emr``:
+            to the EMR too.
+        language: the page's first language; each user may switch.
+    """
 
     name: str = Field(default="unnamed-site", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
     mode: SiteMode = SiteMode.SHADOW
@@ -53,7 +60,17 @@ class SiteSettings(_Section):
 
 
 class DicomSettings(_Section):
-    """What listens for images."""
+    """What listens for images.
+
+    Attributes:
+        ae_title: the called AE title; associations that call another are rejected.
+        host: ``0.0.0.0`` to be reached from other machines.
+        port: 104 needs root rights; 11112 is usual.
+        allowed_calling_ae_titles: who may send; empty: anyone.
+        quiet_time_s: a study is complete so long after its last image, if no association is open.
+        minimum_free_disk_mb: below it images are refused with status 0xA700.
+        maximum_associations: at once.
+    """
 
     ae_title: AeTitle = "PHOI"
     host: str = "127.0.0.1"
@@ -65,7 +82,13 @@ class DicomSettings(_Section):
 
 
 class ArchiveSettings(_Section):
-    """A PACS that takes results by C-STORE."""
+    """A PACS that takes results by C-STORE.
+
+    Attributes:
+        name: of its lane on pages and in metrics.
+        ae_title: the called AE title.
+        timeout_s: for connecting, negotiating and each answer.
+    """
 
     name: str = Field(default="pacs", pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")
     ae_title: AeTitle
@@ -75,7 +98,14 @@ class ArchiveSettings(_Section):
 
 
 class Hl7Settings(_Section):
-    """An EMR that takes ORU^R01 over MLLP."""
+    """An EMR that takes ORU^R01 over MLLP.
+
+    Attributes:
+        name: of its lane.
+        receiving_application: MSH-5.
+        receiving_facility: MSH-6.
+        timeout_s: for connecting and for the acknowledgement.
+    """
 
     name: str = Field(default="emr-hl7", pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")
     host: str
@@ -89,6 +119,10 @@ class FhirSettings(_Section):
     """An EMR with a FHIR R4 server.
 
     Attributes:
+        name: of its lane.
+        base_url: of the server, for example ``https://emr.example/fhir``.
+        bearer_token_file: file that holds the token, readable by Phoi only.
+        timeout_s: for the answer to a transaction.
         patient_identifier_systems: the EMR's identifier system (a URI) for each Issuer of Patient
             ID, "" for images that name none. Without it the EMR cannot know its own patients.
     """
@@ -101,7 +135,14 @@ class FhirSettings(_Section):
 
 
 class MlflowSettings(_Section):
-    """The central training loop."""
+    """The central training loop.
+
+    Attributes:
+        tracking_uri: of the MLflow server.
+        token_file: file that holds the bearer token, readable by Phoi only.
+        report_every_s: how often usage is counted; a report goes only when it changed.
+        follow_champion_every_s: how often the registry is asked for a new champion.
+    """
 
     tracking_uri: str = Field(pattern=r"^https?://")
     token_file: Path | None = None
@@ -145,7 +186,14 @@ class InferenceSettings(_Section):
 
 
 class WebSettings(_Section):
-    """The review page."""
+    """The review page.
+
+    Attributes:
+        host: another one than 127.0.0.1 needs TLS.
+        tls_certificate: PEM file.
+        tls_key: PEM file.
+        session_hours: after which a person signs in again.
+    """
 
     host: str = "127.0.0.1"
     port: Port = 8080
@@ -163,7 +211,13 @@ class WebSettings(_Section):
 
 
 class EdgeSettings(BaseSettings):
-    """Everything one edge node is told."""
+    """Everything one edge node is told.
+
+    Attributes:
+        data: folder for images, database and keys.
+        database_url: of PostgreSQL, ``postgresql+psycopg://...``; by default SQLite in ``data``.
+        retry_delays_s: seconds before the second, third, ... try; the last one repeats.
+    """
 
     model_config = SettingsConfigDict(
         frozen=True, extra="forbid", env_prefix="PHOI_EDGE__", env_nested_delimiter="__"
