@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from phoi_edge_node.dicom.archive import DicomArchive
 from phoi_edge_node.fhir.bundle import FhirEncoder
 from phoi_edge_node.fhir.client import FhirDestination
 from phoi_edge_node.hl7v2.mllp import MllpDestination
@@ -25,10 +26,12 @@ from phoi_edge_node.ports import (
     Refused,
     Unreachable,
 )
-from phoi_edge_node.settings import FhirSettings, Hl7Settings, SiteSettings
+from phoi_edge_node.settings import ArchiveSettings, FhirSettings, Hl7Settings, SiteSettings
 from phoi_edge_node.stand_ins.program import listening
 from phoi_edge_node.testing import FakeDestination
 from support.cases import PATIENT, PHOI_VERSION, CountingUids, case
+from support.dcmtk import storescp
+from support.dicom_peers import answering_scp, report_file
 from support.emr import free_port, running_fhir_server
 from support.fhir_peers import fhir_peer
 from support.mllp_peers import acknowledging, mllp_peer
@@ -120,8 +123,25 @@ def fhir_lane(folder: Path) -> Iterator[Lane]:
         )
 
 
+@contextmanager
+def dicom_lane(folder: Path) -> Iterator[Lane]:
+    def at(port: int, ae_title: str = "ARCHIVE") -> DicomArchive:
+        settings = ArchiveSettings(ae_title=ae_title, host="127.0.0.1", port=port, timeout_s=5)
+        return DicomArchive(settings, "PHOI")
+
+    with storescp(folder / "kept") as archive, answering_scp(0xA900) as refusing:
+        yield Lane(
+            at(archive.peer.port),
+            at(free_port()),
+            at(refusing),
+            Document(DocumentKind.STRUCTURED_REPORT, "2.25.7", report_file("2.25.7")),
+            kept=lambda: len(list(archive.folder.iterdir())),
+        )
+
+
 LANES: dict[str, Callable[[Path], AbstractContextManager[Lane]]] = {
     "fake": fake_lane,
+    "dicom": dicom_lane,
     "mllp": mllp_lane,
     "fhir": fhir_lane,
 }

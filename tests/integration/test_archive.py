@@ -1,0 +1,92 @@
+"""What an archive answers decides whether a document is delivered, refused, or tried again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from phoi_edge_node.dicom.archive import DicomArchive
+from phoi_edge_node.dicom.headers import data_set_offset
+from phoi_edge_node.ports import (
+    Delivered,
+    Document,
+    DocumentKind,
+    Refused,
+    SendOutcome,
+    Unreachable,
+)
+from phoi_edge_node.settings import ArchiveSettings
+from pydicom.uid import SegmentationStorage
+from support.dcmtk import storescp
+from support.dicom_peers import answering_scp, report_file
+from support.emr import free_port
+
+DOCUMENT = Document(DocumentKind.STRUCTURED_REPORT, "2.25.7", report_file("2.25.7"))
+
+
+def archive(port: int, ae_title: str = "ARCHIVE") -> DicomArchive:
+    settings = ArchiveSettings(ae_title=ae_title, host="127.0.0.1", port=port, timeout_s=5)
+    return DicomArchive(settings, "PHOI")
+
+
+def test_the_archive_gets_the_frozen_bytes(tmp_path: Path) -> None:
+    with storescp(tmp_path, "+B") as peer:
+        assert archive(peer.peer.port).send(DOCUMENT) == Delivered("status 0x0000")
+        (kept,) = tmp_path.iterdir()
+    content = kept.read_bytes()
+    sent = DOCUMENT.content[data_set_offset(DOCUMENT.content) :]
+    assert content[data_set_offset(content) :] == sent
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (0x0000, Delivered),
+        (0xB000, Delivered),  # coerced, and stored
+        (0xB007, Delivered),
+        (0xA700, Unreachable),
+        (0xA7FF, Unreachable),
+        (0x0110, Unreachable),
+        (0x0213, Unreachable),
+        (None, Unreachable),  # the association is aborted
+        (0xA900, Refused),
+        (0xC123, Refused),
+        (0x0122, Refused),
+        (0x0124, Refused),
+        (0x0111, Refused),
+    ],
+)
+def test_what_a_status_means(status: int | None, expected: type[SendOutcome]) -> None:
+    with answering_scp(status) as port:
+        outcome = archive(port).send(DOCUMENT)
+    assert isinstance(outcome, expected)
+    if status and not isinstance(outcome, Delivered):
+        assert outcome.reason == f"status 0x{status:04X}"
+
+
+def test_an_archive_that_takes_no_sr_refuses_for_good() -> None:
+    with answering_scp(0x0000, sop_class=SegmentationStorage) as port:
+        assert isinstance(archive(port).send(DOCUMENT), Refused)
+        assert isinstance(archive(port).check(), Delivered)
+
+
+def test_an_archive_that_does_not_know_us_is_an_administrators_matter() -> None:
+    """The association is rejected, not the document: nothing is given up."""
+    with answering_scp(0x0000, allowed_calling_ae_titles=("OTHER",)) as port:
+        for outcome in (archive(port).send(DOCUMENT), archive(port).check()):
+            assert isinstance(outcome, Unreachable)
+            assert "rejected the association" in outcome.reason
+
+
+def test_nobody_there() -> None:
+    assert isinstance(archive(free_port()).check(), Unreachable)
+
+
+def test_a_host_that_does_not_exist() -> None:
+    settings = ArchiveSettings(ae_title="A", host="no-such-host.invalid", port=104, timeout_s=2)
+    assert isinstance(DicomArchive(settings, "PHOI").send(DOCUMENT), Unreachable)
+
+
+def test_bytes_that_are_no_dicom_file_are_refused() -> None:
+    document = Document(DocumentKind.STRUCTURED_REPORT, "2.25.8", b"nonsense")
+    assert isinstance(archive(free_port()).send(document), Refused)
