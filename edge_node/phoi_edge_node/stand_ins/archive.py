@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import argparse
 import re
-import signal
-import threading
 from pathlib import Path
 
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.events import Event
-from pynetdicom.transport import ThreadedAssociationServer
 
 from phoi_edge_node.stand_ins.program import announce
 
@@ -26,7 +23,7 @@ _UID = re.compile(r"[0-9.]{1,64}")
 
 
 def main() -> None:
-    """Serve until SIGTERM."""
+    """Serve until SIGTERM ends the process; files are whole or not there."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--port", type=int, default=0)
@@ -36,19 +33,12 @@ def main() -> None:
     entity = AE(ae_title=arguments.ae_title)
     entity.supported_contexts = AllStoragePresentationContexts
     entity.add_supported_context(VERIFICATION)
-    server = ThreadedAssociationServer(
-        entity,
+    server = entity.make_server(
         ("127.0.0.1", arguments.port),
-        arguments.ae_title,
-        entity.supported_contexts,
         evt_handlers=[(evt.EVT_C_STORE, _store, [arguments.folder])],
     )
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    stopped = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     announce(server.server_address[1])
-    stopped.wait()
-    server.shutdown()
+    server.serve_forever()
 
 
 def _store(event: Event, folder: Path) -> int:
