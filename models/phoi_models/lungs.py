@@ -20,6 +20,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from phoi_models.errors import NotAnalysable, NotAnalysableReason
 from phoi_models.findings import LungCoverage, Side
@@ -86,19 +87,30 @@ class LungMask:
             The patient's side and the distance to the nearest lung voxel, mm; 0 inside.
         """
         point = np.asarray(index_zyx, dtype=np.float64)
-        for radius in (8, 32, max(self.labels.shape) * 2):
+        for radius in (8, 32):
             low = np.clip(np.floor(point).astype(int) - radius, 0, self.labels.shape)
             high = np.clip(np.ceil(point).astype(int) + radius + 1, 0, self.labels.shape)
             block = self.labels[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
-            voxels = np.argwhere(block)
+            voxels = np.argwhere(block) + low
             if len(voxels) == 0:
                 continue
-            distance = np.linalg.norm(voxels + low - point, axis=1)
-            if distance.min() <= radius or radius > max(self.labels.shape):
-                best = voxels[int(distance.argmin())]
-                side = Side.RIGHT if block[tuple(best)] == RIGHT else Side.LEFT
-                return side, max(0.0, float(distance.min()) - 0.87) * self.spacing_mm
-        raise AssertionError("a lung mask holds at least one lung")
+            distance = np.linalg.norm(voxels - point, axis=1)
+            if distance.min() <= radius:
+                return self._nearest(point, voxels[int(distance.argmin())])
+        _, found = self._surface.query(point)
+        return self._nearest(point, self._surface.data[found].astype(int))
+
+    def _nearest(self, point: NDArray[np.float64], voxel: NDArray[np.int_]) -> tuple[Side, float]:
+        side = Side.RIGHT if self.labels[tuple(voxel)] == RIGHT else Side.LEFT
+        distance = float(np.linalg.norm(voxel - point))
+        return side, max(0.0, distance - 0.87) * self.spacing_mm
+
+    @cached_property
+    def _surface(self) -> cKDTree:
+        """Where the nearest lung voxel of any point far outside must be; built when first asked."""
+        block = self.labels[self.box] > 0
+        shell = block & ~ndimage.binary_erosion(block, _CROSS)
+        return cKDTree(np.argwhere(shell) + [axis.start for axis in self.box])
 
 
 def segment_lungs(hu_zyx: Hounsfield, spacing_mm: float) -> LungMask:
