@@ -59,6 +59,8 @@ def make_segmentation(
     images = [references[z] for z in slices]
     for z, image in zip(slices, images, strict=True):
         _check_place(geometry, z, image)
+        if not image.get("SliceThickness"):  # Type 2 in CT, Type 1 in a segmentation
+            image.SliceThickness = f"{geometry.spacing_mm[0]:.6g}"
     masks = [found.finding.mask for _, found in segmented(nodules)]
     dataset = Segmentation(
         source_images=images,
@@ -78,6 +80,7 @@ def make_segmentation(
     )
     stamp.put_on(dataset, instance)
     _fix_dimensions(dataset)
+    _name_the_segment_in_each_frame(dataset)
     return dataset
 
 
@@ -158,3 +161,12 @@ def _fix_dimensions(dataset: Dataset) -> None:
     dataset.DimensionOrganizationSequence[0].DimensionOrganizationUID = uid
     for item in dataset.DimensionIndexSequence:
         item.DimensionOrganizationUID = uid
+
+
+def _name_the_segment_in_each_frame(dataset: Dataset) -> None:
+    """Where there is one segment, highdicom names it once for all frames. Viewers look in each."""
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    if "SegmentIdentificationSequence" in shared:
+        for frame in dataset.PerFrameFunctionalGroupsSequence:
+            frame.SegmentIdentificationSequence = shared.SegmentIdentificationSequence
+        del shared.SegmentIdentificationSequence

@@ -1,0 +1,441 @@
+"""What SEG, SR and Secondary Capture say, read back with pydicom."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from phoi_edge_node.dicom.documents import DicomEncoder
+from phoi_edge_node.dicom.summary_page import font
+from phoi_edge_node.dicom.uids import series_of
+from phoi_edge_node.errors import EdgeError
+from phoi_edge_node.ports import DocumentKind, ReportedCase, ReportStatus
+from phoi_edge_node.result import Correction, Disposition, Outcome, SignedReview, Verdict
+from phoi_models.errors import NotAnalysableReason
+from phoi_models.findings import LungCoverage, NoduleMask, Side
+from phoi_models.geometry import Geometry
+from pydicom import Dataset
+from support.chests import plain_chest
+from support.dicom_phantom import SeriesOptions, write_series
+from support.reported_cases import MODEL, CountingUids, Images, ball, case_of, read_images
+from support.seg_reader import read_segments
+
+SEG, SR, SC = (
+    DocumentKind.SEGMENTATION,
+    DocumentKind.STRUCTURED_REPORT,
+    DocumentKind.SECONDARY_CAPTURE,
+)
+LEFT_LPS_MM = (72.0, 30.0, 12.0)
+RIGHT_LPS_MM = (-72.0, 20.0, -40.0)
+SIGNED_AT = datetime(2026, 3, 15, 20, 0, 0, tzinfo=UTC)
+REVIEWER = "BS. Trần Văn Đức"
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
+    return _images(tmp_path_factory.mktemp("series"))
+
+
+def _images(folder: Path, options: SeriesOptions | None = None) -> Images:
+    write_series(folder, plain_chest(spacing_mm=(10.0, 6.0, 6.0)), options)
+    return read_images(folder)
+
+
+def _positive(images: Images) -> ReportedCase:
+    geometry = images.volume.geometry
+    findings = [
+        ball(geometry, LEFT_LPS_MM, 30.0, Side.LEFT),
+        ball(geometry, RIGHT_LPS_MM, 24.0, Side.RIGHT),
+    ]
+    return case_of(images, Outcome.POSITIVE, findings)
+
+
+def _encode(images: Images, case: ReportedCase) -> dict[DocumentKind, Dataset]:
+    documents = DicomEncoder(images.root, CountingUids(), "0.1.0").encode(case)
+    made: dict[DocumentKind, Dataset] = {
+        d.kind: pydicom.dcmread(io.BytesIO(d.content)) for d in documents
+    }
+    for document in documents:
+        assert made[document.kind].SOPInstanceUID == document.identity
+    return made
+
+
+def _signed(case: ReportedCase, *dispositions: Disposition) -> ReportedCase:
+    review = SignedReview("duc", REVIEWER, SIGNED_AT, dispositions)
+    return replace(case, status=ReportStatus.FINAL, review=review)
+
+
+# --- reading a report ---------------------------------------------------------------------------
+
+
+def _items(item: Dataset) -> Iterator[Dataset]:
+    """All content items below one."""
+    for child in item.get("ContentSequence", []):
+        yield child
+        yield from _items(child)
+
+
+def _name(item: Dataset) -> str:
+    return str(item.ConceptNameCodeSequence[0].CodeMeaning)
+
+
+def _groups(report: Dataset) -> list[Dataset]:
+    return [item for item in _items(report) if _name(item) == "Measurement Group"]
+
+
+def _texts(item: Dataset, name: str) -> list[str]:
+    return [str(i.TextValue) for i in _items(item) if _name(i) == name]
+
+
+def _codes(item: Dataset, name: str) -> list[str]:
+    """Code values of all CODE items of one name, long ones too."""
+    concepts = (i.ConceptCodeSequence[0] for i in _items(item) if _name(i) == name)
+    return [str(c.get("CodeValue") or c.LongCodeValue) for c in concepts]
+
+
+def _numbers(item: Dataset) -> dict[str, float]:
+    return {
+        _name(i): float(i.MeasuredValueSequence[0].NumericValue)
+        for i in _items(item)
+        if i.ValueType == "NUM"
+    }
+
+
+# --- which documents, and what they say -----------------------------------------------------
+
+
+def test_the_segmentation_comes_before_the_report_that_refers_to_it(images: Images) -> None:
+    made = _encode(images, _positive(images))
+    assert list(made) == [SEG, SR, SC]
+    references = [i for i in _items(made[SR]) if _name(i) == "Referenced Segment"]
+    assert [
+        (
+            r.ReferencedSOPSequence[0].ReferencedSOPInstanceUID,
+            r.ReferencedSOPSequence[0].ReferencedSegmentNumber,
+        )
+        for r in references
+    ] == [(made[SEG].SOPInstanceUID, 1), (made[SEG].SOPInstanceUID, 2)]
+
+
+OUTCOMES: Mapping[Outcome, tuple[LungCoverage | None, NotAnalysableReason | None]] = {
+    Outcome.NEGATIVE: (LungCoverage(apex=True, base=True, volume_ml=4000.0), None),
+    Outcome.LIMITED: (LungCoverage(apex=False, base=True, volume_ml=4000.0), None),
+    Outcome.NOT_ANALYSABLE: (None, NotAnalysableReason.NO_SUITABLE_SERIES),
+    Outcome.FAILED: (None, None),
+}
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES)
+def test_only_negative_reads_like_negative(images: Images, outcome: Outcome) -> None:
+    coverage, reason = OUTCOMES[outcome]
+    case = case_of(images, outcome, coverage=coverage, reason=reason, detail="a plain detail")
+    made = _encode(images, case)
+    assert list(made) == [SR, SC]
+    report = made[SR]
+    assert _codes(report, "AI triage outcome") == [outcome.value]
+    english, vietnamese = _texts(report, "Impression")
+    assert ("NEGATIVE" in english) == (outcome is Outcome.NEGATIVE)
+    assert ("ÂM TÍNH" in vietnamese) == (outcome is Outcome.NEGATIVE)
+    assert _codes(report, "Reason for not analysing") == ([reason.value] if reason else [])
+    assert bool(_codes(report, "Suggested reading priority")) == (case.volume is not None)
+    assert not _groups(report)
+
+
+def test_every_outcome_looks_different(images: Images) -> None:
+    pages = {_encode(images, _positive(images))[SC].PixelData}
+    for outcome, (coverage, reason) in OUTCOMES.items():
+        case = case_of(images, outcome, coverage=coverage, reason=reason)
+        pages.add(_encode(images, case)[SC].PixelData)
+    assert len(pages) == len(Outcome)
+
+
+def test_a_nodule_is_measured_placed_and_classed(images: Images) -> None:
+    case = _positive(images)
+    volumetric, axes, *_ = _groups(_encode(images, case)[SR])
+    finding = case.result.nodules[0].finding
+    assert _texts(volumetric, "Tracking Identifier") == ["Nodule 1"]
+    assert _numbers(volumetric) == {
+        "Long axis": 30.0,
+        "Short axis": 29.0,
+        "Diameter": 29.5,
+        "Volume": pytest.approx(finding.volume_mm3, abs=0.1),
+        "Attenuation Coefficient": 35.5,
+        "Certainty of Finding": 87.3,
+    }
+    assert _codes(volumetric, "Laterality") == ["7771000"]
+    assert _codes(volumetric, "Attenuation class") == ["35702001"]
+    assert _codes(volumetric, "Lung-RADS category") == ["lung-rads-4B"]
+    lines = [np.reshape(i.GraphicData, (2, 3)) for i in _items(axes) if i.ValueType == "SCOORD3D"]
+    np.testing.assert_allclose(
+        lines, [finding.long_axis_lps_mm, finding.short_axis_lps_mm], atol=1e-4
+    )
+    uids = [i.UID for g in (volumetric, axes) for i in g.ContentSequence if "UID" in i]
+    assert set(uids[:1] + uids[-1:]) == {case.result.nodules[0].tracking_uid}
+
+
+def test_the_model_is_named_alike_everywhere_and_anew_after_retraining(images: Images) -> None:
+    made = _encode(images, _positive(images))
+    for dataset in made.values():
+        (maker,) = dataset.ContributingEquipmentSequence
+        assert maker.PurposeOfReferenceCodeSequence[0].CodeValue == "109102"
+        assert maker.DeviceUID == MODEL.device_uid
+        assert maker.ManufacturerModelName == dataset.ManufacturerModelName == MODEL.name
+        assert list(maker.SoftwareVersions) == [MODEL.version, "phoi 0.1.0"]
+    assert set(_texts(made[SR], "Algorithm Name")) == {MODEL.name}
+    assert set(_texts(made[SR], "Algorithm Version")) == {MODEL.version}
+    (observer,) = (i for i in _items(made[SR]) if _name(i) == "Device Observer UID")
+    assert MODEL.device_uid == observer.UID
+    assert replace(MODEL, bundle_hash="cd" * 32).device_uid != MODEL.device_uid
+
+
+def test_equal_inputs_give_equal_bytes(images: Images) -> None:
+    case = _positive(images)
+    once, again = (
+        DicomEncoder(images.root, CountingUids(), "0.1.0").encode(case) for _ in range(2)
+    )
+    assert once == again
+
+
+# --- after the review -------------------------------------------------------------------------
+
+
+def test_a_signed_report_is_verified_and_replaces_the_first(images: Images) -> None:
+    case = _positive(images)
+    first = _encode(images, case)[SR]
+    assert (first.VerificationFlag, first.PreliminaryFlag) == ("UNVERIFIED", "PRELIMINARY")
+    signed = replace(_signed(case), predecessors={SR: (first.SOPInstanceUID,)})
+    report = _encode(images, signed)[SR]
+    assert (report.VerificationFlag, report.PreliminaryFlag) == ("VERIFIED", "FINAL")
+    (observer,) = report.VerifyingObserverSequence
+    assert str(observer.VerifyingObserverName).rstrip("^") == REVIEWER
+    assert observer.VerificationDateTime == "20260316030000+0700"
+    (study,) = report.PredecessorDocumentsSequence
+    (series,) = study.ReferencedSeriesSequence
+    assert study.StudyInstanceUID == report.StudyInstanceUID
+    assert series.SeriesInstanceUID == first.SeriesInstanceUID == series_of(first.SOPInstanceUID)
+    assert series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == first.SOPInstanceUID
+
+
+def test_rejected_nodules_are_left_out(images: Images) -> None:
+    case = _positive(images)
+    first, second = case.result.nodules
+    rejected = Disposition(first.tracking_uid, Verdict.REJECTED, "duc", SIGNED_AT)
+    made = _encode(images, _signed(case, rejected))
+    assert {s.tracking_uid for s in read_segments(made[SEG]).values()} == {second.tracking_uid}
+    assert set(_texts(made[SR], "Tracking Identifier")) == {"Nodule 2"}
+
+
+def test_no_segmentation_is_made_when_all_are_rejected(images: Images) -> None:
+    case = _positive(images)
+    rejections = (
+        Disposition(n.tracking_uid, Verdict.REJECTED, "duc", SIGNED_AT) for n in case.result.nodules
+    )
+    made = _encode(images, _signed(case, *rejections))
+    assert list(made) == [SR, SC]
+    assert _codes(made[SR], "AI triage outcome") == ["negative"]
+
+
+def test_a_missed_nodule_is_a_point_by_the_reviewer(images: Images) -> None:
+    case = case_of(images, Outcome.NEGATIVE)
+    missed = Disposition(
+        "2.25.77", Verdict.MISSED, "duc", SIGNED_AT, correction=Correction(LEFT_LPS_MM, 7.25)
+    )
+    made = _encode(images, _signed(case, missed))
+    assert list(made) == [SR, SC]
+    assert _codes(made[SR], "AI triage outcome") == ["positive"]
+    (group,) = _groups(made[SR])
+    (point,) = (i for i in _items(group) if i.ValueType == "SCOORD3D")
+    assert point.GraphicType == "POINT"
+    np.testing.assert_allclose(point.GraphicData, LEFT_LPS_MM)
+    assert point.ReferencedFrameOfReferenceUID == SeriesOptions().uid("frame")
+    assert _persons(group) == [REVIEWER]
+    assert _numbers(group) == {"Diameter": 7.2}
+
+
+def test_a_modified_diameter_is_the_reviewers(images: Images) -> None:
+    case = _positive(images)
+    nodule = case.result.nodules[0]
+    modified = Disposition(
+        nodule.tracking_uid,
+        Verdict.MODIFIED,
+        "duc",
+        SIGNED_AT,
+        correction=Correction(mean_diameter_mm=21.0),
+    )
+    groups = [
+        group
+        for group in _groups(_encode(images, _signed(case, modified))[SR])
+        if _texts(group, "Tracking Identifier") == ["Nodule 1"]
+    ]
+    assert [(_persons(g), _numbers(g)) for g in groups] == [
+        ([], {"Certainty of Finding": 87.3}),
+        ([REVIEWER], {"Diameter": 21.0}),
+    ]
+
+
+def _persons(group: Dataset) -> list[str]:
+    names = (i.PersonName for i in _items(group) if _name(i) == "Person Observer Name")
+    return [str(name).rstrip("^") for name in names]
+
+
+@settings(max_examples=15, deadline=None)
+@given(name=st.text(max_size=80))
+def test_any_display_name_can_sign(images: Images, name: str) -> None:
+    signed = _signed(case_of(images, Outcome.NEGATIVE))
+    assert signed.review is not None
+    case = replace(signed, review=replace(signed.review, reviewer_name=name))
+    report = _encode(images, case)[SR]
+    encoded = str(report.VerifyingObserverSequence[0].VerifyingObserverName)
+    assert len(encoded) <= 64
+    assert encoded.count("=") == 0
+
+
+# --- where it lies ----------------------------------------------------------------------------
+
+
+@settings(max_examples=10, deadline=None)
+@given(data=st.data())
+def test_any_mask_comes_back_voxel_by_voxel(images: Images, data: st.DataObject) -> None:
+    geometry = images.volume.geometry
+    case = _positive(images)
+    masks = [data.draw(_masks(geometry)) for _ in case.result.nodules]
+    nodules = tuple(
+        replace(nodule, finding=replace(nodule.finding, mask=mask))
+        for nodule, mask in zip(case.result.nodules, masks, strict=True)
+    )
+    made = _encode(images, replace(case, result=replace(case.result, nodules=nodules)))
+    segments = read_segments(made[SEG])
+    for number, mask in enumerate(masks, start=1):
+        expected = geometry.index_to_lps(np.argwhere(mask.voxels) + np.asarray(mask.offset))
+        found = segments[number].points_lps_mm
+        np.testing.assert_allclose(_sorted(found), _sorted(expected), atol=1e-3)
+
+
+@st.composite
+def _masks(draw: st.DrawFn, geometry: Geometry) -> NoduleMask:
+    """Any mask near the middle, so that two of them often overlap."""
+    shape = tuple(draw(st.integers(1, 4)) for _ in range(3))
+    offset = tuple(draw(st.integers(n // 2 - 2, n // 2 + 2)) for n in geometry.shape)
+    bits = draw(st.lists(st.booleans(), min_size=64, max_size=64))
+    voxels = np.array(bits[: int(np.prod(shape))]).reshape(shape)
+    voxels[0, 0, 0] = True
+    return NoduleMask((offset[0], offset[1], offset[2]), voxels)
+
+
+def _sorted(points: np.ndarray) -> np.ndarray:
+    rounded = np.round(points, 3)
+    return rounded[np.lexsort(rounded.T)]
+
+
+def test_slices_in_another_order_than_the_volume_are_refused(images: Images) -> None:
+    """A mask must never be written to the wrong images."""
+    case = _positive(images)
+    assert case.choice is not None
+    turned = replace(case.choice, instances=case.choice.instances[::-1])
+    with pytest.raises(EdgeError, match="does not lie where its image does"):
+        _encode(images, replace(case, choice=turned))
+
+
+def test_a_series_without_frame_of_reference_is_still_reported(tmp_path: Path) -> None:
+    header = (("FrameOfReferenceUID", None), ("SliceThickness", None))
+    images = _images(tmp_path, SeriesOptions(header=header))
+    made = _encode(images, _positive(images))
+    frames = {i.ReferencedFrameOfReferenceUID for i in _items(made[SR]) if "GraphicData" in i}
+    assert frames == {made[SEG].FrameOfReferenceUID}
+
+
+# --- whose it is, and when --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("character_set", ["ISO_IR 192", "ISO_IR 100", ""])
+def test_names_survive_whatever_the_source_was_labelled(tmp_path: Path, character_set: str) -> None:
+    """Old scanners write UTF-8 and call it something else: the core has decoded it rightly."""
+    images = _images(tmp_path)
+    for path in tmp_path.glob("*.dcm"):
+        content = path.read_bytes()
+        label = character_set.ljust(len("ISO_IR 192")).encode()
+        path.write_bytes(content.replace(b"ISO_IR 192", label, 1))
+    made = _encode(images, _positive(images))
+    for dataset in made.values():
+        assert dataset.SpecificCharacterSet == "ISO_IR 192"
+        assert str(dataset.PatientName) == "Nguyễn^Thị Ánh Tuyết"
+        assert str(dataset.ReferringPhysicianName) == "Trần^Văn Đức"
+        assert dataset.StudyDescription == "CT ngực"
+
+
+def test_what_the_core_has_corrected_stands(images: Images) -> None:
+    case = _positive(images)
+    patient = replace(case.study.patient, patient_id="BN-0043", name="Lê^Thị Hoà")
+    made = _encode(images, replace(case, study=replace(case.study, patient=patient)))
+    for dataset in made.values():
+        assert dataset.PatientID == "BN-0043"
+        assert str(dataset.PatientName) == "Lê^Thị Hoà"
+        assert dataset.PatientBirthDate == "19600229"
+        assert dataset.StudyInstanceUID == case.study.study_instance_uid
+
+
+@pytest.mark.parametrize(
+    ("offset", "expected"), [(None, "090304"), ("+0000", "020304"), ("-0330", "223304")]
+)
+def test_times_are_those_of_the_source_zone(
+    tmp_path: Path, offset: str | None, expected: str
+) -> None:
+    header = (("TimezoneOffsetFromUTC", offset),) if offset else ()
+    images = _images(tmp_path, SeriesOptions(header=header))
+    for dataset in _encode(images, _positive(images)).values():
+        assert dataset.ContentTime == dataset.InstanceCreationTime == expected
+        assert dataset.get("TimezoneOffsetFromUTC") == offset
+        assert dataset.StudyTime == "083000"
+
+
+def test_nothing_of_the_patient_is_logged_or_raised(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = _images(tmp_path, SeriesOptions(patient_name="NGUYEN THI TUYET"))
+    case = _positive(images)
+    with caplog.at_level(logging.DEBUG):
+        _encode(images, case)
+    assert "TUYET" not in caplog.text
+    for path in tmp_path.glob("*.dcm"):
+        path.unlink()
+    with pytest.raises(EdgeError, match="send the study again") as raised:
+        _encode(images, case)
+    assert "TUYET" not in str(raised.value)
+    assert raised.value.__suppress_context__
+
+
+# --- the picture ------------------------------------------------------------------------------
+
+
+def test_the_summary_is_a_picture_of_its_own_kind(images: Images) -> None:
+    capture = _encode(images, _positive(images))[SC]
+    assert capture.Modality == "OT"
+    assert "AI" in capture.SeriesDescription
+    assert capture.BurnedInAnnotation == "YES"
+    picture = capture.pixel_array
+    assert picture.shape == (capture.Rows, 1280, 3)
+    assert picture.max() == 255
+
+
+def test_many_nodules_are_counted_not_dropped(images: Images) -> None:
+    finding = ball(images.volume.geometry, LEFT_LPS_MM, 30.0, Side.LEFT)
+    six, nine = (_encode(images, case_of(images, Outcome.POSITIVE, [finding] * n)) for n in (6, 9))
+    assert len(read_segments(nine[SEG])) == 9
+    # The same table and pictures, and one line that says how many more there are.
+    assert 10 < nine[SC].Rows - six[SC].Rows < 60
+
+
+def test_the_font_has_every_letter_of_vietnamese() -> None:
+    letters = "aăâbcdđeêghiklmnoôơpqrstuưvxy" + "áàảãạắằẳẵặấầẩẫậéèẻẽẹếềểễệíìỉĩị"
+    letters += "óòỏõọốồổỗộớờởỡợúùủũụứừửữựýỳỷỹỵ×³·–"
+    missing = bytes(font(24).getmask("\uffff"))
+    assert [c for c in letters + letters.upper() if bytes(font(24).getmask(c)) == missing] == []
