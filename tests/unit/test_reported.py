@@ -178,4 +178,5 @@ def test_own_codes_fit_a_dicom_code_value_and_name_one_thing_each() -> None:
     own = [term for term in found if term.scheme is Scheme.PHOI]
     assert len(own) > 15
     assert all(len(term.code) <= 16 for term in own)  # SH, PS3.5 6.2
+    assert all(len(term.en) <= 64 for term in found)  # LO
     assert len({term.code for term in own}) == len(own)
