@@ -179,8 +179,9 @@ class StorageScp:
             log.warning("refused", status=f"0x{refusal.status:04X}", why=str(refusal))
             return refusal.status
         except Exception as error:
-            # Whatever it was, it must not read as success; the sender keeps the instance.
-            log.exception("not_stored", error=type(error).__name__)
+            # Whatever it was, it must not read as success; the sender keeps the instance. No
+            # traceback: those of structlog show local variables, and so the patient.
+            log.error("not_stored", error=type(error).__name__)  # noqa: TRY400
             return OUT_OF_RESOURCES
         return SUCCESS
 
