@@ -1,3 +1,8 @@
-"""Fixtures that several kinds of tests share."""
+"""Fixtures and settings that several kinds of tests share."""
 
+from hypothesis import HealthCheck, settings
 from support.mlflow_server import mlflow_settings as mlflow_settings
+
+# Tests share their few cores with whatever else runs: how long an example takes says nothing.
+settings.register_profile("phoi", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("phoi")
