@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 from pydicom import Dataset, dcmread
@@ -69,22 +70,22 @@ class Ports:
 
 
 class Program:
-    """One of Phoi's own programs, which can be killed and started again.
+    """A process that can be killed and started again.
 
     Args:
-        arguments: after ``phoi``.
+        command: what to run.
         log: file that gets what it writes.
         ready: does it answer?
     """
 
     def __init__(
         self,
-        arguments: Sequence[str],
+        command: Sequence[str],
         environment: Mapping[str, str],
         log: Path,
         ready: Callable[[], bool],
     ) -> None:
-        self._command = [str(Path(sys.executable).with_name("phoi")), *arguments]
+        self._command = list(command)
         self._environment = {**os.environ, **environment}
         self.log = log
         self._ready = ready
@@ -143,11 +144,14 @@ class Program:
 class Hospital:
     """The programs, and what an outsider can ask of them."""
 
-    def __init__(self, folder: Path, ports: Ports, worker: Program, edge: Program) -> None:
+    def __init__(
+        self, folder: Path, ports: Ports, worker: Program, edge: Program, archive: Program
+    ) -> None:
         self.folder = folder
         self.ports = ports
         self.worker = worker
         self.edge = edge
+        self.archive = archive
 
     @property
     def settings_file(self) -> Path:
@@ -189,7 +193,7 @@ class Hospital:
         files = sorted((self.folder / "mllp").glob("*.hl7"), key=lambda file: file.stat().st_mtime)
         return tuple(file.read_text(encoding="utf-8") for file in files)
 
-    def fhir_resources(self, kind: str) -> tuple[Mapping[str, object], ...]:
+    def fhir_resources(self, kind: str) -> tuple[Mapping[str, Any], ...]:
         """All resources of a type that the FHIR server holds."""
         answer = httpx.get(f"{self.fhir}/{kind}", params={"_count": "200"}, trust_env=False)
         answer.raise_for_status()
@@ -233,17 +237,25 @@ def hospital(
     (folder / "edge.toml").write_text(_settings(folder, ports, quiet_time_s), encoding="utf-8")
     environment = {"PHOI_HOME": str(home)}
     edge = Program(
-        ["edge", "run", "--settings", str(folder / "edge.toml")],
+        [_PHOI, "edge", "run", "--settings", str(folder / "edge.toml")],
         environment,
         folder / "edge.log",
         lambda: _answers(f"http://127.0.0.1:{ports.web}/healthz"),
     )
     socket_path = folder / "worker.sock"
     worker = Program(
-        ["worker", "--listen", f"unix:{socket_path}"],
+        [_PHOI, "worker", "--listen", f"unix:{socket_path}"],
         environment,
         folder / "worker.log",
-        lambda: _listens(socket_path),
+        lambda: _listens(socket.AF_UNIX, str(socket_path)),
+    )
+    archive_folder = folder / "archive"
+    archive_folder.mkdir(exist_ok=True)
+    archive = Program(
+        [*_ARCHIVE, "--folder", str(archive_folder), "--port", str(ports.archive)],
+        {},
+        folder / "archive.log",
+        lambda: _listens(socket.AF_INET, ("127.0.0.1", ports.archive)),
     )
     with ExitStack() as stack:
         with ThreadPoolExecutor() as pool:
@@ -251,7 +263,6 @@ def hospital(
             slow = [
                 mlflow_server(folder / "mlflow", ports.mlflow),
                 fhir_server(cache, folder / "fhir", ports.fhir),
-                listening(_ARCHIVE, folder / "archive", ports.archive),
                 listening(_MLLP, folder / "mllp", ports.mllp),
             ]
             for started in [pool.submit(stack.enter_context, program) for program in slow]:
@@ -259,20 +270,20 @@ def hospital(
         say("Making this installation's key, signing the shipped model with it")
         _sign_the_model(environment, folder / "models.log")
         say("Starting the inference worker and the edge node")
-        for program in (worker, edge):
+        for program in (archive, worker, edge):
             stack.callback(program.stop)
             program.start()
-        yield Hospital(folder, ports, worker, edge)
+        yield Hospital(folder, ports, worker, edge, archive)
 
 
-_ARCHIVE = "phoi_edge_node.stand_ins.archive"
+_PHOI = str(Path(sys.executable).with_name("phoi"))
+_ARCHIVE = (sys.executable, "-m", "phoi_edge_node.stand_ins.archive")
 _MLLP = "phoi_edge_node.stand_ins.mllp"
 
 
 def _sign_the_model(environment: Mapping[str, str], log: Path) -> None:
-    phoi = str(Path(sys.executable).with_name("phoi"))
     done = subprocess.run(
-        [phoi, "models", "init"],
+        [_PHOI, "models", "init"],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -330,10 +341,10 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _listens(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
+def _listens(family: socket.AddressFamily, address: str | tuple[str, int]) -> bool:
+    with socket.socket(family) as probe:
         try:
-            probe.connect(str(path))
+            probe.connect(address)
         except OSError:
             return False
     return True

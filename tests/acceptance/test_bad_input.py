@@ -1,0 +1,143 @@
+"""Bad input gets a clear answer, and the study after it is not disturbed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from phoi_edge_node.stand_ins.hospital import Hospital
+from phoi_models.phantom import chest_phantom
+from phoi_models.volume import Volume
+from pydicom import dcmread
+from pydicom.uid import MRImageStorage
+from support import dcmtk
+from support.dicom_phantom import SeriesOptions, write_series
+from support.outside import Arrived, arrived, send, send_files, wait_for_result
+
+
+@pytest.fixture(scope="module")
+def chest() -> Volume:
+    return chest_phantom(np.random.default_rng(7), (5.0, 1.8, 1.8))
+
+
+def options(name: str, **more: object) -> SeriesOptions:
+    return SeriesOptions(seed=f"bad-input-{name}", **more)  # type: ignore[arg-type]
+
+
+def told(found: Arrived) -> str:
+    """What HL7 and FHIR say of a study, as text."""
+    return "\r".join(found.messages) + str(found.diagnostic_reports) + str(found.observations)
+
+
+def healthy_study_passes(site: Hospital, chest: Volume, folder: Path, name: str) -> None:
+    after = options(f"{name}-after")
+    write_series(folder, chest, after)
+    assert send(site, folder)
+    found = wait_for_result(site, after.study_instance_uid, with_seg=False)
+    assert "not analysable" not in told(found).lower()
+
+
+def test_a_study_with_missing_slices_is_not_analysable_and_never_negative(
+    site: Hospital, chest: Volume, tmp_path: Path
+) -> None:
+    gap = options("gap", missing=tuple(range(20, 26)))
+    write_series(tmp_path / "gap", chest, gap)
+    assert send(site, tmp_path / "gap")
+    found = wait_for_result(site, gap.study_instance_uid, with_seg=False)
+    text = told(found)
+    assert "missing_slices" in text
+    assert "not_analysable" in text.lower().replace(" ", "_")
+    assert "No nodule" not in text
+    assert found.segmentations == ()
+    assert "MISSING" in str(found.reports[0]).upper()
+    healthy_study_passes(site, chest, tmp_path / "after", "gap")
+
+
+def test_lungs_cut_off_are_limited_and_never_negative(site: Hospital, tmp_path: Path) -> None:
+    whole = chest_phantom(np.random.default_rng(7), (5.0, 1.8, 1.8))
+    cut = options("cut")
+    paths = write_series(tmp_path / "cut", whole, cut)
+    kept = [path for number, path in enumerate(paths) if 25 <= number < 50]
+    assert send_files(site, kept)
+    found = wait_for_result(site, cut.study_instance_uid, with_seg=False)
+    text = told(found).lower()
+    assert "limited" in text or "not_analysable" in text.replace(" ", "_")
+
+
+def test_two_studies_mixed_in_one_association_are_two_results(
+    site: Hospital, chest: Volume, tmp_path: Path
+) -> None:
+    one, two = options("mixed-1"), options("mixed-2", accession_number="ACC-2")
+    first = write_series(tmp_path / "1", chest, one)
+    second = write_series(tmp_path / "2", chest, two)
+    mixed = [path for pair in zip(first, second, strict=True) for path in pair]
+    assert send_files(site, mixed)
+    for study in (one, two):
+        found = wait_for_result(site, study.study_instance_uid, with_seg=False)
+        assert found.counts | {"SEG": 0} == {"SR": 1, "SEG": 0, "SC": True, "ORU": 1, "FHIR": 1}
+        assert found.reports[0].AccessionNumber == study.accession_number
+
+
+def test_what_is_no_ct_is_refused_by_its_class(
+    site: Hospital, chest: Volume, tmp_path: Path
+) -> None:
+    (path, *_) = write_series(tmp_path / "mr", chest, options("mr"))
+    dataset = dcmread(path)
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = MRImageStorage
+    dataset.Modality = "MR"
+    dataset.save_as(path)
+    assert not send_files(site, [path])
+    healthy_study_passes(site, chest, tmp_path / "after", "mr")
+
+
+def test_a_truncated_file_disturbs_nothing(site: Hospital, chest: Volume, tmp_path: Path) -> None:
+    truncated = options("truncated")
+    paths = write_series(tmp_path / "truncated", chest, truncated)
+    whole = paths[30].read_bytes()
+    paths[30].write_bytes(whole[: len(whole) // 2])
+    send_files(site, paths)
+    found = wait_for_result(site, truncated.study_instance_uid, with_seg=False)
+    assert "not_analysable" in told(found).lower().replace(" ", "_")
+    healthy_study_passes(site, chest, tmp_path / "after", "truncated")
+
+
+def test_a_calling_ae_title_that_is_not_allowed_is_rejected(
+    site: Hospital, chest: Volume, tmp_path: Path
+) -> None:
+    stranger = options("stranger")
+    write_series(tmp_path / "stranger", chest, stranger)
+    settings = site.settings_file.read_text()
+    allowed = settings.replace("[dicom]", '[dicom]\nallowed_calling_ae_titles = ["SCANNER"]')
+    site.settings_file.write_text(allowed)
+    try:
+        site.edge.stop()
+        site.edge.start()
+        assert not send(site, tmp_path / "stranger", calling="STRANGER")
+        assert not send(site, tmp_path / "stranger", called="OTHER")
+        assert arrived(site, stranger.study_instance_uid).reports == ()
+        assert send(site, tmp_path / "stranger", calling="SCANNER")
+    finally:
+        site.settings_file.write_text(settings)
+        site.edge.stop()
+        site.edge.start()
+    wait_for_result(site, stranger.study_instance_uid, with_seg=False)
+
+
+def test_other_content_under_a_known_uid_is_refused_and_kept_apart(
+    site: Hospital, chest: Volume, tmp_path: Path
+) -> None:
+    known = options("conflict")
+    (path, *_) = write_series(tmp_path / "known", chest, known)
+    assert send_files(site, [path])
+    shutil.copy(path, tmp_path / "other.dcm")
+    dataset = dcmread(tmp_path / "other.dcm")
+    dataset.PatientID = "SOMEBODY-ELSE"
+    dataset.save_as(tmp_path / "other.dcm")
+    answered = dcmtk.run(
+        "storescu", "-v", "-aec", "PHOI", "127.0.0.1", site.ports.dicom, tmp_path / "other.dcm"
+    )
+    assert "0x0111" in answered.stdout + answered.stderr or answered.returncode != 0
+    quarantine = site.folder / "data" / "instances" / "quarantine"
+    assert len(list(quarantine.iterdir())) >= 1
