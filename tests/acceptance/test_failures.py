@@ -1,4 +1,4 @@
-"""Things that die in the middle. However it goes, each study ends as one result, everywhere once."""
+"""Things that die in the middle: each study still ends as one result, everywhere once."""
 
 from __future__ import annotations
 

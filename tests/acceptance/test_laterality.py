@@ -1,4 +1,4 @@
-"""Laterality is sacred: a nodule on the left is on the left in every output, however it was scanned.
+"""Laterality is sacred: left is left in every output, however the patient was scanned.
 
 The phantom has one nodule, planted in the left lung. It is scanned head first and feet first,
 supine and prone, with the slices numbered in reverse and with a tilted gantry.

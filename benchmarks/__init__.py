@@ -1,0 +1,1 @@
+"""Measurements of Phoi, side by side with a peer or a limit, in one run. ``make bench``."""
