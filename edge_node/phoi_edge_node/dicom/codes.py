@@ -38,6 +38,7 @@ def size_class_basis(basis: Basis) -> Code:
 # --- the report -------------------------------------------------------------------------------
 
 IMAGING_MEASUREMENT_REPORT = Code("126000", "DCM", "Imaging Measurement Report")
+PROCEDURE_REPORTED = Code("121058", "DCM", "Procedure reported")
 CT_UNSPECIFIED_BODY_REGION = Code("25045-6", "LN", "CT unspecified body region")  # CID 100
 IMAGING_MEASUREMENTS = Code("126010", "DCM", "Imaging Measurements")
 QUALITATIVE_EVALUATIONS = Code("C0034375", "UMLS", "Qualitative Evaluations")

@@ -10,11 +10,12 @@ from pydicom import Dataset
 from pydicom.config import disable_value_validation
 
 from phoi_edge_node.dicom.key_slice import key_slice
+from phoi_edge_node.dicom.measurement_groups import Evidence
 from phoi_edge_node.dicom.secondary_capture import make_secondary_capture
 from phoi_edge_node.dicom.segmentation import make_segmentation, segmented, slices_with_nodules
 from phoi_edge_node.dicom.source import image_reference, read_header, representative, time_zone
 from phoi_edge_node.dicom.stamp import NewInstance, Stamp, to_bytes
-from phoi_edge_node.dicom.structured_report import Evidence, make_structured_report
+from phoi_edge_node.dicom.structured_report import make_structured_report
 from phoi_edge_node.dicom.summary_page import draw_summary
 from phoi_edge_node.errors import EdgeError
 from phoi_edge_node.ports import Document, DocumentKind, ReportedCase, UidSource
@@ -80,7 +81,7 @@ class DicomEncoder:
         )
         capture = make_secondary_capture(
             draw_summary(case, self._phoi_version, stamp.at),
-            list(images.values()),
+            [references[z] for z in sorted(set(slices.values()))],
             self._new_instance(DocumentKind.SECONDARY_CAPTURE),
             stamp,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta, timezone, tzinfo
 from pathlib import Path
 
@@ -30,8 +31,6 @@ _PATIENT_AND_STUDY = (
     "PatientIdentityRemoved",
     "DeidentificationMethod",
     "PatientAge",
-    "PatientSize",
-    "PatientWeight",
     "AdmissionID",
     "StudyInstanceUID",
     "StudyDate",
@@ -75,6 +74,7 @@ _IMAGE_REFERENCE = (
     "PixelSpacing",
     "SliceThickness",
 )
+_OFFSET = re.compile(r"(?P<sign>[+-])(?P<hours>0\d|1[0-4])(?P<minutes>[0-5]\d)")
 _NO_PATIENT = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex")
 _NO_STUDY = ("AccessionNumber", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName")
 
@@ -158,8 +158,8 @@ def _decoded(item: Dataset) -> Dataset:
 
 def time_zone(header: Dataset, local: tzinfo) -> tzinfo:
     """The zone of the header's dates and times: as it says itself (0008,0201), else ``local``."""
-    offset = str(header.get("TimezoneOffsetFromUTC") or "").strip()
-    if len(offset) != 5 or offset[0] not in "+-" or not offset[1:].isdigit():
+    found = _OFFSET.fullmatch(text(header, "TimezoneOffsetFromUTC"))
+    if not found:
         return local
-    minutes = int(offset[1:3]) * 60 + int(offset[3:])
-    return timezone(timedelta(minutes=minutes if offset[0] == "+" else -minutes))
+    offset = timedelta(hours=int(found["hours"]), minutes=int(found["minutes"]))
+    return timezone(-offset if found["sign"] == "-" else offset)

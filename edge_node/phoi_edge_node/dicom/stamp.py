@@ -13,6 +13,7 @@ from pydicom.sr.coding import Code
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from phoi_edge_node.dicom import codes
+from phoi_edge_node.dicom.headers import text
 from phoi_edge_node.dicom.source import copy_patient_and_study
 from phoi_edge_node.dicom.uids import series_of
 from phoi_edge_node.result import StudyHeader
@@ -63,8 +64,8 @@ class Stamp:
         """Write it over whatever the object's maker put there."""
         dataset.SpecificCharacterSet = UTF_8
         copy_patient_and_study(self.header, self.study, dataset)
-        if "TimezoneOffsetFromUTC" in self.header:
-            dataset.TimezoneOffsetFromUTC = self.header.TimezoneOffsetFromUTC
+        if text(self.header, "TimezoneOffsetFromUTC"):
+            dataset.TimezoneOffsetFromUTC = self.at.strftime("%z")
         dataset.SOPInstanceUID = instance.sop_instance_uid
         dataset.SeriesInstanceUID = instance.series_instance_uid
         dataset.SeriesNumber = instance.series_number

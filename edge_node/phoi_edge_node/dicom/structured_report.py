@@ -1,44 +1,19 @@
-"""Comprehensive 3D SR, TID 1500 Measurement Report (PS3.16), as IHE AI Results asks for it.
-
-A nodule that the model found and measured is a volumetric group (TID 1411) that refers to its
-segment, and a second group (TID 1501) of the same Tracking UID with its axes as lines, because
-TID 1411 allows no coordinates. What a person measured or added is a group of its own (TID 1501)
-that names the person as its observer.
-"""
+"""Comprehensive 3D SR, TID 1500 Measurement Report (PS3.16), as IHE AI Results asks for it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
-import numpy as np
 from highdicom.sr import (
-    AlgorithmIdentification,
     CodeContentItem,
     CodedConcept,
     Comprehensive3DSR,
     ContainerContentItem,
     ContentSequence,
-    CoordinatesForMeasurement3D,
-    DeviceObserverIdentifyingAttributes,
-    FindingSite,
     LanguageOfContentItemAndDescendants,
-    Measurement,
-    MeasurementsAndQualitativeEvaluations,
-    ObservationContext,
-    ObserverContext,
-    PersonObserverIdentifyingAttributes,
     QualitativeEvaluation,
-    ReferencedSegment,
-    Scoord3DContentItem,
-    SourceImageForMeasurementGroup,
-    SourceSeriesForSegmentation,
     TextContentItem,
-    TrackingIdentifier,
-    VolumetricROIMeasurementsAndQualitativeEvaluations,
 )
-from phoi_models.findings import Finding, Segment
-from phoi_models.geometry import Triple
 from phoi_models.identity import ModelIdentity
 from pydicom import Dataset
 from pydicom.sr.coding import Code
@@ -47,60 +22,23 @@ from pydicom.uid import Comprehensive3DSRStorage
 from phoi_edge_node import terms
 from phoi_edge_node.dicom import codes
 from phoi_edge_node.dicom.headers import text
+from phoi_edge_node.dicom.measurement_groups import Evidence, measurement_groups
+from phoi_edge_node.dicom.observers import display_name, observers
 from phoi_edge_node.dicom.priority import suggests_priority
-from phoi_edge_node.dicom.segmentation import segmented
 from phoi_edge_node.dicom.stamp import NewInstance, Stamp
 from phoi_edge_node.dicom.uids import series_of
-from phoi_edge_node.errors import EdgeError
 from phoi_edge_node.ports import DocumentKind, ReportedCase, ReportStatus
-from phoi_edge_node.reported import (
-    ReportedNodule,
-    impression,
-    reported_nodules,
-    reported_outcome,
-)
-from phoi_edge_node.result import Nodule, SignedReview, Verdict
-
-_MAXIMUM_NAME = 63  # characters of a component group of a PN, less the caret
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """The objects that the report refers to.
-
-    Attributes:
-        images: by tracking UID, what names the image on which a nodule is seen best.
-        segmentation: None where no nodule has voxels.
-        representative: names the image that stands for the series where nothing else is referred
-            to; its Frame of Reference is that of all coordinates.
-    """
-
-    images: dict[str, Dataset]
-    segmentation: Dataset | None
-    representative: Dataset
-
-    @property
-    def instances(self) -> list[Dataset]:
-        """All of them, images first."""
-        images = list(self.images.values()) or [self.representative]
-        return [*images, *([self.segmentation] if self.segmentation else [])]
-
-    def segment(self, number: int) -> ReferencedSegment:
-        """A reference to one segment, counted from 1."""
-        if self.segmentation is None:
-            raise EdgeError("a nodule has voxels and no segmentation was made: a bug")
-        return ReferencedSegment(
-            sop_class_uid=self.segmentation.SOPClassUID,
-            sop_instance_uid=self.segmentation.SOPInstanceUID,
-            segment_number=number,
-            source_series=SourceSeriesForSegmentation(self.representative.SeriesInstanceUID),
-        )
+from phoi_edge_node.reported import impression, reported_outcome
+from phoi_edge_node.result import SignedReview
 
 
 def make_structured_report(
     case: ReportedCase, evidence: Evidence, instance: NewInstance, stamp: Stamp
 ) -> Dataset:
-    """The report of a case: preliminary and unverified, or verified once it was signed."""
+    """The report of a case: preliminary and unverified, or verified once it was signed.
+
+    It is made for every outcome: an archive must be able to tell "nothing found" from "not run".
+    """
     dataset = Comprehensive3DSR(
         evidence=evidence.instances,
         content=_content(case, evidence, stamp.model),
@@ -119,22 +57,20 @@ def make_structured_report(
     return dataset
 
 
-# --- the document ---------------------------------------------------------------------------
-
-
 def _content(case: ReportedCase, evidence: Evidence, model: ModelIdentity) -> Dataset:
     root = ContainerContentItem(name=codes.IMAGING_MEASUREMENT_REPORT, template_id="1500")
     root.ContentSequence = ContentSequence()
-    root.ContentSequence.extend(LanguageOfContentItemAndDescendants(_concept(codes.ENGLISH)))
-    root.ContentSequence.extend(_observers(model, case.review))
+    language = LanguageOfContentItemAndDescendants(CodedConcept.from_code(codes.ENGLISH))
+    root.ContentSequence.extend(language)
+    root.ContentSequence.extend(observers(model, case.review))
     root.ContentSequence.append(
         CodeContentItem(
-            Code("121058", "DCM", "Procedure reported"),
+            codes.PROCEDURE_REPORTED,
             codes.CT_UNSPECIFIED_BODY_REGION,
             relationship_type="HAS CONCEPT MOD",
         )
     )
-    groups = list(_groups(case, evidence, model))
+    groups = list(measurement_groups(case, evidence, model))
     if groups:
         root.ContentSequence.append(_container(codes.IMAGING_MEASUREMENTS, groups))
     root.ContentSequence.append(_container(codes.QUALITATIVE_EVALUATIONS, _conclusions(case)))
@@ -149,36 +85,6 @@ def _container(name: Code, content: Iterable[ContentSequence]) -> ContainerConte
     return container
 
 
-def _observers(model: ModelIdentity, review: SignedReview | None) -> ObservationContext:
-    """TID 1001: the model, and the person who signed."""
-    device = DeviceObserverIdentifyingAttributes(
-        uid=model.device_uid,
-        name=model.name,
-        manufacturer_name=terms.MANUFACTURER,
-        model_name=model.name,
-        serial_number=model.bundle_hash,
-    )
-    return ObservationContext(
-        observer_person_context=_person(review) if review else None,
-        observer_device_context=ObserverContext(_concept(codes.DEVICE), device),
-    )
-
-
-def _person(review: SignedReview) -> ObserverContext:
-    name = PersonObserverIdentifyingAttributes(name=_person_name(review.reviewer_name))
-    return ObserverContext(_concept(codes.PERSON), name)
-
-
-def _concept(code: Code) -> CodedConcept:
-    return CodedConcept.from_code(code)
-
-
-def _person_name(display_name: str) -> str:
-    """A display name as a PN of one component: which part is which is not known."""
-    plain = display_name.translate(str.maketrans("^=\\", "   ")).strip()
-    return f"{plain[:_MAXIMUM_NAME]}^"
-
-
 def _conclusions(case: ReportedCase) -> Iterable[ContentSequence]:
     """What holds for the whole study, coded and in words."""
     outcome = codes.coded(terms.OUTCOMES[reported_outcome(case)])
@@ -190,13 +96,14 @@ def _conclusions(case: ReportedCase) -> Iterable[ContentSequence]:
         priority = codes.coded(terms.PRIORITIES[case.result.suggested_priority])
         yield QualitativeEvaluation(codes.coded(terms.SUGGESTED_PRIORITY), priority)
     lines = impression(case)
-    yield _text(codes.IMPRESSION, "\n".join(en for en, _ in lines))
-    yield _text(codes.IMPRESSION, "\n".join(vi for _, vi in lines), codes.VIETNAMESE)
+    yield _text(codes.IMPRESSION, [en for en, _ in lines])
+    yield _text(codes.IMPRESSION, [vi for _, vi in lines], codes.VIETNAMESE)
     if case.result.series_reason:
-        yield _text(codes.COMMENT, f"Series analysed: {case.result.series_reason}")
+        yield _text(codes.COMMENT, [f"Series analysed: {case.result.series_reason}"])
 
 
-def _text(name: Code, value: str, language: Code | None = None) -> ContentSequence:
+def _text(name: Code, lines: Sequence[str], language: Code | None = None) -> ContentSequence:
+    value = "\r\n".join(terms.plain_text(line) for line in lines)
     item = TextContentItem(name, value, relationship_type="CONTAINS")
     if language:
         modifier = CodeContentItem(codes.LANGUAGE, language, relationship_type="HAS CONCEPT MOD")
@@ -204,203 +111,10 @@ def _text(name: Code, value: str, language: Code | None = None) -> ContentSequen
     return ContentSequence([item])
 
 
-# --- the nodules ----------------------------------------------------------------------------
-
-
-def _groups(
-    case: ReportedCase, evidence: Evidence, model: ModelIdentity
-) -> Iterable[ContentSequence]:
-    nodules = reported_nodules(case)
-    frame_of_reference = evidence.representative.FrameOfReferenceUID
-    for number, (nodule, found) in enumerate(segmented(nodules), start=1):
-        yield _volumetric_group(nodule, found, evidence.segment(number), model)
-        image = evidence.images.get(nodule.tracking_uid)
-        if nodule.measured_by_model and image:
-            yield _axes_group(nodule, found.finding, image, frame_of_reference, model)
-    for nodule in nodules:
-        if case.review and not nodule.measured_by_model:
-            yield _reviewer_group(nodule, case.review, frame_of_reference)
-
-
-def _volumetric_group(
-    nodule: ReportedNodule, found: Nodule, segment: ReferencedSegment, model: ModelIdentity
-) -> VolumetricROIMeasurementsAndQualitativeEvaluations:
-    measurements = [_certainty(found.finding)]
-    evaluations = _verdict(nodule)
-    if nodule.measured_by_model:
-        measurements = [*_measurements(found.finding), *measurements]
-        evaluations = [*_classes(found), *evaluations]
-    return VolumetricROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=_tracking(nodule),
-        referenced_segment=segment,
-        finding_type=codes.NODULE,
-        finding_category=codes.MORPHOLOGICALLY_ABNORMAL,
-        finding_sites=[_site(found.finding)],
-        algorithm_id=_algorithm(model),
-        measurements=measurements,
-        qualitative_evaluations=evaluations,
-    )
-
-
-def _axes_group(
-    nodule: ReportedNodule,
-    finding: Finding,
-    image: Dataset,
-    frame_of_reference: str,
-    model: ModelIdentity,
-) -> MeasurementsAndQualitativeEvaluations:
-    """The long and the short axis as lines in space."""
-    axes = (
-        (terms.LONG_AXIS, finding.long_axis_mm, finding.long_axis_lps_mm),
-        (terms.SHORT_AXIS, finding.short_axis_mm, finding.short_axis_lps_mm),
-    )
-    return MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=_tracking(nodule),
-        finding_type=codes.NODULE,
-        finding_category=codes.MORPHOLOGICALLY_ABNORMAL,
-        finding_sites=[_site(finding)],
-        algorithm_id=_algorithm(model),
-        measurements=[
-            Measurement(
-                codes.coded(term),
-                round(length, 1),
-                codes.MILLIMETER,
-                referenced_coordinates=[_line(ends, frame_of_reference)],
-            )
-            for term, length, ends in axes
-        ],
-        source_images=[SourceImageForMeasurementGroup(image.SOPClassUID, image.SOPInstanceUID)],
-    )
-
-
-def _reviewer_group(
-    nodule: ReportedNodule, review: SignedReview, frame_of_reference: str
-) -> MeasurementsAndQualitativeEvaluations:
-    """What a person measured or added, with that person as observer (TID 1003)."""
-    diameter = nodule.mean_diameter_mm
-    group = MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=_tracking(nodule),
-        finding_type=codes.NODULE,
-        finding_category=codes.MORPHOLOGICALLY_ABNORMAL,
-        finding_sites=[_site(nodule.nodule.finding if nodule.nodule else None)],
-        measurements=[_mean_diameter(diameter)] if diameter is not None else None,
-        qualitative_evaluations=_verdict(nodule),
-    )
-    if nodule.verdict is Verdict.MISSED and nodule.center_lps_mm:
-        group[0].ContentSequence.append(_point(nodule.center_lps_mm, frame_of_reference))
-    tracking, rest = group[0].ContentSequence[:2], group[0].ContentSequence[2:]
-    group[0].ContentSequence = ContentSequence([*tracking, *_person(review), *rest])
-    return group
-
-
-def _tracking(nodule: ReportedNodule) -> TrackingIdentifier:
-    return TrackingIdentifier(uid=nodule.tracking_uid, identifier=nodule.tracking_id)
-
-
-def _algorithm(model: ModelIdentity) -> AlgorithmIdentification:
-    return AlgorithmIdentification(
-        name=model.name,
-        version=model.version,
-        parameters=[f"operating point: {model.operating_point}", f"bundle: {model.bundle_hash}"],
-        family=codes.ARTIFICIAL_INTELLIGENCE,
-        manufacturer=terms.MANUFACTURER,
-    )
-
-
-def _site(finding: Finding | None) -> FindingSite:
-    """The lobe where it is known, else the lung; always with its side where that is known."""
-    if finding is None:
-        return FindingSite(codes.coded(terms.LUNG))
-    place = terms.LOBES[finding.lobe] if finding.lobe else terms.LUNG
-    return FindingSite(codes.coded(place), laterality=codes.coded(terms.SIDES[finding.side]))
-
-
-def _measurements(finding: Finding) -> list[Measurement]:
-    """What the model measured, but for the certainty."""
-    measurements = [
-        _in_mm(terms.LONG_AXIS, finding.long_axis_mm),
-        _in_mm(terms.SHORT_AXIS, finding.short_axis_mm),
-        _mean_diameter(finding.mean_diameter_mm),
-        Measurement(
-            codes.coded(terms.VOLUME),
-            round(finding.volume_mm3, 1),
-            codes.CUBIC_MILLIMETER,
-            method=codes.SUM_OF_SEGMENTED_VOXELS,
-        ),
-        Measurement(
-            codes.ATTENUATION_COEFFICIENT,
-            round(finding.mean_hu, 1),
-            codes.HOUNSFIELD,
-            derivation=codes.MEAN,
-        ),
-    ]
-    if finding.solid_diameter_mm is not None:
-        measurements.append(_in_mm(terms.SOLID_DIAMETER, finding.solid_diameter_mm))
-    return measurements
-
-
-def _in_mm(term: terms.Term, value: float) -> Measurement:
-    return Measurement(codes.coded(term), round(value, 1), codes.MILLIMETER)
-
-
-def _mean_diameter(value: float) -> Measurement:
-    return Measurement(
-        codes.coded(terms.MEAN_DIAMETER),
-        round(value, 1),
-        codes.MILLIMETER,
-        derivation=codes.MEAN,
-    )
-
-
-def _certainty(finding: Finding) -> Measurement:
-    """The probability that the mark is a nodule, in percent. Never that of cancer."""
-    return Measurement(
-        codes.coded(terms.CERTAINTY), round(100 * finding.probability, 1), codes.PERCENT
-    )
-
-
-def _classes(found: Nodule) -> list[QualitativeEvaluation]:
-    """Attenuation and the provisional size classes."""
-    attenuation = terms.ATTENUATIONS[found.finding.attenuation]
-    size = found.size_class
-    classes = [
-        (terms.ATTENUATION_CLASS, codes.coded(attenuation)),
-        (terms.LUNG_RADS, codes.lung_rads_category(size.lung_rads)),
-        (terms.SIZE_CLASS_BASIS, codes.size_class_basis(size.basis)),
-    ]
-    if size.fleischner:
-        classes.append((terms.FLEISCHNER, codes.fleischner_class(size.fleischner)))
-    return [QualitativeEvaluation(codes.coded(term), value) for term, value in classes]
-
-
-def _verdict(nodule: ReportedNodule) -> list[QualitativeEvaluation]:
-    if nodule.verdict is None:
-        return []
-    value = codes.coded(terms.VERDICTS[nodule.verdict])
-    return [QualitativeEvaluation(codes.coded(terms.REVIEW_VERDICT), value)]
-
-
-def _line(ends: Segment, frame_of_reference: str) -> CoordinatesForMeasurement3D:
-    return CoordinatesForMeasurement3D("POLYLINE", np.asarray(ends, float), frame_of_reference)
-
-
-def _point(center_lps_mm: Triple, frame_of_reference: str) -> Scoord3DContentItem:
-    return Scoord3DContentItem(
-        codes.CENTER,
-        "POINT",
-        np.asarray([center_lps_mm], float),
-        frame_of_reference,
-        relationship_type="CONTAINS",
-    )
-
-
-# --- its life -------------------------------------------------------------------------------
-
-
 def _verify(dataset: Dataset, review: SignedReview, stamp: Stamp) -> None:
     """SR Document General module (PS3.3 C.17.2): who stands for the content, and since when."""
     observer = Dataset()
-    observer.VerifyingObserverName = _person_name(review.reviewer_name)
+    observer.VerifyingObserverName = display_name(review.reviewer_name)
     observer.VerifyingOrganization = text(stamp.header, "InstitutionName") or "not stated"
     observer.VerificationDateTime = stamp.at.strftime("%Y%m%d%H%M%S%z")
     observer.VerifyingObserverIdentificationCodeSequence = []
