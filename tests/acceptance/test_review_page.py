@@ -210,9 +210,12 @@ def test_a_whole_review_by_keys_and_clicks(room: Room, chest: Volume) -> None:
     page.keyboard.press("u")
     expect(page.locator(".mark").nth(1)).to_contain_text("Chưa quyết định")
     page.keyboard.press("r")
-    page.locator("#reject-dialog h2").click()
-    page.locator('#reject-dialog button[value="scar"]').focus()
-    page.keyboard.press("1")
+    page.locator("#reject-dialog [name=note]").fill("nhánh mạch")
+    page.keyboard.press("Enter")  # in the remark: chooses no reason
+    expect(page.locator("#reject-dialog")).to_be_visible()
+    page.keyboard.press("Escape")
+    page.keyboard.press("r")
+    page.keyboard.press("2")
     expect(page.locator(".mark").nth(1)).to_contain_text("Bác bỏ")
 
     missed: Triple = (-60.0, 30.0, -116.0)
@@ -224,7 +227,7 @@ def test_a_whole_review_by_keys_and_clicks(room: Room, chest: Volume) -> None:
     page.fill("#missed-dialog [name=mean_diameter_mm]", "7")
     page.keyboard.press("Enter")
     expect(page.locator(".mark")).to_have_count(3)
-    expect(page.locator(".mark.selected .badge")).to_have_text("+1")
+    expect(page.locator(".mark.selected .badge")).to_have_text("3")
 
     expect(sign).to_be_enabled()
     page.keyboard.press("s")
@@ -236,6 +239,7 @@ def test_a_whole_review_by_keys_and_clicks(room: Room, chest: Volume) -> None:
     study = desk.studies["1.2.1"]
     verdicts = [said.verdict for said in study.standing.values()]
     assert sorted(verdicts) == [Verdict.MISSED, Verdict.MODIFIED, Verdict.REJECTED]
+    assert [j.disposition.reason for j in study.history] == ["", "vessel", "scar", ""]
     (said,) = desk.study("1.2.1").missed
     assert said.correction.center_lps_mm == pytest.approx((*missed[:2], -115.0), abs=0.8)
     assert study.row.phase is Phase.SIGNED

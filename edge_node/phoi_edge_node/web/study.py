@@ -15,6 +15,7 @@ from phoi_models.findings import Finding
 from phoi_models.geometry import as_triple
 
 from phoi_edge_node.desk import StudyView
+from phoi_edge_node.reported import ReportedNodule
 from phoi_edge_node.result import Correction, Nodule, Verdict
 from phoi_edge_node.web.display import Display, display_of
 from phoi_edge_node.web.visitor import Member, PostingMember, SignedIn
@@ -174,17 +175,21 @@ def _render(member: Member, template: str, view: StudyView) -> Response:
         row=view.row,
         patient=view.header.patient,
         result=view.result,
-        labels=_labels(view),
+        marks=_marks(view),
         reject_reasons=tuple(RejectReason),
         state=f"{view.row.phase}.{view.row.revision}.{len(view.history)}.{_standing(view)}",
     )
 
 
-def _labels(view: StudyView) -> dict[str, str]:
-    """What a person calls each mark, by tracking UID: 1, 2, ... and +1, +2, ... for missed ones."""
-    found = {nodule.tracking_uid: str(nodule.number) for nodule in view.nodules}
-    missed = {said.tracking_uid: f"+{i}" for i, said in enumerate(view.missed, 1)}
-    return found | missed
+def _marks(view: StudyView) -> dict[str, ReportedNodule]:
+    """Every mark as the report would tell it now, by tracking UID: same numbers, same sizes."""
+    marks = [
+        ReportedNodule(n.number, n.tracking_uid, n, view.dispositions.get(n.tracking_uid))
+        for n in view.nodules
+    ]
+    first = len(view.nodules) + 1
+    marks += [ReportedNodule(i, d.tracking_uid, None, d) for i, d in enumerate(view.missed, first)]
+    return {mark.tracking_uid: mark for mark in marks}
 
 
 def _standing(view: StudyView) -> int:

@@ -468,6 +468,7 @@ def test_a_review_from_the_first_mark_to_the_signature(
     response = decide(reviewer, first, "modified", mean_diameter_mm=9.5)
     assert response.headers["x-phoi-selected"] == first
     assert "9.5 mm" in response.text
+    assert "Fleischner &gt;8 mm" in response.text  # the class follows the reviewer's size
     assert decide(reviewer, second, "rejected", reason="vessel", note="nhánh").status_code == 200
     assert post(reviewer, f"{STUDY}/undo", {}).headers["x-phoi-selected"] == second
     assert decide(reviewer, second, "accepted").status_code == 200

@@ -183,7 +183,10 @@ async function addMissed({ place, diameter }) {
 
 document.getElementById("reject-dialog")?.addEventListener("keydown", (event) => {
   const button = event.currentTarget.querySelectorAll(".reasons button")[Number(event.key) - 1];
-  if (button && event.target.tagName !== "INPUT") {
+  const writing = event.target.tagName === "INPUT";
+  // Enter in the remark would press the first reason: nobody chose that one.
+  if (writing && event.key === "Enter") event.preventDefault();
+  if (button && !writing) {
     event.preventDefault();
     button.click();
   }
