@@ -34,7 +34,9 @@ _DENSEST_HU = 100.0
 _SOLID_HU = -350.0
 _GROUND_GLASS_HU = -550.0
 _BLUR_MM = 1.3
-_OPENINGS = (0.4, 0.55, 0.7, 0.85)
+_WALL_MM = 1.5
+# Radius of the opening as a fraction of the nodule's own thickness, tried in this order.
+_OPENINGS = (0.4, 0.6, 0.8, 0.9, 0.95)
 _SMALLEST_SOLID_PART_MM = 2.0
 _CUBE = ndimage.generate_binary_structure(3, 3)
 
@@ -153,7 +155,7 @@ def _block(
     """Cut out and sample the surroundings of a candidate."""
     geometry = volume.geometry
     diameter = candidate.diameter_mm
-    reach = 0.9 * diameter + 7.0
+    reach = 0.8 * diameter + 5.0
     center = geometry.lps_to_index(candidate.center_lps_mm)
     # Half the extent, in voxels, of the ball of radius ``reach``, also when the axes lean.
     half = reach * np.linalg.norm(np.linalg.inv(geometry.matrix), axis=1)
@@ -162,7 +164,7 @@ def _block(
     high = np.clip(np.ceil(center + half) + 1, low + 1, limits).astype(int)
     cut = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
 
-    wanted = np.clip(diameter / 20, 0.3, 0.8)
+    wanted = np.clip(diameter / 16, 0.35, 0.8)
     factors = np.clip(np.rint(np.array(geometry.spacing_mm) / wanted), 1, 12).astype(int)
     hu = volume.hu[cut].astype(np.float32)
     for axis, factor in enumerate(factors):
@@ -199,14 +201,15 @@ def _finer(hu: Floats, factor: int, axis: int) -> Floats:
 
 def _segmented(block: _Block) -> tuple[Mask, float]:
     """The nodule's samples and the threshold that bounds them; a ball when none convinces."""
-    allowed = _allowed(block)
+    sought, allowed = _allowed(block)
     background = _background(block)
     level = _level(block, allowed, background)
     threshold = (level + background) / 2
     hu = block.hu if level > _SOLID_HU else _smoothed(block, 0.8)
-    mask = _grown((hu > threshold) & allowed, block)
+    mask = _grown((hu > threshold) & sought, block) & allowed
     if level > _SOLID_HU:
-        mask, threshold = _with_ground_glass(mask, threshold, background, allowed, block)
+        mask, threshold = _with_ground_glass(mask, threshold, background, sought, block)
+        mask &= allowed
     size = block.equivalent_diameter_mm(mask)
     if not 0.4 * block.diameter_mm <= size <= 2.0 * block.diameter_mm:
         return _ball(block), threshold
@@ -220,12 +223,19 @@ def _smoothed(block: _Block, sigma_mm: float) -> Floats:
     return smooth
 
 
-def _allowed(block: _Block) -> Mask:
-    """Where the nodule may be: near the candidate, and in the lung or in the candidate's ball."""
+def _allowed(block: _Block) -> tuple[Mask, Mask]:
+    """Where the nodule is sought, and where it may be.
+
+    It is sought a little way into the chest wall, so that the opening does not round off the
+    edges where it meets the pleura, and then cut to the lung. A mass so broad that the lung
+    mask leaves out its middle may fill the candidate's ball.
+    """
     near = block.distance_mm <= 0.8 * block.diameter_mm + 4.0
     own = block.distance_mm <= 0.5 * block.diameter_mm
-    allowed: Mask = near & (block.lung | own)
-    return allowed
+    within = block.lung
+    if np.count_nonzero(own & within) < 0.5 * np.count_nonzero(own):
+        within = within | own
+    return near & (block.outer_distance(within) <= _WALL_MM), near & within
 
 
 def _background(block: _Block) -> float:
@@ -252,22 +262,25 @@ def _level(block: _Block, allowed: Mask, background: float) -> float:
 def _grown(mask: Mask, block: _Block) -> Mask:
     """The part of ``mask`` that belongs to the candidate, cut free from what is thinner.
 
-    The weakest opening whose result stays near the size that the network gave is taken.
+    The weakest opening whose result stays near the size that the network gave is taken. Where
+    none does (a nodule that melts into a large vessel or the hilum), that size bounds it.
     """
     mask = ndimage.binary_fill_holes(mask)
     inner = block.inner_distance(mask)
-    near = block.distance_mm <= 0.4 * block.diameter_mm + 1.5
-    thickest = np.unravel_index(int(np.argmax(np.where(near, inner, -1.0))), mask.shape)
-    radius = float(inner[thickest])
+    near = block.distance_mm <= 0.2 * block.diameter_mm + 0.8
+    seed = np.unravel_index(int(np.argmax(np.where(near, inner, -1.0))), mask.shape)
+    radius = float(inner[seed])
     if radius <= 0:
         return np.zeros_like(mask)
-    opened = np.zeros_like(mask)
+    opened = mask
     for fraction in _OPENINGS:
-        opened = _opened(mask, inner, thickest, fraction * radius, block)
-        farthest = float(block.distance_mm[opened].max())
-        if farthest <= 0.7 * block.diameter_mm + 2.0:
-            break
-    return opened
+        opened = _opened(mask, inner, seed, fraction * radius, block)
+        if float(block.distance_mm[opened].max()) <= 0.7 * block.diameter_mm + 2.0:
+            return opened
+    index = np.moveaxis(np.indices(mask.shape, dtype=np.float32), 0, -1) - np.array(seed)
+    away = np.linalg.norm(index @ block.geometry.matrix.T, axis=-1)
+    bounded: Mask = opened & (away <= 0.55 * block.diameter_mm + 0.5)
+    return bounded
 
 
 def _opened(
