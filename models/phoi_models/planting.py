@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -223,6 +224,14 @@ class LungSpace:
         lungs = segment_lungs(grid.hu, grid.spacing_mm)
         return cls(lungs.inside, grid.origin_lps_mm, grid.spacing_mm)
 
+    @cached_property
+    def _voxels(self) -> NDArray[np.intp]:
+        return np.flatnonzero(self.inside)
+
+    @cached_property
+    def _surface(self) -> NDArray[np.intp]:
+        return np.flatnonzero(self.inside & ~ndimage.binary_erosion(self.inside))
+
     def contains(self, lps_mm: _Array) -> NDArray[np.bool_]:
         """Which LPS positions (n, 3), mm, lie in a lung."""
         offset = (lps_mm - np.asarray(self.origin_lps_mm))[:, ::-1] / self.spacing_mm
@@ -234,13 +243,10 @@ class LungSpace:
 
     def draw(self, rng: np.random.Generator, count: int, *, surface: bool = False) -> _Array:
         """Random LPS positions (count, 3), mm, in the lungs or on their surface."""
-        where = self.inside
-        if surface:
-            where = where & ~ndimage.binary_erosion(where)
-        voxels = np.flatnonzero(where)
+        voxels = self._surface if surface else self._voxels
         if not voxels.size:
             raise NoSite("there is no lung to plant a nodule in")
-        chosen = np.unravel_index(rng.choice(voxels, count), where.shape)
+        chosen = np.unravel_index(rng.choice(voxels, count), self.inside.shape)
         index = np.stack(chosen, axis=1) + rng.uniform(-0.5, 0.5, (count, 3))
         return np.asarray(index[:, ::-1] * self.spacing_mm + self.origin_lps_mm)
 
@@ -270,8 +276,8 @@ def plant_at(
         The new volume and the truth.
 
     Raises:
-        ValueError: the centre lies outside the volume or the nodule outside the lungs, or the
-            diameter is not 3 to 50 mm.
+        ValueError: the centre lies outside the volume or the lungs, or the diameter is not 3 to
+            50 mm.
     """
     if not SMALLEST_MM <= diameter_mm <= LARGEST_MM:
         raise ValueError(f"a nodule is {SMALLEST_MM} to {LARGEST_MM} mm wide, not {diameter_mm}")
@@ -340,7 +346,7 @@ def plant_distractors(
             continue
         body = _Branching.draw(rng) if rng.random() < 0.6 else _Band.draw(rng)
         box = _Box.around(geometry, site.center_lps_mm, 20.0)
-        cover = box.coverage(body.distance, 0.8)
+        cover = box.coverage(body.distance, 1.0)
         cover *= lungs.contains(box.positions()).reshape(box.shape)
         _fill(host[box.where], box.blurred(cover, rng), _texture(rng, cover, rng.uniform(-40, 80)))
         centres.append(site.center_lps_mm)
@@ -501,7 +507,8 @@ class _Sites:
             }[place]
             depths = rng.uniform(0, 1, (len(self._rays), 1)) ** (1 / 3)
             visible = self._hu(centre + self._rays * radius * depths) < visible_below_hu
-            if low <= shell <= high and visible.mean() >= self._minimum_visible:
+            seen = visible.mean() >= self._minimum_visible
+            if low <= shell <= high and seen and self._lungs.contains(centre[None]).all():
                 self._taken.append((centre, diameter_mm))
                 return _Site(as_triple(centre), place)
         return None
@@ -544,6 +551,8 @@ def _plant(
     rng: np.random.Generator,
 ) -> PlantedNodule:
     """Change ``host`` in place and return the truth."""
+    if lungs is not None and not lungs.contains(np.array([site.center_lps_mm])).all():
+        raise ValueError("the centre lies outside the lungs")
     unit = _Shape.draw(rng, kind)
     measured = _measure(unit.body, 1.0)
     scale = diameter_mm / measured.diameter
@@ -558,11 +567,9 @@ def _plant(
     body = box.coverage(shape.body, step) if len(shape.spicules) else cover
     truth = measured.scaled(scale)
     if lungs is not None:
-        inside = lungs.contains(box.positions()).reshape(box.shape)
-        if not inside[body > 0.5].any():
-            raise ValueError("the nodule would lie outside the lungs")
-        if not inside[body > 0.5].all():
-            body = body * inside
+        within = body * lungs.contains(box.positions()).reshape(box.shape)
+        if 0 < within.sum() < 0.99 * body.sum():
+            body = within
             truth = _measure(shape.body, scale, _Clip(lungs, box.centre))
     return PlantedNodule(
         center_lps_mm=as_triple(box.centre + truth.centre),

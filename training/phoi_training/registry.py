@@ -81,10 +81,11 @@ class Registry:
         self._uri = tracking_uri
         self._client = MlflowClient(tracking_uri, tracking_uri)
 
-    def register(self, folder: Path, run_id: str, key: Ed25519PrivateKey) -> ModelVersion:
+    def register(
+        self, folder: Path, run_id: str, key: Ed25519PrivateKey, now: datetime
+    ) -> ModelVersion:
         """Sign the bundle in ``folder`` and register it as a new version, made by ``run_id``.
 
-        The bundle's sequence follows that of every version of its name, so sites take it as newer.
         The same bundle again is the version that it is already.
 
         Raises:
@@ -92,7 +93,7 @@ class Registry:
             RegistryError: MLflow does not answer.
         """
         with _told():
-            bundle = self._signed(folder, key)
+            bundle = self._signed(folder, key, now)
             if known := self._by_hash(bundle.manifest.name, bundle.bundle_hash):
                 return known
             self._client.log_artifacts(run_id, str(folder), ARTIFACTS)
@@ -105,11 +106,17 @@ class Registry:
                 description=f"{bundle.manifest.name} {bundle.manifest.version}",
             )
 
-    def _signed(self, folder: Path, key: Ed25519PrivateKey) -> Bundle:
-        name = sign_bundle(folder, key).name
+    def _signed(self, folder: Path, key: Ed25519PrivateKey, now: datetime) -> Bundle:
+        """Sign as newer than every version here and every bundle that a site signed for itself.
+
+        Sites count the models that come with Phoi 1, 2, 3, ...; a sequence in seconds since 1970
+        is above them all.
+        """
+        name = sign_bundle(folder, key, created=now).name
         self._ensure_model(name)
         sequences = [int(version.tags.get("sequence", 0)) for version in self._versions(name)]
-        sign_bundle(folder, key, sequence=max(sequences, default=0) + 1)
+        sequence = max(1 + max(sequences, default=0), int(now.timestamp()))
+        sign_bundle(folder, key, sequence=sequence, created=now)
         return Bundle.load(folder, TrustStore.of([key.public_key()]))
 
     def _ensure_model(self, name: str) -> None:

@@ -1,0 +1,101 @@
+"""The network that is trained and exported. Needs torch; nothing else in this package does."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+STRIDE = 4
+SMALLEST_PATCH = 16
+_WIDTHS = (24, 40, 64, 56)
+_TYPICAL_DIAMETER_MM = 10.0
+
+
+class CenterHeatmapNet(nn.Module):
+    """A 3D CenterNet (Zhou et al., arXiv:1904.07850) of 0.95 million parameters for lung nodules.
+
+    A pyramid of residual blocks at 1/2, 1/4, 1/8 and 1/16 of the resolution, joined again at 1/4.
+    All strided convolutions are symmetric about the centre of the cell, so a mirrored patch gives
+    exactly mirrored cells.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        half, quarter, eighth, sixteenth = _WIDTHS
+        self.stem = nn.Sequential(_convolution(1, half, 4, 2), _convolution(half, half, 3))
+        self.quarter = nn.Sequential(
+            _convolution(half, quarter, 2, 2), _Residual(quarter), _Residual(quarter)
+        )
+        self.eighth = nn.Sequential(
+            _convolution(quarter, eighth, 2, 2), _Residual(eighth), _Residual(eighth)
+        )
+        self.sixteenth = nn.Sequential(_convolution(eighth, sixteenth, 2, 2), _Residual(sixteenth))
+        self.from_sixteenth = _convolution(sixteenth, eighth, 1)
+        self.from_eighth = _convolution(eighth, quarter, 1)
+        self.joined = _Residual(quarter)
+        self.heads = nn.Conv3d(quarter, 5, 1)
+        # Begin with a score of 1 % everywhere (Lin et al., ICCV 2017) and a common diameter.
+        nn.init.normal_(self.heads.weight, std=0.01)
+        bias = self.heads.get_parameter("bias")
+        nn.init.constant_(bias, 0.0)
+        nn.init.constant_(bias[:1], -4.6)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Run on patches.
+
+        Args:
+            image: float [N, 1, D, H, W], axes (z, y, x), 1 mm voxels, windowed to 0..1; sizes are
+                multiples of 16.
+
+        Returns:
+            ``logit`` of the score [N, 1, D/4, H/4, W/4], ``diameter_mm`` of the same shape, and
+            ``offset`` [N, 3, D/4, H/4, W/4]: centre of the nodule from the centre of the cell, in
+            input voxels, order (z, y, x).
+        """
+        quarter = self.quarter(self.stem(image))
+        eighth = self.eighth(quarter)
+        eighth = eighth + _doubled(self.from_sixteenth(self.sixteenth(eighth)))
+        features = self.joined(quarter + _doubled(self.from_eighth(eighth)))
+        heads = self.heads(features)
+        logit, size, offset = heads[:, :1], heads[:, 1:2], heads[:, 2:]
+        return logit, _TYPICAL_DIAMETER_MM * torch.exp(size.clamp(-3.0, 3.0)), STRIDE * offset
+
+
+class ExportedNet(nn.Module):
+    """The network with the outputs that the bundle promises: score instead of logit."""
+
+    def __init__(self, network: CenterHeatmapNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As :class:`CenterHeatmapNet`, with ``heatmap`` in (0, 1) first."""
+        logit, diameter_mm, offset = self.network(image)
+        return torch.sigmoid(logit), diameter_mm, offset
+
+
+class _Residual(nn.Module):
+    """Two convolutions beside a shortcut (He et al., CVPR 2016)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = _convolution(width, width, 3)
+        self.second = nn.Sequential(
+            nn.Conv3d(width, width, 3, padding=1, bias=False), nn.BatchNorm3d(width)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        return functional.relu(features + self.second(self.first(features)))
+
+
+def _convolution(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv3d(inputs, outputs, size, stride, padding=(size - 1) // 2, bias=False),
+        nn.BatchNorm3d(outputs),
+        nn.ReLU(),
+    )
+
+
+def _doubled(features: Tensor) -> Tensor:
+    return functional.interpolate(features, scale_factor=2.0, mode="nearest")

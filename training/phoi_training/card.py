@@ -1,0 +1,122 @@
+"""The model card of a bundle, in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from phoi_models.bundle import DetectorParameters
+
+from phoi_training.evaluation import RATES, ScanResult, by_size, froc
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where the weights come from.
+
+    Attributes:
+        trained_on, held_out: names of chests.
+        phantoms: number of procedural chests among the training backgrounds.
+        data_sha256: of all voxels and marks.
+        seed: of everything random.
+        started_from: file name of the weights that training began with.
+    """
+
+    trained_on: Sequence[str]
+    held_out: Sequence[str]
+    phantoms: int
+    data_sha256: str
+    seed: int
+    started_from: str | None
+
+
+def model_card(
+    parameters: DetectorParameters, provenance: Provenance, validation: Sequence[ScanResult]
+) -> str:
+    """What a person must know before trusting the model."""
+    threshold = parameters.operating_points["default"].probability
+    return "\n".join(
+        [
+            f"# {parameters.name} {parameters.version}",
+            "",
+            "Finds suspected lung nodules of 4 to 45 mm in chest CT. For research and evaluation:"
+            " **not a cleared medical device**. It marks; a radiologist decides. Its probability is"
+            " that of a mark being a nodule, not of cancer.",
+            "",
+            "## What it was trained on",
+            "",
+            *_training_lines(provenance),
+            "",
+            "## Validation, on anatomy held out from training",
+            "",
+            "Thresholds and calibration were set on these same scans, so the figures flatter."
+            " Planted nodules come from the generator that training used, so their figures flatter"
+            " too: judge by real nodules.",
+            "",
+            *scan_table(validation, threshold),
+            "",
+            *size_table(validation, threshold),
+            "",
+            *froc_lines(validation),
+            "",
+            "## Limits",
+            "",
+            "- Few real nodules were trained on; most were planted.",
+            "- Ground glass below 6 mm, nodules below 4 mm, hilar masses and nodules inside a"
+            " consolidation are likely to be missed.",
+            "- Branching vessels, scars and pleural plaques cause most false marks.",
+            "- Slices thicker than 5 mm, children, and lungs after surgery were not tried.",
+            "",
+        ]
+    )
+
+
+def _training_lines(provenance: Provenance) -> list[str]:
+    lines = [
+        f"- CT backgrounds with planted and marked nodules: {', '.join(provenance.trained_on)}",
+        f"- procedural phantoms: {provenance.phantoms}",
+        f"- held out: {', '.join(provenance.held_out) or 'none but phantoms'}",
+        f"- SHA-256 of the data: `{provenance.data_sha256}`, seed {provenance.seed}",
+    ]
+    if provenance.started_from is not None:
+        lines.append(f"- fine-tuned from `{provenance.started_from}`")
+    return lines
+
+
+def scan_table(results: Sequence[ScanResult], threshold: float) -> list[str]:
+    """One row per scan, at a threshold."""
+    rows = ["| scan | nodules | found | other marks |", "|---|---|---|---|"]
+    for result in results:
+        other = str(result.false_marks(threshold))
+        if not result.complete:
+            other += " (not all nodules of this scan are known)"
+        rows.append(
+            f"| {result.scan} | {len(result.nodules)} | {result.found(threshold)} | {other} |"
+        )
+    return rows
+
+
+def size_table(results: Sequence[ScanResult], threshold: float) -> list[str]:
+    """Found nodules by size, at a threshold."""
+    rows = ["| mean diameter | found | of |", "|---|---|---|"]
+    sizes = by_size(results, threshold)
+    return rows + [f"| {name} | {found} | {total} |" for name, found, total in sizes]
+
+
+def froc_lines(results: Sequence[ScanResult]) -> list[str]:
+    """Sensitivity at the LUNA16 rates and the CPM, or why there is none."""
+    if not any(result.complete and result.nodules for result in results):
+        return ["No scan here has all its nodules known, so there is no FROC."]
+    curve = froc(results, rng=np.random.default_rng(0))
+    low, high = curve.interval
+    rates = " | ".join(f"{rate:g}" for rate in RATES)
+    values = " | ".join(f"{value:.2f}" for value in curve.sensitivities)
+    return [
+        f"| false marks per scan | {rates} |",
+        "|---" * (len(RATES) + 1) + "|",
+        f"| sensitivity | {values} |",
+        "",
+        f"CPM {curve.cpm:.3f} (95 % interval {low:.3f} to {high:.3f}; {curve.nodules} nodules in"
+        f" {curve.scans} scans).",
+    ]

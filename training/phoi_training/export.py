@@ -1,0 +1,174 @@
+"""From a trained network to a model bundle: ONNX, metadata, model card, licence."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from phoi_models.bundle import DetectorParameters
+from phoi_models.errors import PhoiError
+from phoi_models.networks import CenterHeatmapNet, ExportedNet
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+_OPSET = 18
+_TOLERANCE = {"heatmap": 1e-4, "diameter_mm": 1e-2, "offset": 1e-3}
+
+
+class ExportMismatch(PhoiError):
+    """ONNX Runtime does not compute what torch computes: do not ship this file."""
+
+
+def export_onnx(network: CenterHeatmapNet, path: Path, patch_shape: tuple[int, int, int]) -> float:
+    """Write ``path`` and compare it with torch on noise.
+
+    Args:
+        network: trained, in evaluation mode.
+        path: of the ONNX file; batch normalisation is folded into the convolutions.
+        patch_shape: fixed input shape (z, y, x); the batch axis stays free.
+
+    Returns:
+        The largest absolute difference of the heat map between torch and ONNX Runtime.
+
+    Raises:
+        ExportMismatch: an output differs by more than its tolerance.
+    """
+    exported = ExportedNet(_folded(network)).eval()
+    image = torch.rand(2, 1, *patch_shape, generator=torch.Generator().manual_seed(0))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter, about itself
+        torch.onnx.export(
+            exported,
+            (image,),
+            str(path),
+            input_names=["image"],
+            output_names=list(_TOLERANCE),
+            dynamic_shapes={"image": {0: torch.export.Dim("batch", min=1, max=64)}},
+            opset_version=_OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    return _compare(network, path, image)
+
+
+def _folded(network: CenterHeatmapNet) -> CenterHeatmapNet:
+    """A copy with each batch normalisation folded into the convolution before it."""
+    copied = copy.deepcopy(network).eval()
+    for module in list(copied.modules()):
+        if not isinstance(module, nn.Sequential) or len(module) < 2:
+            continue
+        convolution, normalisation = module[0], module[1]
+        if isinstance(convolution, nn.Conv3d) and isinstance(normalisation, nn.BatchNorm3d):
+            module[0] = fuse_conv_bn_eval(convolution, normalisation)
+            module[1] = nn.Identity()
+    return copied
+
+
+def _compare(network: CenterHeatmapNet, path: Path, image: torch.Tensor) -> float:
+    with torch.inference_mode():
+        wanted = ExportedNet(network)(image)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    got = session.run(list(_TOLERANCE), {"image": image.numpy()})
+    differences = {
+        name: float(np.abs(a.numpy() - b).max())
+        for name, a, b in zip(_TOLERANCE, wanted, got, strict=True)
+    }
+    for name, tolerance in _TOLERANCE.items():
+        if differences[name] > tolerance:
+            raise ExportMismatch(
+                f"{name} differs by {differences[name]:.2g} between torch and ONNX"
+            )
+    return differences["heatmap"]
+
+
+def write_bundle(
+    folder: Path,
+    network: CenterHeatmapNet,
+    parameters: DetectorParameters,
+    *,
+    card: str,
+    licence: Path,
+) -> None:
+    """Write a whole, unsigned bundle in MONAI Bundle layout; an old one there is replaced.
+
+    Args:
+        folder: of the bundle.
+        card: the model card, Markdown.
+        licence: file to copy.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        new = Path(scratch) / "bundle"
+        export_onnx(network, new / "models" / "model.onnx", parameters.patch_shape)
+        for name in ("configs", "docs"):
+            (new / name).mkdir()
+        metadata = json.dumps(_metadata(parameters), indent=2) + "\n"
+        (new / "configs" / "metadata.json").write_text(metadata)
+        (new / "docs" / "README.md").write_text(card)
+        shutil.copyfile(licence, new / "LICENSE")
+        if folder.exists():
+            shutil.rmtree(folder)
+        new.rename(folder)
+
+
+def _metadata(parameters: DetectorParameters) -> dict[str, Any]:
+    """MONAI bundle metadata with our section ``phoi``."""
+    cells = [n // parameters.stride for n in parameters.patch_shape]
+
+    def output(kind: str, channels: int, low: float, high: float) -> dict[str, Any]:
+        return {
+            "type": "probabilities" if kind == "score" else "regression",
+            "format": kind,
+            "num_channels": channels,
+            "spatial_shape": cells,
+            "dtype": "float32",
+            "value_range": [low, high],
+        }
+
+    return {
+        "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/"
+        "0.8.1/meta_schema_20220324.json",
+        "version": parameters.version,
+        "changelog": {parameters.version: "see the model card"},
+        "monai_version": "1.4.0",
+        "pytorch_version": "2.13.0",
+        "numpy_version": "2.0.0",
+        "optional_packages_version": {"onnxruntime": "1.20.0"},
+        "name": parameters.name,
+        "task": "Lung nodule detection in chest CT",
+        "description": "A small 3D centre-heatmap network, trained on nodules planted into CT.",
+        "authors": "Phoi maintainers",
+        "copyright": "Phoi maintainers",
+        "intended_use": "Research and evaluation. Not a cleared medical device.",
+        "network_data_format": {
+            "inputs": {
+                "image": {
+                    "type": "image",
+                    "format": "hounsfield",
+                    "modality": "CT",
+                    "num_channels": 1,
+                    "spatial_shape": list(parameters.patch_shape),
+                    "dtype": "float32",
+                    "value_range": [0.0, 1.0],
+                    "is_patch_data": True,
+                    "channel_def": {"0": "image"},
+                }
+            },
+            "outputs": {
+                "heatmap": output("score", 1, 0.0, 1.0),
+                "diameter_mm": output("diameter_mm", 1, 0.0, 200.0),
+                "offset": output("offset_voxels", 3, -200.0, 200.0),
+            },
+        },
+        "phoi": parameters.model_dump(mode="json"),
+    }

@@ -1,0 +1,67 @@
+"""Where training begins: random weights, a checkpoint, or the ONNX file of a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import torch
+from onnx import numpy_helper
+from phoi_models.errors import PhoiError
+from phoi_models.networks import CenterHeatmapNet
+from torch import nn
+
+from phoi_training.fit import load_averaged
+
+_PREFIX = "network."
+
+
+class UnusableWeights(PhoiError):
+    """The file does not hold the weights of this network."""
+
+
+def initial_network(source: Path | None) -> CenterHeatmapNet:
+    """The network to begin with.
+
+    Args:
+        source: checkpoint (``.pt``), ONNX file, or folder of a bundle; None for random weights.
+
+    Raises:
+        UnusableWeights: another network's weights, or no such file.
+    """
+    if source is None:
+        return CenterHeatmapNet()
+    if source.is_dir():
+        source = source / "models" / "model.onnx"
+    if not source.is_file():
+        raise UnusableWeights(f"there are no weights at {source}")
+    try:
+        return load_averaged(source) if source.suffix == ".pt" else _from_onnx(source)
+    except (KeyError, RuntimeError) as error:
+        raise UnusableWeights(f"{source.name} holds another network's weights") from error
+
+
+def _from_onnx(path: Path) -> CenterHeatmapNet:
+    """Undo the folding: convolutions keep the folded weights, normalisations only their shift.
+
+    The result computes the same in evaluation mode; its batch statistics are placeholders, so
+    train it with ``frozen_statistics``.
+    """
+    stored = {
+        tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy())
+        for tensor in onnx.load(str(path)).graph.initializer
+    }
+    network = CenterHeatmapNet()
+    with torch.no_grad():
+        for name, module in network.named_modules():
+            if isinstance(module, nn.Conv3d):
+                module.weight.copy_(stored[f"{_PREFIX}{name}.weight"])
+                if module.bias is not None:
+                    module.bias.copy_(stored[f"{_PREFIX}{name}.bias"])
+            if isinstance(module, nn.BatchNorm3d):
+                parent, _, index = name.rpartition(".")
+                module.bias.copy_(stored[f"{_PREFIX}{parent}.{int(index) - 1}.bias"])
+                module.weight.fill_(1.0)
+                module.running_mean = torch.zeros_like(module.weight)
+                module.running_var = torch.ones_like(module.weight) - module.eps
+    return network
