@@ -1,0 +1,61 @@
+"""Settings say what is wrong with them, by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from phoi_edge_node.cli.edge import init
+from phoi_edge_node.errors import SettingsError
+from phoi_edge_node.settings import SiteMode, read_settings
+
+
+def _read(tmp_path: Path, text: str) -> object:
+    path = tmp_path / "edge.toml"
+    path.write_text(f'data = "{tmp_path}"\n{text}', encoding="utf-8")
+    return read_settings(path)
+
+
+def test_what_init_writes_can_be_read_and_keeps_results_inside(tmp_path: Path) -> None:
+    init(tmp_path / "edge", "my-hospital")
+    settings = read_settings(tmp_path / "edge" / "edge.toml")
+    assert settings.site.mode is SiteMode.SHADOW
+    assert settings.site.name == "my-hospital"
+    with pytest.raises(SettingsError, match="exists already"):
+        init(tmp_path / "edge", "my-hospital")
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ('[site]\nmode = "live"', "site.mode"),
+        ('[site]\nname = "Bệnh viện"', "site.name"),
+        ('[dicom]\nae_title = "MUCH TOO LONG A TITLE"', "dicom.ae_title"),
+        ("[dicom]\nport = 70000", "dicom.port"),
+        ("[dicom]\nprot = 104", "dicom.prot"),
+        ('[web]\nhost = "0.0.0.0"', "tls_certificate"),
+        ('[web]\ntls_key = "k.pem"', "tls_certificate"),
+        ('[fhir]\nbase_url = "emr.example"', "fhir.base_url"),
+        ('[inference]\ntls_ca = "ca.pem"', "tls_certificate"),
+        ("[[archives]]\nport = 104", "archives.0.ae_title"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_by_its_name(tmp_path: Path, text: str, key: str) -> None:
+    with pytest.raises(SettingsError, match=key.replace(".", r"\.")):
+        _read(tmp_path, text)
+
+
+def test_no_file_and_no_toml_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="phoi edge init"):
+        read_settings(tmp_path / "absent.toml")
+    with pytest.raises(SettingsError, match="not valid TOML"):
+        _read(tmp_path, "[site")
+
+
+def test_the_environment_goes_before_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PHOI_EDGE__SITE__MODE", "pacs")
+    settings = _read(tmp_path, '[site]\nmode = "shadow"\nname = "a"')
+    assert settings.site.mode is SiteMode.PACS  # type: ignore[attr-defined]
+    assert settings.site.name == "a"  # type: ignore[attr-defined]
