@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 from phoi_models.bundle import DetectorParameters
@@ -58,7 +59,18 @@ def export_onnx(network: CenterHeatmapNet, path: Path, patch_shape: tuple[int, i
             external_data=False,
             verbose=False,
         )
+    _strip_traces(path)
     return _compare(network, path, image)
+
+
+def _strip_traces(path: Path) -> None:
+    """Remove what the exporter noted about its own run: it names folders of this machine."""
+    model = onnx.load(str(path))
+    graph = model.graph
+    for part in (*graph.node, *graph.input, *graph.output, *graph.value_info, graph, model):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    onnx.save(model, str(path))
 
 
 def _folded(network: CenterHeatmapNet) -> CenterHeatmapNet:
