@@ -1,0 +1,96 @@
+"""The conformance statement says what the code does."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pydicom
+import pytest
+from phoi_edge_node.dicom.documents import DicomEncoder
+from phoi_edge_node.dicom.storage_scp import SOP_CLASSES, TRANSFER_SYNTAXES
+from phoi_edge_node.ports import ReportStatus
+from phoi_edge_node.result import Correction, Disposition, Outcome, SignedReview, Verdict
+from phoi_models.errors import NotAnalysableReason
+from phoi_models.findings import Attenuation, Lobe, Side
+from pydicom import Dataset
+from support.chests import plain_chest
+from support.dicom_phantom import write_series
+from support.reported_cases import CountingUids, ball, case_of, read_images
+
+AT = datetime(2026, 3, 15, tzinfo=UTC)
+STATEMENT = Path(__file__).parents[2] / "docs" / "conformance-statement.md"
+
+
+@pytest.fixture(scope="module")
+def statement() -> str:
+    return STATEMENT.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> list[Dataset]:
+    """Every kind of object, with every kind of content."""
+    folder = tmp_path_factory.mktemp("series")
+    write_series(folder, plain_chest(spacing_mm=(20.0, 10.0, 10.0)))
+    images = read_images(folder)
+    found = ball(images.volume.geometry, (72.0, 30.0, 12.0), 44.0, Side.LEFT)
+    mixed = replace(found, attenuation=Attenuation.PART_SOLID, solid_diameter_mm=7.0)
+    ground_glass = replace(found, attenuation=Attenuation.NON_SOLID, lobe=Lobe.LEFT_LOWER)
+    positive = case_of(images, Outcome.POSITIVE, [found, mixed, ground_glass])
+    accepted, modified = (n.tracking_uid for n in positive.result.nodules[:2])
+    size, place = Correction(mean_diameter_mm=9.0), Correction((72.0, 30.0, 12.0), 9.0)
+    review = SignedReview(
+        "duc",
+        "Đức",
+        AT,
+        (
+            Disposition(accepted, Verdict.ACCEPTED, "duc", AT),
+            Disposition(modified, Verdict.MODIFIED, "duc", AT, correction=size),
+            Disposition("2.25.77", Verdict.MISSED, "duc", AT, correction=place),
+        ),
+    )
+    cases = [
+        positive,
+        replace(positive, status=ReportStatus.FINAL, review=review),
+        case_of(images, Outcome.NOT_ANALYSABLE, reason=NotAnalysableReason.NOT_AXIAL),
+    ]
+    encoder = DicomEncoder(images.root, CountingUids(), "0.1.0")
+    documents = [document for case in cases for document in encoder.encode(case)]
+    return [pydicom.dcmread(io.BytesIO(document.content)) for document in documents]
+
+
+def test_every_sop_class_and_transfer_syntax_is_listed(
+    statement: str, objects: list[Dataset]
+) -> None:
+    uids = {*SOP_CLASSES, *TRANSFER_SYNTAXES, *(o.SOPClassUID for o in objects)}
+    assert [uid for uid in uids if f"| {uid} |" not in statement] == []
+
+
+def test_every_code_of_the_reports_is_listed(statement: str, objects: list[Dataset]) -> None:
+    codes = {code for dataset in objects if dataset.Modality == "SR" for code in _codes(dataset)}
+    assert len(codes) > 60
+    listed = statement.replace("`", " ").replace(",", " ").replace(";", " ")
+    assert {code for code in codes if f" {code} " not in listed} == set()
+
+
+def test_every_reason_is_listed(statement: str) -> None:
+    assert [r for r in NotAnalysableReason if f"`{r.value}`" not in statement] == []
+
+
+def test_series_are_named_as_said(statement: str, objects: list[Dataset]) -> None:
+    assert {str(dataset.SeriesNumber) for dataset in objects} == {"9101", "9102", "9103"}
+    for dataset in objects:
+        assert str(dataset.SeriesNumber) in statement
+        assert dataset.SeriesDescription.startswith("Phoi AI")
+
+
+def _codes(item: Dataset) -> Iterator[str]:
+    """All code values of a content tree but units, which are UCUM's."""
+    for keyword in ("ConceptNameCodeSequence", "ConceptCodeSequence"):
+        for code in item.get(keyword, []):
+            yield str(code.get("CodeValue") or code.LongCodeValue)
+    for child in item.get("ContentSequence", []):
+        yield from _codes(child)
