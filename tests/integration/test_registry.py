@@ -47,7 +47,7 @@ class Training:
         """Register a bundle; its number in the registry."""
         run_id = self.client.create_run(self._experiment).info.run_id
         folder = write_bundle(self._folder / version, name=self.name, version=version)
-        return str(self.registry.register(folder, run_id, key).version)
+        return str(self.registry.register(folder, run_id, key, NOW).version)
 
     def promote(self, version: str, scores: Mapping[str, float], reason: str = "") -> None:
         """Promote by scores for each bundle's own version."""
@@ -85,10 +85,11 @@ def test_a_registered_version_says_which_bundle_it_is(training: Training) -> Non
     with training.registry.bundle(training.name, number, TRUST) as bundle:
         assert version.tags["bundle_hash"] == bundle.bundle_hash
         assert version.tags["device_uid"] == bundle.identity().device_uid
-        assert bundle.manifest.sequence == 1
+        first = bundle.manifest.sequence
+        assert first == NOW.timestamp()
     assert training.publish("1.0.0") == number  # the same bundle is the same version
     with training.registry.bundle(training.name, training.publish("1.1.0"), TRUST) as bundle:
-        assert bundle.manifest.sequence == 2
+        assert bundle.manifest.sequence == first + 1
 
 
 def test_a_version_is_promoted_only_if_it_is_not_worse(training: Training) -> None:
