@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
+from itertools import count
 
 import numpy as np
 from phoi_edge_node.accounts import Account, Role
@@ -40,7 +41,6 @@ from phoi_edge_node.result import (
     Verdict,
 )
 from phoi_edge_node.study import DeliveryState, ReviewState
-from phoi_edge_node.testing import SequentialUids
 from phoi_models.errors import NotAnalysableReason
 from phoi_models.findings import Attenuation, Finding, LungCoverage, NoduleMask, Side
 from phoi_models.geometry import Triple
@@ -106,7 +106,7 @@ class FakeDesk:
         self.reports: list[str] = []
         self.resent: list[int] = []
         self.not_ready: tuple[str, ...] = ()
-        self._uids = SequentialUids()
+        self._missed = count(1)
         self._lock = threading.Lock()
 
     def worklist(self, limit: int) -> tuple[WorklistRow, ...]:
@@ -161,7 +161,7 @@ class FakeDesk:
         study = self._open(study_instance_uid)
         if study.row.revision != revision:
             raise ReviewConflict("there is a newer revision")
-        tracking_uid = self._uids.dicom_uid()
+        tracking_uid = f"2.25.88{next(self._missed)}"
         correction = Correction(center_lps_mm, mean_diameter_mm)
         self._judge(study, tracking_uid, Verdict.MISSED, reviewer, reason, correction)
         return tracking_uid

@@ -67,7 +67,10 @@ def app(desk: FakeDesk, clock: FakeClock) -> FastAPI:
 @pytest.fixture(scope="module")
 def stage() -> Iterator[tuple[Stage, httpx.Client]]:
     stage = Stage()
-    with serving(stage) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+    with (
+        serving(stage) as port,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
+    ):
         yield stage, client
 
 
@@ -210,7 +213,7 @@ def test_with_tls_cookies_are_secure(desk: FakeDesk, clock: FakeClock, tmp_path:
     trusted = ssl.create_default_context(cafile=certificate)
     with (
         serving(app, settings) as port,
-        httpx.Client(base_url=f"https://localhost:{port}", verify=trusted) as client,
+        httpx.Client(base_url=f"https://localhost:{port}", verify=trusted, timeout=60) as client,
     ):
         response = sign_in(client)
         assert "Secure" in response.headers["set-cookie"]
