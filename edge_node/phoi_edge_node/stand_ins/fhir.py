@@ -73,13 +73,14 @@ def environment(cache: Path, name: str, requirements: Sequence[str]) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two processes may want it at once
         if not ready.exists():
             shutil.rmtree(folder, ignore_errors=True)
-            _run([sys.executable, "-m", "venv", str(folder)], name)
-            _run([str(python), "-m", "pip", "install", "--quiet", *requirements], name)
+            _run(["-m", "venv", "--without-pip", str(folder)], name)
+            _run(["-m", "pip", "--python", str(python), "install", "-q", *requirements], name)
             ready.touch()
     return python
 
 
-def _run(command: Sequence[str], name: str) -> None:
+def _run(arguments: Sequence[str], name: str) -> None:
+    command = [sys.executable, *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_S)
     except subprocess.TimeoutExpired:
