@@ -18,7 +18,7 @@ import httpx
 from phoi_edge_node.errors import EdgeError
 from phoi_edge_node.stand_ins.program import process
 
-START_S = 120.0
+START_S = 300.0
 # Telemetry off: nothing leaves the machine. Job execution (eight processes more) serves MLflow's
 # evaluation of language models.
 _ENVIRONMENT = {
