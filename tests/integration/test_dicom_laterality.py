@@ -21,6 +21,7 @@ from support.chests import LUNG_HU, TISSUE_HU, plain_chest
 from support.dicom_phantom import POSITIONS, SeriesOptions, write_series
 from support.reported_cases import CountingUids, Images, ball, case_of, read_images
 from support.seg_reader import ReadSegment, read_segments
+from support.validators import dciodvfy_errors
 
 LEFT_LPS_MM = (72.0, 30.0, 12.0)
 DIAMETER_MM = 24.0
@@ -51,6 +52,10 @@ def case(images: Images) -> ReportedCase:
 def test_segment_report_and_picture_say_left(images: Images, case: ReportedCase) -> None:
     documents = DicomEncoder(images.root, CountingUids(), "0.1.0").encode(case)
     made = {d.kind: pydicom.dcmread(io.BytesIO(d.content)) for d in documents}
+    for document in documents:
+        path = images.root / f"{document.kind.value}.made"
+        path.write_bytes(document.content)
+        assert dciodvfy_errors(path) == []
     segment = read_segments(made[DocumentKind.SEGMENTATION])[1]
     np.testing.assert_allclose(segment.points_lps_mm.mean(axis=0), LEFT_LPS_MM, atol=1.0)
     assert (_hu_under(images.root, segment) > (LUNG_HU + TISSUE_HU) / 2).all()
