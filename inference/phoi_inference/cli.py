@@ -19,8 +19,8 @@ from phoi_inference.server import Worker
 from phoi_inference.sessions import Provider, SessionSettings
 from phoi_inference.settings import WorkerSettings
 
-# With the second that abandoned work gets, this stays within the usual 10 s before a SIGKILL.
-_GRACE_S = 8.0
+# With the end of what is abandoned, this stays within the usual 10 s before a SIGKILL.
+_GRACE_S = 5.0
 _LISTEN = "127.0.0.1:50051"
 
 

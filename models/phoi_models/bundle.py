@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -97,7 +98,8 @@ class DetectorParameters(_Parameters):
             raise ValueError("window_hu must rise")
         if any(n % self.stride for n in self.patch_shape):
             raise ValueError("patch_shape must be a multiple of stride")
-        if 2 * self.margin >= min(self.patch_shape):
+        margin = math.ceil(self.margin / self.stride) * self.stride  # whole cells are dropped
+        if 2 * margin >= min(self.patch_shape):
             raise ValueError("margin leaves nothing of a patch")
         if "default" not in self.operating_points:
             raise ValueError('operating_points needs "default"')

@@ -15,12 +15,16 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 STRIDE = 4
+_WIDTH = 8
 
 
-def blob_network() -> bytes:
+def blob_network(*, slow: bool = False) -> bytes:
     """An ONNX network with the contract's inputs and outputs that scores local brightness.
 
     Score: sigmoid(30 * (mean of the cell - mean of 9x9x9 cells) - 12); diameter: 15 mm; offset: 0.
+
+    Args:
+        slow: smooth the image first, in the slowest way, so that an analysis can be interrupted.
     """
     constants = {
         "gain": 30.0,
@@ -30,8 +34,10 @@ def blob_network() -> bytes:
     }
     pool: dict[str, Any] = {"kernel_shape": [STRIDE] * 3, "strides": [STRIDE] * 3}
     around: dict[str, Any] = {"kernel_shape": [9] * 3, "strides": [1] * 3, "pads": [4] * 6}
+    image = "smooth" if slow else "image"
     nodes = [
-        helper.make_node("AveragePool", ["image"], ["cells"], **pool),
+        *(_drag() if slow else []),
+        helper.make_node("AveragePool", [image], ["cells"], **pool),
         helper.make_node("AveragePool", ["cells"], ["around"], **around),
         helper.make_node("Sub", ["cells", "around"], ["contrast"]),
         helper.make_node("Mul", ["contrast", "gain"], ["scaled"]),
@@ -41,20 +47,30 @@ def blob_network() -> bytes:
         helper.make_node("Add", ["nothing", "fifteen"], ["diameter_mm"]),
         helper.make_node("Concat", ["nothing"] * 3, ["offset"], axis=1),
     ]
+    weights = {name: np.array(value, np.float32) for name, value in constants.items()}
+    if slow:
+        weights["spread"] = np.full((_WIDTH, 1, 5, 5, 5), 1 / 5**3, np.float32)
+        weights["gather"] = np.full((1, _WIDTH, 5, 5, 5), 1 / 5**3 / _WIDTH, np.float32)
     graph = helper.make_graph(
         nodes,
         "bright-blobs",
         [_tensor("image", 1)],
         [_tensor("heatmap", 1), _tensor("diameter_mm", 1), _tensor("offset", 3)],
-        [
-            numpy_helper.from_array(np.array(value, np.float32), name)
-            for name, value in constants.items()
-        ],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
     content: bytes = model.SerializeToString()
     return content
+
+
+def _drag() -> list[Any]:
+    """Smooths the image by two dense convolutions: half a GFLOP for a patch of 48x48x48."""
+    same: dict[str, Any] = {"pads": [2] * 6}
+    return [
+        helper.make_node("Conv", ["image", "spread"], ["many"], **same),
+        helper.make_node("Conv", ["many", "gather"], ["smooth"], **same),
+    ]
 
 
 def _tensor(name: str, channels: int) -> Any:
@@ -78,12 +94,12 @@ def parameters(**changes: Any) -> dict[str, Any]:
     return {**values, **changes}
 
 
-def write_bundle(folder: Path, **changes: Any) -> Path:
+def write_bundle(folder: Path, *, slow: bool = False, **changes: Any) -> Path:
     """Write an unsigned test bundle into ``folder``; ``changes`` go to its parameters."""
     metadata = {"version": "1.0.0", "task": "tests", "phoi": parameters(**changes)}
     contents = {
         "configs/metadata.json": json.dumps(metadata).encode(),
-        "models/model.onnx": blob_network(),
+        "models/model.onnx": blob_network(slow=slow),
         "docs/README.md": b"A test model. It marks bright blobs.\n",
         "LICENSE": b"Apache-2.0\n",
     }

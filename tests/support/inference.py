@@ -23,8 +23,8 @@ from support.bundles import write_bundle
 
 # A coarse grid: an analysis of `plain_chest` takes about a second.
 QUICK = {"spacing_mm": 2.0, "patch_shape": [48, 48, 48], "margin": 8}
-# Patches that overlap so much that it takes a minute, unless cancelled.
-SLOW = {"spacing_mm": 2.0, "patch_shape": [64, 64, 64], "margin": 30}
+# A slow network on patches that overlap a lot: takes a minute, unless cancelled.
+SLOW = {**QUICK, "name": "test-slow", "margin": 20, "slow": True}
 
 
 def new_home(root: Path) -> Home:

@@ -209,6 +209,7 @@ def test_a_signature_covers_nothing_but_a_manifest(bundle: Path) -> None:
         ({"window_hu": [400.0, -1000.0]}, "window_hu"),
         ({"patch_shape": [96, 96, 97]}, "patch_shape"),
         ({"margin": 48}, "margin"),
+        ({"margin": 45}, "margin"),
         ({"operating_points": {"sensitive": {"probability": 0.2}}}, "default"),
         ({"operating_points": {"default": {"probability": 1.5}}}, "probability"),
         ({"kind": "segmentation"}, "kind"),

@@ -144,7 +144,7 @@ def findings(draw: st.DrawFn) -> Finding:
 @given(st.lists(findings(), max_size=3), st.booleans(), st.booleans())
 def test_a_result_arrives_as_it_was_found(
     found: list[Finding],
-    apex: bool,
+    apex: bool,  # noqa: FBT001
     base: bool,  # noqa: FBT001
 ) -> None:
     sent = VolumeAnalysis(tuple(found), LungCoverage(apex, base, 4000.5), {"detect": 1.25})

@@ -275,6 +275,9 @@ def _result(
             case "progress":
                 on_progress(event.progress.step, event.progress.fraction)
             case "result":
+                # Nothing follows but the end, which tells the worker that the result arrived.
+                with suppress(grpc.RpcError):
+                    next(events, None)
                 if event.result.model.bundle_hash != request.model.bundle_hash:
                     raise InferenceFailed(f"{worker.address} ran another model")
                 try:
