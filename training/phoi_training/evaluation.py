@@ -17,10 +17,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from phoi_models.bundle import Calibration, DetectorParameters
-from phoi_models.canonical import to_canonical
+from phoi_models.canonical import CanonicalGrid, to_canonical
 from phoi_models.detector import Floats, Heads, detect
+from phoi_models.errors import NotAnalysable
+from phoi_models.findings import LungCoverage, Region
 from phoi_models.geometry import Triple
-from phoi_models.lungs import segment_lungs
+from phoi_models.lungs import LungMask, segment_lungs
 from phoi_models.networks import CenterHeatmapNet
 from scipy import optimize
 
@@ -104,8 +106,8 @@ def evaluate(
     for scan in scans:
         began = time.monotonic()
         grid = to_canonical(scan.volume, parameters.spacing_mm)
-        lungs = segment_lungs(grid.hu, grid.spacing_mm)
-        candidates = detect(grid, lungs, parameters, heads)
+        lungs, region = _lungs(grid)
+        candidates = detect(grid, lungs, parameters, heads, region=region)
         seconds = time.monotonic() - began
         marks = [(c.center_lps_mm, c.diameter_mm, c.probability) for c in candidates]
         results.append(
@@ -113,6 +115,16 @@ def evaluate(
         )
         on_scan(results[-1])
     return results
+
+
+def _lungs(grid: CanonicalGrid) -> tuple[LungMask, Region]:
+    """The lungs; a crop too small to segment is searched whole."""
+    try:
+        return segment_lungs(grid.hu, grid.spacing_mm), Region.LUNGS
+    except NotAnalysable:
+        nowhere = np.zeros(grid.hu.shape, np.uint8)
+        coverage = LungCoverage(apex=False, base=False, volume_ml=0.0)
+        return LungMask(nowhere, grid.spacing_mm, coverage), Region.WHOLE
 
 
 def _matched(
@@ -224,9 +236,12 @@ def calibrate(results: Sequence[ScanResult]) -> Calibration:
     """Platt scaling (1999) of scores, so that a probability is the share of true marks.
 
     Args:
-        results: of complete scans, with ``probability`` still the raw score.
+        results: with ``probability`` still the raw score; only complete scans count. Without any
+            mark on such a scan the scores stay as they are.
     """
     marks = [p for r in results if r.complete for p in r.predictions]
+    if not marks:
+        return Calibration(slope=1.0, intercept=0.0)
     score = np.clip([p.probability for p in marks], 1e-6, 1 - 1e-6)
     logit = np.log(score / (1 - score))
     hits = np.array([p.nodule is not None for p in marks], dtype=np.float64)

@@ -67,7 +67,8 @@ def _strip_traces(path: Path) -> None:
     """Remove what the exporter noted about its own run: it names folders of this machine."""
     model = onnx.load(str(path))
     graph = model.graph
-    for part in (*graph.node, *graph.input, *graph.output, *graph.value_info, graph, model):
+    parts: list[Any] = [*graph.node, *graph.input, *graph.output, *graph.value_info, graph, model]
+    for part in parts:
         del part.metadata_props[:]
         part.doc_string = ""
     onnx.save(model, str(path))

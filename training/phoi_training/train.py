@@ -178,7 +178,7 @@ def untuned(version: str) -> DetectorParameters:
         window_hu=(-1000.0, 400.0),
         patch_shape=(96, 96, 96),
         stride=STRIDE,
-        margin=12,
+        margin=8,
         calibration=Calibration(slope=1.0, intercept=0.0),
         operating_points={"default": OperatingPoint(probability=0.5)},
     )

@@ -1,0 +1,148 @@
+"""`phoi train` and `phoi evaluate`, small, from a folder of volumes to a bundle that works."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import SimpleITK
+import torch
+import typer
+from mlflow import MlflowClient
+from phoi_models.bundle import parse_parameters
+from phoi_models.networks import CenterHeatmapNet, ExportedNet
+from phoi_models.phantom import chest_phantom
+from phoi_models.volume import Volume
+from phoi_training.cli import command, evaluate_command
+from phoi_training.dataset import phantom_background
+from phoi_training.export import export_onnx
+from phoi_training.fit import Recipe, fit
+from phoi_training.initial import UnusableWeights, initial_network
+from phoi_training.train import untuned
+from typer.testing import CliRunner, Result
+
+LICENCE = Path(__file__).parents[2] / "LICENSE"
+
+
+def phoi(function: object, *arguments: str | Path) -> Result:
+    app = typer.Typer()
+    app.command()(function)  # type: ignore[type-var]
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def write_nifti(volume: Volume, path: Path) -> None:
+    image = SimpleITK.GetImageFromArray(volume.hu)
+    image.SetSpacing(volume.geometry.spacing_mm[::-1])  # type: ignore[no-untyped-call]
+    image.SetOrigin(volume.geometry.origin_lps_mm)  # type: ignore[no-untyped-call]
+    SimpleITK.WriteImage(image, str(path))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two short phantoms in the layout of a folder of backgrounds."""
+    folder = tmp_path_factory.mktemp("data")
+    index = {}
+    for number in range(2):
+        rng = np.random.default_rng(number)
+        volume = chest_phantom(rng, (4.0, 2.8, 2.8), cut_apex=True, cut_base=True)
+        write_nifti(volume, folder / f"chest-{number}.nii.gz")
+        index[f"chest-{number}"] = {"complete": True}
+    (folder / "volumes.json").write_text(json.dumps(index))
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow's SQL store
+def test_train_then_evaluate(data: Path, tmp_path: Path) -> None:
+    bundle, work = tmp_path / "out" / "bundle", tmp_path / "work"
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    trained = phoi(
+        command,
+        *(data, bundle, "--work", work, "--steps", "3", "--batch", "2", "--patch", "32"),
+        *("--workers", "0", "--phantoms", "0", "--copies", "1", "--version", "0.0.7"),
+        *("--tracking-uri", uri, "--licence", LICENCE, "--no-register"),
+    )
+    assert trained.exit_code == 0, trained.output
+    parameters = parse_parameters((bundle / "configs" / "metadata.json").read_bytes())
+    assert parameters.version == "0.0.7"
+    card = (bundle / "docs" / "README.md").read_text()
+    assert "chest-" in card
+    assert "not a cleared medical device" in card
+    model = (bundle / "models" / "model.onnx").read_bytes()
+    assert len(model) < 4_000_000
+    assert b"site-packages" not in model
+    assert str(Path.cwd()).encode() not in model
+
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("phoi-lung-nodule")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert len(run.data.params["data_sha256"]) == 64
+    assert run.data.metrics["validation_nodules"] > 0
+    names = {artefact.path for artefact in client.list_artifacts(run.info.run_id)}
+    assert {"bundle", "environment.json", "split.json", "validation.json"} <= names
+
+    marks = tmp_path / "marks.json"
+    evaluated = phoi(evaluate_command, bundle, data, "--only", "chest-0", "--json", marks)
+    assert evaluated.exit_code == 0, evaluated.output
+    assert "chest-0" in evaluated.output
+    assert set(json.loads(marks.read_text())) == {"real", "planted"}
+
+
+def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
+    background = phantom_background(np.random.default_rng(3))
+    seen: list[int] = []
+
+    def run(steps: int) -> CenterHeatmapNet:
+        torch.manual_seed(1)
+        recipe = Recipe(steps=steps, minutes=60, batch=1, patch=32, workers=0)
+        return fit(
+            CenterHeatmapNet(),
+            [background],
+            untuned("0.0.1"),
+            recipe,
+            tmp_path / "checkpoint.pt",
+            device=torch.device("cpu"),
+            on_metrics=lambda step, _: seen.append(step),
+        )
+
+    run(2)
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 2
+    network = run(20)
+    assert seen == [20]
+    assert not network.training
+
+
+def test_weights_survive_export_and_return(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = CenterHeatmapNet()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm3d):
+            torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)  # type: ignore[arg-type]
+            torch.nn.init.uniform_(module.running_var, 0.5, 2.0)  # type: ignore[arg-type]
+    network.eval()
+    path = tmp_path / "model.onnx"
+    assert export_onnx(network, path, (32, 32, 32)) < 1e-4
+
+    image = torch.rand(3, 1, 32, 32, 32)
+    again = initial_network(path).eval()
+    with torch.inference_mode():
+        for wanted, got in zip(network(image), again(image), strict=True):
+            torch.testing.assert_close(got, wanted, atol=1e-3, rtol=1e-3)
+        heat = ExportedNet(network)(image)[0].numpy()
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (got_heat,) = session.run(["heatmap"], {"image": image.numpy()})
+    np.testing.assert_allclose(got_heat, heat, atol=1e-4)
+
+
+def test_other_weights_are_refused(tmp_path: Path) -> None:
+    torch.save({"average": {"module.stem": torch.zeros(1)}}, tmp_path / "other.pt")
+    with pytest.raises(UnusableWeights, match="another network"):
+        initial_network(tmp_path / "other.pt")
+    with pytest.raises(UnusableWeights, match="no weights"):
+        initial_network(tmp_path / "absent.pt")

@@ -1,0 +1,205 @@
+"""Targets, matching, FROC, calibration, splits and weights: what training rests on."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from phoi_models.geometry import Geometry, Triple
+from phoi_models.networks import CenterHeatmapNet
+from phoi_models.planting import LungSpace
+from phoi_models.volume import Volume
+from phoi_training.dataset import Background, Mark, Patch, augmented, digest, targets
+from phoi_training.evaluation import (
+    RATES,
+    Prediction,
+    ScanResult,
+    by_size,
+    calibrate,
+    froc,
+    threshold_at,
+)
+from phoi_training.fit import losses
+from phoi_training.lidc import reader_marks
+from phoi_training.train import split, tuned, untuned
+
+AXES = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
+PARAMETERS = untuned("0.0.1")
+NOWHERE = np.empty((0, 4))
+
+
+def patch(*marks: tuple[float, float, float, float], complete: bool = True) -> Patch:
+    """A patch of lung with a bright ball at each mark (z, y, x, diameter)."""
+    z, y, x = np.indices((48, 48, 48))
+    hu = np.full((48, 48, 48), -850, np.int16)
+    for cz, cy, cx, diameter in marks:
+        hu[(z - cz) ** 2 + (y - cy) ** 2 + (x - cx) ** 2 < (diameter / 2) ** 2] = 50
+    return Patch(hu, np.array(marks).reshape(-1, 4), NOWHERE, complete)
+
+
+coordinate = st.floats(8.0, 39.0)
+
+
+@given(st.tuples(coordinate, coordinate, coordinate), st.floats(4.0, 30.0))
+def test_targets_lead_back_to_the_nodule(center: Triple, diameter: float) -> None:
+    made = targets(patch((*center, diameter)), PARAMETERS)
+    (peak,) = np.argwhere(made["heat"][0] == 1.0)
+    decoded = peak * 4 + 1.5 + made["offset"][:, *peak]
+    np.testing.assert_allclose(decoded, center, atol=1e-3)
+    assert made["diameter"][0][tuple(peak)] == pytest.approx(diameter)
+    assert made["core"][0][tuple(peak)] == 1
+
+
+@given(st.integers(0, 10_000))
+def test_augmentation_moves_marks_with_their_voxels(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    made = augmented(patch((10.0, 30.0, 20.0, 10.0)), rng)
+    z, y, x = made.marks[0, :3].round().astype(int)
+    assert made.hu[z, y, x] > -300
+    assert (made.hu > -300).sum() == pytest.approx(np.pi / 6 * 1000, rel=0.5)
+
+
+def test_no_loss_where_nobody_knows() -> None:
+    uncertain = replace(patch(), uncertain=np.array([[24.0, 24.0, 24.0, 12.0]]))
+    weight = targets(uncertain, PARAMETERS)["weight"][0]
+    assert weight[6, 6, 6] == 0
+    assert weight[0, 0, 0] == 1
+
+
+def test_a_confident_mark_costs_only_where_all_nodules_are_known() -> None:
+    def heat_loss(complete: bool) -> float:  # noqa: FBT001
+        made = targets(patch(complete=complete), PARAMETERS)
+        batch = {name: torch.from_numpy(value)[None] for name, value in made.items()}
+        logit = torch.full((1, 1, 12, 12, 12), 3.0)
+        outputs = (logit, torch.ones_like(logit), torch.zeros(1, 3, 12, 12, 12))
+        return float(losses(outputs, batch)["heat"])
+
+    assert heat_loss(complete=True) > 100
+    assert heat_loss(complete=False) == 0
+
+
+def result(
+    nodules: int, marks: list[tuple[float, int | None]], *, complete: bool = True
+) -> ScanResult:
+    truths = tuple(Mark((float(20 * i), 0.0, 0.0), 8.0) for i in range(nodules))
+    predictions = tuple(Prediction((0.0, 0.0, 0.0), 8.0, p, hit) for p, hit in marks)
+    return ScanResult("scan", truths, predictions, complete, 1.0)
+
+
+def test_froc_by_hand() -> None:
+    # Two scans. By falling probability: hit, false, hit, false, false, hit; four nodules.
+    results = [
+        result(2, [(0.9, 0), (0.8, None), (0.5, None), (0.4, 1)]),
+        result(2, [(0.7, 1), (0.6, None)]),
+    ]
+    curve = froc(results, rng=np.random.default_rng(0), resamples=50)
+    at = dict(zip(RATES, curve.sensitivities, strict=True))
+    assert at == {0.125: 0.25, 0.25: 0.25, 0.5: 0.5, 1.0: 0.5, 2.0: 0.75, 4.0: 0.75, 8.0: 0.75}
+    assert curve.cpm == pytest.approx(np.mean(list(at.values())))
+    assert curve.interval[0] <= curve.cpm <= curve.interval[1]
+    assert (curve.scans, curve.nodules) == (2, 4)
+
+
+def test_scans_with_unknown_nodules_count_no_false_marks() -> None:
+    results = [result(1, [(0.9, 0)]), result(1, [(0.95, None)] * 5, complete=False)]
+    curve = froc(results, rng=np.random.default_rng(0), resamples=10)
+    assert curve.sensitivities[0] == 1.0
+    assert threshold_at(results, 1.0) <= 0.9
+
+
+def test_threshold_allows_just_so_many_false_marks() -> None:
+    results = [result(0, [(0.9, None), (0.3, None)]), result(0, [(0.6, None), (0.2, None)])]
+    threshold = threshold_at(results, 1.0)
+    assert sum(r.false_marks(threshold) for r in results) == 2
+    assert 0.3 < threshold < 0.6
+
+
+def test_sensitivity_by_size_counts_each_nodule_once() -> None:
+    rows = by_size([result(3, [(0.9, 0), (0.8, 1), (0.1, 2)])], 0.5)
+    assert rows[1] == ("6 to 10 mm", 2, 3)
+    assert sum(total for _, _, total in rows) == 3
+
+
+def test_calibrated_probability_is_the_share_of_hits() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.uniform(0.05, 0.95, 4000)
+    truth = rng.random(4000) < scores**2  # raw scores promise too much
+    marks = [(float(s), 0 if t else None) for s, t in zip(scores, truth, strict=True)]
+    parameters, (rescaled,) = tuned(PARAMETERS, [result(1, marks)])
+    assert calibrate([result(1, marks)]) == parameters.calibration
+    assert calibrate([result(1, marks, complete=False)]).slope == 1.0
+    probabilities = np.array([p.probability for p in rescaled.predictions])
+    hits = np.array([p.nodule is not None for p in rescaled.predictions])
+    for low, high in ((0.1, 0.3), (0.4, 0.6), (0.7, 0.9)):
+        within = (probabilities > low) & (probabilities < high)
+        assert hits[within].mean() == pytest.approx(probabilities[within].mean(), abs=0.06)
+
+
+def background(name: str, patient: str) -> Background:
+    volume = Volume(
+        np.full((2, 2, 2), -850, np.int16),
+        Geometry((2, 2, 2), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), AXES),
+    )
+    lungs = LungSpace(np.ones((2, 2, 2), bool), (0.0, 0.0, 0.0), 1.0)
+    return Background(name, patient, volume, lungs, (), complete=True)
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=12), st.integers(0, 99))
+def test_no_patient_is_on_both_sides(patients: list[int], seed: int) -> None:
+    chests = [background(str(i), str(patient)) for i, patient in enumerate(patients)]
+    training, held_out = split(chests, (), seed)
+    assert {b.name for b in (*training, *held_out)} == {b.name for b in chests}
+    assert not {b.patient for b in training} & {b.patient for b in held_out}
+    assert training
+    assert bool(held_out) == (len(set(patients)) > 1)
+
+
+def test_digest_tells_data_sets_apart() -> None:
+    one = background("a", "a")
+    marked = replace(one, marks=(Mark((0.0, 0.0, 0.0), 5.0),))
+    assert digest([one]) == digest([background("a", "a")])
+    assert len({digest([one]), digest([marked]), digest([one, one])}) == 3
+
+
+def test_network_answers_one_cell_for_four_voxels() -> None:
+    network = CenterHeatmapNet().eval()
+    with torch.inference_mode():
+        logit, diameter_mm, offset = network(torch.rand(2, 1, 32, 48, 64))
+    assert logit.shape == diameter_mm.shape == (2, 1, 8, 12, 16)
+    assert offset.shape == (2, 3, 8, 12, 16)
+    assert (diameter_mm > 0).all()
+    assert float(torch.sigmoid(logit).mean()) < 0.05
+    assert sum(p.numel() for p in network.parameters()) < 1_000_000
+
+
+def test_readers_outlines_become_marks(tmp_path: Path) -> None:
+    readings = tmp_path / "readings.sqlite"
+    with sqlite3.connect(readings) as database:
+        database.executescript(
+            "CREATE TABLE scans (id INTEGER, series_instance_uid VARCHAR);"
+            "CREATE TABLE annotations (id INTEGER, scan_id INTEGER);"
+            "CREATE TABLE contours (id INTEGER, annotation_id INTEGER, inclusion BOOLEAN,"
+            " image_z_position FLOAT, coords VARCHAR);"
+            "INSERT INTO scans VALUES (1, '1.2.3'), (2, '1.2.4');"
+        )
+        # Reader 1 and 2 outline the same 10 x 10 pixel square, reader 3 something far away.
+        for reader, (left, top) in enumerate([(100, 200), (101, 200), (300, 50)], start=1):
+            database.execute("INSERT INTO annotations VALUES (?, 1)", (reader,))
+            corners = [(0, 0), (10, 0), (10, 10), (0, 10)]
+            coords = "\n".join(f"{left + x},{top + y}" for x, y in corners)
+            for z in (-50.0, -47.5, -45.0):
+                database.execute(
+                    "INSERT INTO contours VALUES (?, ?, 1, ?, ?)", (reader, reader, z, coords)
+                )
+        database.execute("INSERT INTO annotations VALUES (9, 2)")
+    database.close()
+    both, alone = reader_marks(readings, "1.2.3", (-160.0, -170.0, -300.0), 0.5, 2.5)
+    assert (both.readers, alone.readers) == (2, 1)
+    np.testing.assert_allclose(both.center_lps_mm, (-160 + 52.75, -170 + 102.5, -47.5))
+    assert both.diameter_mm == pytest.approx(np.cbrt(6 / np.pi * 25 * 7.5))
