@@ -269,17 +269,19 @@ def test_a_modified_diameter_is_the_reviewers(images: Images) -> None:
         Verdict.MODIFIED,
         "duc",
         SIGNED_AT,
-        correction=Correction(mean_diameter_mm=21.0),
+        correction=Correction(mean_diameter_mm=14.0),
     )
     groups = [
         group
         for group in _groups(_encode(images, _signed(case, modified))[SR])
         if _texts(group, "Tracking Identifier") == ["Nodule 1"]
     ]
+    category = [_codes(group, "Lung-RADS category") for group in groups]
     assert [(_persons(g), _numbers(g)) for g in groups] == [
         ([], {"Certainty of Finding": 87.3}),
-        ([REVIEWER], {"Diameter": 21.0}),
+        ([REVIEWER], {"Diameter": 14.0}),
     ]
+    assert category == [[], ["lung-rads-4A"]]  # of 14.0 mm; the model's 29.5 mm would be 4B
 
 
 def _persons(group: Dataset) -> list[str]:

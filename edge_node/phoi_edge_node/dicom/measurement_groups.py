@@ -93,10 +93,10 @@ def _volumetric_group(
     nodule: ReportedNodule, found: Nodule, segment: ReferencedSegment, model: ModelIdentity
 ) -> VolumetricROIMeasurementsAndQualitativeEvaluations:
     measurements = [_certainty(found.finding)]
-    evaluations = _verdict(nodule)
+    evaluations = [_attenuation(found.finding), *_verdict(nodule)]
     if nodule.measured_by_model:
         measurements = [*_measurements(found.finding), *measurements]
-        evaluations = [*_classes(found), *evaluations]
+        evaluations = [*_size_classes(nodule), *evaluations]
     return VolumetricROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(nodule),
         referenced_segment=segment,
@@ -151,7 +151,7 @@ def _reviewer_group(
         finding_category=codes.MORPHOLOGICALLY_ABNORMAL,
         finding_sites=[_site(nodule.nodule.finding if nodule.nodule else None)],
         measurements=[_mean_diameter(diameter)] if diameter is not None else None,
-        qualitative_evaluations=_verdict(nodule),
+        qualitative_evaluations=[*_size_classes(nodule), *_verdict(nodule)],
     )
     if nodule.verdict is Verdict.MISSED and nodule.center_lps_mm:
         group[0].ContentSequence.append(_point(nodule.center_lps_mm, frame_of_reference))
@@ -226,12 +226,17 @@ def _certainty(finding: Finding) -> Measurement:
     )
 
 
-def _classes(found: Nodule) -> list[QualitativeEvaluation]:
-    """Attenuation and the provisional size classes."""
-    attenuation = terms.ATTENUATIONS[found.finding.attenuation]
-    size = found.size_class
+def _attenuation(finding: Finding) -> QualitativeEvaluation:
+    value = codes.coded(terms.ATTENUATIONS[finding.attenuation])
+    return QualitativeEvaluation(codes.coded(terms.ATTENUATION_CLASS), value)
+
+
+def _size_classes(nodule: ReportedNodule) -> list[QualitativeEvaluation]:
+    """The provisional classes of the size that stands."""
+    size = nodule.size_class
+    if size is None:
+        return []
     classes = [
-        (terms.ATTENUATION_CLASS, codes.coded(attenuation)),
         (terms.LUNG_RADS, codes.lung_rads_category(size.lung_rads)),
         (terms.SIZE_CLASS_BASIS, codes.size_class_basis(size.basis)),
     ]

@@ -166,32 +166,27 @@ def _draw_table(page: _Page, nodules: Sequence[ReportedNodule]) -> None:
 
 
 def _cells(nodule: ReportedNodule) -> tuple[str, ...]:
-    site = nodule.site.vi if nodule.site else _DASH
-    mean = _DASH if nodule.mean_diameter_mm is None else f"{nodule.mean_diameter_mm:.1f}"
-    if nodule.nodule is None or not nodule.measured_by_model:
-        source = "bác sĩ thêm" if nodule.verdict is Verdict.MISSED else "bác sĩ đo"
-        return (str(nodule.number), site, mean, source, _DASH, _DASH, _DASH, _DASH)
-    finding, size = nodule.nodule.finding, nodule.nodule.size_class
+    finding = nodule.nodule.finding if nodule.nodule else None
+    measured = finding if nodule.measured_by_model else None
+    by_person = "bác sĩ thêm" if nodule.verdict is Verdict.MISSED else "bác sĩ đo"
     return (
         str(nodule.number),
-        site,
-        mean,
-        f"{finding.long_axis_mm:.1f} × {finding.short_axis_mm:.1f}",
-        f"{finding.volume_mm3:.0f}",
-        terms.ATTENUATIONS[finding.attenuation].vi,
-        size.lung_rads,
-        f"{100 * finding.probability:.0f} %",
+        nodule.site.vi if nodule.site else _DASH,
+        _DASH if nodule.mean_diameter_mm is None else f"{nodule.mean_diameter_mm:.1f}",
+        f"{measured.long_axis_mm:.1f} × {measured.short_axis_mm:.1f}" if measured else by_person,
+        f"{measured.volume_mm3:.0f}" if measured else _DASH,
+        terms.ATTENUATIONS[finding.attenuation].vi if finding else _DASH,
+        nodule.size_class.lung_rads if nodule.size_class else _DASH,
+        f"{100 * finding.probability:.0f} %" if finding else _DASH,
     )
 
 
 def _english_cells(nodule: ReportedNodule) -> tuple[str, ...]:
     """What of the row is words, in English."""
-    site = _english_site(nodule)
-    if nodule.nodule is None or not nodule.measured_by_model:
-        source = "added by reader" if nodule.verdict is Verdict.MISSED else "measured by reader"
-        return ("", site, "", source, "", "", "", "")
-    attenuation = terms.ATTENUATIONS[nodule.nodule.finding.attenuation].en
-    return ("", site, "", "", "", attenuation, "", "")
+    by_person = "added by reader" if nodule.verdict is Verdict.MISSED else "measured by reader"
+    attenuation = terms.ATTENUATIONS[nodule.nodule.finding.attenuation].en if nodule.nodule else ""
+    measured = nodule.measured_by_model
+    return ("", _english_site(nodule), "", "" if measured else by_person, "", attenuation, "", "")
 
 
 def _english_site(nodule: ReportedNodule) -> str:
