@@ -30,7 +30,7 @@ from phoi_edge_node.result import Correction, Outcome, SignedReview, Verdict
 from phoi_edge_node.statistics import make_kpis
 from phoi_edge_node.store import Delivery, StoredAnalysis, StoredReview, StoredStudy, StudyStore
 from phoi_edge_node.study import AnalysisState, DeliveryState, ReviewState, StudyState
-from phoi_edge_node.workflow import Outbox, signed_before
+from phoi_edge_node.workflow import Outbox, signed_before, told_before
 
 _ANALYSED = frozenset({Outcome.POSITIVE, Outcome.NEGATIVE, Outcome.LIMITED})
 _VOLUMES_KEPT = 3
@@ -229,6 +229,7 @@ class ReviewDesk:
             volume=self.volume(uid, analysis.revision),
             review=signed,
             predecessors=self._store.identities(uid),
+            told_before=told_before(self._store, uid, analysis.revision),
         )
 
     def _latest(self, study_instance_uid: str) -> StoredAnalysis:

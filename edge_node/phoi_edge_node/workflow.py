@@ -23,11 +23,12 @@ from phoi_edge_node.ports import (
     ReportStatus,
     SeriesChoice,
     SeriesReader,
+    ToldBefore,
     UidSource,
 )
 from phoi_edge_node.result import ResultIdentity, SignedReview, StudyHeader, TriageResult
 from phoi_edge_node.store import Outgoing, StoredAnalysis, StudyStore
-from phoi_edge_node.study import AnalysisEvent, ReviewState
+from phoi_edge_node.study import AnalysisEvent, DeliveryState, ReviewState
 from phoi_edge_node.triage import failed_result, make_result, not_analysable_result
 
 log = structlog.get_logger(__name__)
@@ -257,6 +258,7 @@ class Analyst:
             choice=ended.choice,
             volume=ended.volume,
             predecessors=self._store.identities(uid),
+            told_before=told_before(self._store, uid, analysis.revision),
         )
         return self._outbox.encode(case)
 
@@ -268,6 +270,24 @@ def signed_before(store: StudyStore, study_instance_uid: str) -> SignedReview | 
         if review.state is ReviewState.SIGNED:
             return review.signed
     return None
+
+
+def told_before(
+    store: StudyStore, study_instance_uid: str, revision: int
+) -> tuple[ToldBefore, ...]:
+    """What was told outward of the revisions before ``revision``, oldest first."""
+    told = {
+        delivery.revision
+        for delivery in store.deliveries(study_instance_uid)
+        if delivery.state is not DeliveryState.SUPERSEDED
+    }
+    earlier = [
+        (analysis.id, analysis.result)
+        for analysis in store.analyses(study_instance_uid)
+        if analysis.revision < revision and analysis.revision in told and analysis.result
+    ]
+    reviews = store.reviews([analysis_id for analysis_id, _ in earlier])
+    return tuple(ToldBefore(result, reviews[analysis_id].signed) for analysis_id, result in earlier)
 
 
 def _identity(

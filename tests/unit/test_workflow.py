@@ -375,7 +375,11 @@ def test_a_new_revision_after_signing_waits_for_a_person(edge: Edge) -> None:
     uid = view.nodules[0].tracking_uid
     edge.desk.decide(UID, uid, Verdict.ACCEPTED, READER, "", Correction())
     edge.desk.sign(UID, 2, 1, READER)
-    assert edge.encoder.cases[-1].status is ReportStatus.CORRECTED
+    case = edge.encoder.cases[-1]
+    assert case.status is ReportStatus.CORRECTED
+    (earlier,) = case.told_before
+    assert earlier.result.identity.revision == 1
+    assert earlier.review is not None
 
 
 def test_links_tell_what_was_last_heard(edge: Edge) -> None:
