@@ -81,9 +81,11 @@ function complain(text) {
   setTimeout(() => (failure.hidden = true), 8000);
 }
 
+// One judgement at a time: a key pressed while one is being saved does nothing, because the mark
+// that it was meant for may no longer be the selected one.
 async function post(path, fields) {
   if (busy) return null;
-  busy = true;
+  setBusy(true);
   try {
     const response = await fetch(`${home}/${path}`, {
       method: "POST",
@@ -105,8 +107,13 @@ async function post(path, fields) {
     complain(document.getElementById("lost").textContent);
     return null;
   } finally {
-    busy = false;
+    setBusy(false);
   }
+}
+
+function setBusy(now) {
+  busy = now;
+  document.body.classList.toggle("saving", now);
 }
 
 async function judge(fields) {
