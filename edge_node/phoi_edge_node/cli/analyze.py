@@ -88,7 +88,8 @@ def analyze(path: Path, roi: Region) -> TriageResult:
     inference = _in_process()
     model = _newest(inference)
     started = time.perf_counter()
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("read", total=1.0)
         case = _read(path)
         read_s = time.perf_counter() - started
