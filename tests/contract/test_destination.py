@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -18,6 +19,8 @@ from phoi_edge_node.fhir.bundle import FhirEncoder
 from phoi_edge_node.fhir.client import FhirDestination
 from phoi_edge_node.hl7v2.mllp import MllpDestination
 from phoi_edge_node.hl7v2.oru_r01 import OruEncoder
+from phoi_edge_node.mlflow.rest import MlflowRest
+from phoi_edge_node.mlflow.tracker import MlflowTracker
 from phoi_edge_node.ports import (
     Delivered,
     Destination,
@@ -26,15 +29,24 @@ from phoi_edge_node.ports import (
     Refused,
     Unreachable,
 )
-from phoi_edge_node.settings import ArchiveSettings, FhirSettings, Hl7Settings, SiteSettings
+from phoi_edge_node.settings import (
+    ArchiveSettings,
+    FhirSettings,
+    Hl7Settings,
+    MlflowSettings,
+    SiteSettings,
+)
+from phoi_edge_node.stand_ins.mlflow import mlflow_server
 from phoi_edge_node.stand_ins.program import listening
 from phoi_edge_node.testing import FakeDestination
+from phoi_edge_node.usage import UsageReport, to_document
 from support.cases import PATIENT, PHOI_VERSION, CountingUids, case
 from support.dcmtk import storescp
 from support.dicom_peers import answering_scp, report_file
 from support.emr import free_port, running_fhir_server
 from support.fhir_peers import fhir_peer
 from support.mllp_peers import acknowledging, mllp_peer
+from support.values import MODEL
 
 SITE = SiteSettings(name="bvdk")
 OUTCOME = json.dumps(
@@ -139,11 +151,38 @@ def dicom_lane(folder: Path) -> Iterator[Lane]:
         )
 
 
+def batches_in(rest: MlflowRest) -> int:
+    runs = rest.post("runs/search", {"experiment_ids": ["1"]})["runs"]
+    key = {"run_id": runs[0]["info"]["run_id"], "metric_key": "studies.received"}
+    return len(rest.get("metrics/get-history", key)["metrics"])
+
+
+@contextmanager
+def mlflow_lane(folder: Path) -> Iterator[Lane]:
+    report = UsageReport(SITE.name, MODEL, datetime(2026, 3, 1, tzinfo=UTC), received=3)
+    refusal = httpx.MockTransport(lambda _: httpx.Response(400, content=OUTCOME))
+    nobody = MlflowSettings(tracking_uri=f"http://127.0.0.1:{free_port()}")
+    with (
+        mlflow_server(folder, free_port()) as server,
+        MlflowRest(MlflowSettings(tracking_uri=server.url)) as up,
+        MlflowRest(nobody) as down,
+        MlflowRest(nobody, refusal) as refusing,
+    ):
+        yield Lane(
+            MlflowTracker(up),
+            MlflowTracker(down),
+            MlflowTracker(refusing),
+            to_document(report, 1, "usage-1"),
+            kept=lambda: batches_in(up),
+        )
+
+
 LANES: dict[str, Callable[[Path], AbstractContextManager[Lane]]] = {
     "fake": fake_lane,
     "dicom": dicom_lane,
     "mllp": mllp_lane,
     "fhir": fhir_lane,
+    "mlflow": mlflow_lane,
 }
 
 

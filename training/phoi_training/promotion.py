@@ -28,11 +28,13 @@ def promote_command(
     name: Annotated[str, typer.Argument(help="Registered model, as phoi-lung-nodule.")],
     version: Annotated[str, typer.Argument(help="Its number in MLflow's registry, as 7.")],
     data: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
-            exists=True, file_okay=False, help="Evaluation set; never what it was trained on."
+            exists=True,
+            file_okay=False,
+            help="Folder of chests that neither was trained on. Without it: --phantoms only.",
         ),
-    ],
+    ] = None,
     *,
     readings: Annotated[
         Path | None,
@@ -79,13 +81,13 @@ def promote_command(
     typer.echo(f"{name} version {version} is the champion: CPM {promotion.score:.3f} ({before})")
 
 
-def _chests(data: Path, readings: Path | None, phantoms: int, seed: int) -> list[Background]:
+def _chests(data: Path | None, readings: Path | None, phantoms: int, seed: int) -> list[Background]:
     import numpy as np
 
     from phoi_training.dataset import load, phantom_background
 
     made = [phantom_background(np.random.default_rng([seed, i])) for i in range(phantoms)]
-    return [*load(data, readings), *made]
+    return [*(load(data, readings) if data else ()), *made]
 
 
 def scorer(chests: Sequence[Background], copies: int, seed: int) -> Callable[[Bundle], Score]:
