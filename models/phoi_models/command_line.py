@@ -67,6 +67,7 @@ def build(arguments: Sequence[str]) -> typer.Typer:
         help="AI triage of chest CT for lung nodules: receive, analyse, deliver, review, learn.",
         epilog="PHOI_HOME names the folder of keys and models; PHOI_DEBUG=1 shows tracebacks.",
         no_args_is_help=True,
+        rich_markup_mode="markdown",
         add_completion=False,
         pretty_exceptions_enable=False,  # they print variables, and those may hold patient data
     )

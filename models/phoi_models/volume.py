@@ -32,10 +32,10 @@ class Volume:
         if self.hu.dtype != np.int16:
             raise ValueError(f"voxels must be int16 HU, got {self.hu.dtype}")
         if self.hu.shape != self.geometry.shape:
-            raise ValueError(f"voxels {self.hu.shape} do not fit the geometry {self.geometry.shape}")
+            raise ValueError(f"voxels {self.hu.shape} do not fit geometry {self.geometry.shape}")
 
     def digest(self) -> str:
-        """SHA-256 (hex) of the voxels and the geometry: the identity of the input of an analysis."""
+        """SHA-256 (hex) of voxels and geometry: the identity of the input of an analysis."""
         geometry = self.geometry
         header = json.dumps(
             [geometry.shape, geometry.spacing_mm, geometry.origin_lps_mm, geometry.axes_lps]
