@@ -38,6 +38,8 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 def test_the_readme_names_every_command_of_make_that_it_promises() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    promised = set(re.findall(r"`?make ([a-z]+)", (ROOT / "README.md").read_text("utf-8")))
+    promised = set(
+        re.findall(r"(?:`|^    )make ([a-z]+)", (ROOT / "README.md").read_text("utf-8"), re.M)
+    )
     assert promised
     assert {name for name in promised if not re.search(rf"^{name}:", makefile, re.M)} == set()
