@@ -9,7 +9,7 @@ from phoi_models.identity import ModelIdentity
 
 from phoi_edge_node.courier import Courier, LinkReport
 from phoi_edge_node.desk import LinkKind, LinkState, LinkView
-from phoi_edge_node.errors import EdgeError
+from phoi_edge_node.errors import InferenceUnavailable
 from phoi_edge_node.ports import Clock, Delivered, InferenceService, Refused, Unreachable
 from phoi_edge_node.store import Counts
 from phoi_edge_node.study import AnalysisState, DeliveryState
@@ -48,7 +48,7 @@ class Links:
             models = tuple(self._inference.models())
             detail = ", ".join(f"{m.name} {m.version}" for m in models)
             outcome = Delivered(detail) if models else Unreachable("no model is loaded")
-        except EdgeError as error:
+        except InferenceUnavailable as error:
             models, outcome = (), Unreachable(str(error))
         with self._lock:
             self._models = models or self._models

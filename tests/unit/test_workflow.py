@@ -390,6 +390,18 @@ def test_links_tell_what_was_last_heard(edge: Edge) -> None:
     assert "phoi-lung-nodule 1.0.0" in worker.detail
 
 
+def test_inference_that_is_away_is_a_link_that_is_down(edge: Edge) -> None:
+    class Away(FakeInference):
+        def models(self):  # type: ignore[no-untyped-def]
+            raise InferenceUnavailable("no worker answers")
+
+    edge.inference = Away(values.MODEL, values.volume_analysis())
+    edge.restart()
+    edge.links.check()
+    worker, _ = edge.desk.links()
+    assert (worker.state, worker.detail) == (LinkState.DOWN, "no worker answers")
+
+
 def test_kpis_count_what_happened(edge: Edge) -> None:
     edge.receive()
     edge.complete()
