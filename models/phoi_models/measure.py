@@ -35,8 +35,10 @@ _SOLID_HU = -350.0
 _GROUND_GLASS_HU = -550.0
 _BLUR_MM = 1.3
 _WALL_MM = 1.5
-# Radius of the opening as a fraction of the nodule's own thickness, tried in this order.
+# Radius of the opening as a fraction of the nodule's own thickness, tried in this order. The
+# first is never wider than a small vessel, so that the lobes of a mass stay.
 _OPENINGS = (0.4, 0.6, 0.8, 0.9, 0.95)
+_FIRST_OPENING_MM = 1.5
 _SMALLEST_SOLID_PART_MM = 2.0
 _CUBE = ndimage.generate_binary_structure(3, 3)
 
@@ -273,8 +275,9 @@ def _grown(mask: Mask, block: _Block) -> Mask:
     if radius <= 0:
         return np.zeros_like(mask)
     opened = mask
-    for fraction in _OPENINGS:
-        opened = _opened(mask, inner, seed, fraction * radius, block)
+    gentle = min(_OPENINGS[0] * radius, _FIRST_OPENING_MM)
+    for opening in (gentle, *(fraction * radius for fraction in _OPENINGS)):
+        opened = _opened(mask, inner, seed, opening, block)
         if float(block.distance_mm[opened].max()) <= 0.7 * block.diameter_mm + 2.0:
             return opened
     index = np.moveaxis(np.indices(mask.shape, dtype=np.float32), 0, -1) - np.array(seed)
