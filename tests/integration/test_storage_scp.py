@@ -110,7 +110,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     yield begin
     for scp in running:
-        scp.stop()
+        scp.stop()  # a second time changes nothing
 
 
 @pytest.fixture
@@ -358,6 +358,17 @@ def test_a_lost_connection_ends_the_association(tmp_path: Path, edge: Edge, ches
         assert isinstance(store(link, file), Delivered)
         link.abort()
     edge.wait_for_release()
+
+
+def test_stopping_ends_open_associations(tmp_path: Path, edge: Edge, chest: Volume) -> None:
+    first, second, *_ = write_series(tmp_path / "ct", chest)
+    file = StorableFile.open(first)
+    with association(edge.peer, "CT1", {(file.sop_class_uid, file.transfer_syntax_uid)}) as link:
+        assert isinstance(store(link, file), Delivered)
+        edge.scp.stop()
+        assert isinstance(store(link, StorableFile.open(second)), Unreachable)
+    edge.wait_for_release()
+    assert len(list(edge.files.paths())) == 1
 
 
 @pytest.mark.parametrize("length", [0xFFFFFFF0, 0x10000000, 512 * 1024])

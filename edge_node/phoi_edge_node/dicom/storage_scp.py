@@ -132,9 +132,12 @@ class StorageScp:
         _log.info("listening", ae_title=self._settings.ae_title, port=self.port)
 
     def stop(self) -> None:
-        """Stop listening; open associations are aborted, so their senders try again."""
-        if self._server is not None:
-            self._server.shutdown()
+        """Stop listening; open associations are aborted, so their senders try again. Idempotent."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.shutdown()
+            for open_association in server.active_associations:
+                open_association.abort()
 
     def _entity(self) -> AE:
         entity = AE(ae_title=self._settings.ae_title)
