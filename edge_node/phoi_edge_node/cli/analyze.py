@@ -27,6 +27,7 @@ from phoi_edge_node.cli.analysis_json import analysis_json
 from phoi_edge_node.dicom.headers import BadHeader, instance_from_file
 from phoi_edge_node.dicom.series_reader import DicomSeriesReader
 from phoi_edge_node.errors import EdgeError, InferenceFailed
+from phoi_edge_node.logs import configure_logs
 from phoi_edge_node.ports import AnalysisRequest, InferenceService, ReceivedInstance
 from phoi_edge_node.result import Outcome, ResultIdentity, TriageResult
 from phoi_edge_node.system import RandomUids, SystemClock
@@ -53,6 +54,7 @@ def command(
 
     Exit status: 0 analysed, 3 the images cannot be analysed, 1 error.
     """
+    configure_logs("warning")
     result = analyze(path, roi)
     if json_file is not None:
         _write(json_file, result)
