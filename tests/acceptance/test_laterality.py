@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,13 +51,14 @@ def chest() -> Volume:
 
 
 @pytest.fixture(scope="module")
-def page(site: Hospital) -> Page:
+def page(site: Hospital) -> Iterator[Page]:
     password = "phải hay là trái"
     storage = open_storage(site.settings, SystemClock())
     person = Account("bs.binh", "Bs. Bình", Role.REVIEWER)
     storage.store.put_account(StoredAccount(person, hash_password(password)))
     storage.engine.dispose()
-    return Page(site, "bs.binh", password)
+    with Page(site, "bs.binh", password) as page:
+        yield page
 
 
 @pytest.mark.parametrize("name", SCANS)

@@ -113,13 +113,13 @@ def test_a_person_reviews_and_signs_and_the_final_result_replaces(
     person = Account("bs.an", "Bs. Trần Văn An", Role.REVIEWER)
     storage.store.put_account(StoredAccount(person, hash_password(password)))
     storage.engine.dispose()
-    page = Page(site, "bs.an", password)
-    assert study_uid in page.get("/")
-    first, *others = page.tracking_uids(study_uid)
-    page.decide(study_uid, first, "accepted")
-    for other in others:
-        page.decide(study_uid, other, "rejected")
-    page.sign(study_uid, judgements_seen=1 + len(others))
+    with Page(site, "bs.an", password) as page:
+        assert study_uid in page.get("/")
+        first, *others = page.tracking_uids(study_uid)
+        page.decide(study_uid, first, "accepted")
+        for other in others:
+            page.decide(study_uid, other, "rejected")
+        page.sign(study_uid, judgements_seen=1 + len(others))
     final = wait_for("final report", lambda: _final(site, study_uid))
     (verified,) = [r for r in final.reports if r.VerificationFlag == "VERIFIED"]
     observer = verified.VerifyingObserverSequence[0]

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import httpx
 from phoi_edge_node.stand_ins.hospital import Hospital
@@ -69,7 +69,16 @@ def send_files(
 def arrived(site: Hospital, study_instance_uid: str) -> Arrived:
     """What came of a study, from the archive's files, the receiver's messages, the FHIR server."""
     datasets = [d for d in site.archived().values() if d.StudyInstanceUID == study_instance_uid]
-    reports = [r for r in site.fhir_resources("DiagnosticReport") if _of(r, study_instance_uid)]
+    studies = {
+        f"ImagingStudy/{study['id']}"
+        for study in site.fhir_resources("ImagingStudy")
+        if study_instance_uid in str(study["identifier"])
+    }
+    reports = [
+        report
+        for report in site.fhir_resources("DiagnosticReport")
+        if studies & {study["reference"] for study in report["imagingStudy"]}
+    ]
     named = {ref["reference"] for r in reports for ref in r.get("result", ())}
     return Arrived(
         reports=tuple(d for d in datasets if d.SOPClassUID == SR),
@@ -81,10 +90,6 @@ def arrived(site: Hospital, study_instance_uid: str) -> Arrived:
             o for o in site.fhir_resources("Observation") if f"Observation/{o['id']}" in named
         ),
     )
-
-
-def _of(report: Mapping[str, Any], study_instance_uid: str) -> bool:
-    return study_instance_uid in str(report)
 
 
 def wait_for(what: str, look: Callable[[], _T | None], patience_s: float = PATIENCE_S) -> _T:
@@ -140,6 +145,12 @@ class Page:
         answer = self._http.post("/login", data=form | self._csrf("/login"))
         assert answer.status_code == httpx.codes.OK, answer.status_code
         assert 'name="password"' not in answer.text, "not signed in"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
 
     def get(self, path: str) -> str:
         answer = self._http.get(path)

@@ -191,7 +191,7 @@ class Hospital:
     def messages(self) -> tuple[str, ...]:
         """The HL7 messages that the receiver holds."""
         files = sorted((self.folder / "mllp").glob("*.hl7"), key=lambda file: file.stat().st_mtime)
-        return tuple(file.read_text(encoding="utf-8") for file in files)
+        return tuple(file.read_bytes().decode() for file in files)
 
     def fhir_resources(self, kind: str) -> tuple[Mapping[str, Any], ...]:
         """All resources of a type that the FHIR server holds."""
