@@ -39,6 +39,12 @@ _CLOSING_MM = 10.0
 _SMALLEST_LUNG_ML = 100.0
 _SMALLEST_PART_ML = 2.0
 _AIRWAY_WALL_MM = 2.0
+_LUMEN_HU = -900.0
+_LARGEST_AIRWAY_MM2 = 900.0
+_AIRWAY_MM2 = (30.0, 400.0)
+_SHORTEST_AIRWAY_MM = 30.0
+_AIRWAY_RING_MM = 6.0
+_AIRWAY_RING_HU = -600.0
 _CUT_AREA_MM2 = 60.0
 
 _CROSS = ndimage.generate_binary_structure(3, 1)
@@ -131,7 +137,7 @@ def segment_lungs(hu_zyx: Hounsfield, spacing_mm: float) -> LungMask:
     size = factor * spacing_mm
     coarse = _block_mean(hu_zyx, factor)
     gas = _gas_inside_body(coarse)
-    airway = _airway(gas, size)
+    airway = _airway(coarse, gas, size)
     lungs = _lung_parts(coarse, gas & ~airway, size)
     sides = _sides(lungs, coarse, size)
     closed = _closed(sides, airway, coarse, size)
@@ -193,31 +199,45 @@ def _touching_sides(mask: Mask) -> Mask:
     return touching
 
 
-def _airway(gas: Mask, size: float) -> Mask:
-    """Trachea and main bronchi with their walls: the longest tube among the gas.
+def _airway(hu: NDArray[np.float32], gas: Mask, size: float) -> Mask:
+    """Trachea and main bronchi with their walls: the longest slender tube among the gas.
 
-    On the slices of the neck and the mediastinum the airway is a small island; from the hilum
-    on it runs into the lung and ends. The tips of the lungs are small islands too, but short.
+    On the slices of the neck and the mediastinum the airway is a small island of gas within
+    tissue; from the hilum on it runs into the lung and ends. Where the lung lies against the
+    trachea, only the darker gas of the lumen is an island. Bowel ends below the lungs' middle.
     """
-    thin = ndimage.binary_erosion(gas, structure=_IN_PLANE) if size <= _COARSE_MM else gas
-    labels, _ = ndimage.label(thin, structure=_IN_PLANE)
-    area = np.bincount(labels.ravel()) * size**2
-    small = (area >= 4 * size**2) & (area <= 900.0)
-    small[0] = False
-    tubes, count = ndimage.label(small[labels], structure=_CUBE)
-    best, best_score = 0, 0.0
+    islands = _islands(hu, ndimage.binary_erosion(gas, structure=_IN_PLANE), size)
+    islands |= _islands(hu, gas & (hu < _LUMEN_HU), size)
+    tubes, _ = ndimage.label(islands, structure=_CUBE)
+    middle = float(np.argwhere(_largest(gas).any(axis=(1, 2))).mean()) if gas.any() else 0.0
+    best, longest = 0, _SHORTEST_AIRWAY_MM
     for number, box in enumerate(ndimage.find_objects(tubes), start=1):
         length = (box[0].stop - box[0].start) * size
-        volume_ml = np.count_nonzero(tubes[box] == number) * size**3 / 1000
-        if length >= 30.0 and volume_ml >= 2.0 and length * volume_ml > best_score:
-            best, best_score = number, length * volume_ml
-    if count == 0 or best == 0:
+        area = np.count_nonzero(tubes[box] == number) * size**3 / length
+        if length > longest and box[0].stop > middle and _AIRWAY_MM2[0] < area < _AIRWAY_MM2[1]:
+            best, longest = number, length
+    if best == 0:
         return np.zeros_like(gas)
-    lumen = tubes == best
-    # One step regains what the erosion took, the others cover the wall.
+    # One step regains the rim of the lumen, the others cover the wall.
     steps = 1 + round(_AIRWAY_WALL_MM / size)
-    airway: Mask = ndimage.binary_dilation(lumen, structure=_CROSS, iterations=steps)
+    airway: Mask = ndimage.binary_dilation(tubes == best, structure=_CROSS, iterations=steps)
     return airway
+
+
+def _islands(hu: NDArray[np.float32], gas: Mask, size: float) -> Mask:
+    """The in-plane components of the size of an airway that lie within tissue, not within lung."""
+    labels, _ = ndimage.label(gas, structure=_IN_PLANE)
+    area = np.bincount(labels.ravel()) * size**2
+    small = (area >= 4 * size**2) & (area <= _LARGEST_AIRWAY_MM2)
+    small[0] = False
+    labels[~small[labels]] = 0
+    reach = 2 * round(_AIRWAY_RING_MM / size) + 1
+    ring = ndimage.maximum_filter(labels, size=(1, reach, reach))
+    ring[gas] = 0
+    count = np.maximum(np.bincount(ring.ravel(), minlength=len(area)), 1)
+    around = np.bincount(ring.ravel(), weights=hu.ravel(), minlength=len(area)) / count
+    enclosed: Mask = (small & (around > _AIRWAY_RING_HU))[labels]
+    return enclosed
 
 
 def _lung_parts(hu: NDArray[np.float32], gas: Mask, size: float) -> Mask:

@@ -55,6 +55,16 @@ def test_both_lungs_of_a_phantom_are_found_on_their_sides(seed: int) -> None:
     )
 
 
+def test_the_trachea_is_not_lung() -> None:
+    volume, lungs = truth(0)
+    grid, mask = segmented(volume)
+    index = np.moveaxis(np.indices(volume.geometry.shape), 0, -1)
+    x, y, z = np.moveaxis(volume.geometry.index_to_lps(index), -1, 0)
+    lumen = (volume.hu < -930) & (lungs == 0) & (abs(x) < 8) & (abs(y) < 40) & (z > 20) & (z < 100)
+    assert np.count_nonzero(lumen) > 1000
+    assert np.mean(labels_on(volume, grid, mask)[lumen] == 0) > 0.98
+
+
 TURNS = {
     "slices reversed": lambda v: flipped(v, 0),
     "prone": lambda v: flipped(v, 1, 2),
