@@ -17,7 +17,9 @@ from phoi_models.feedback import (
     crop_bytes,
     write_index,
 )
+from phoi_models.networks import CenterHeatmapNet
 from phoi_training.dataset import Background, Patch, digest, load, targets
+from phoi_training.export import ExportMismatch, export_onnx
 from phoi_training.fit import losses
 from phoi_training.train import untuned
 
@@ -80,3 +82,11 @@ def test_only_a_rejected_mark_is_known_to_be_false(rejected: bool, punished: boo
     diameter, offset = torch.ones(1, 1, 8, 8, 8), torch.zeros(1, 3, 8, 8, 8)
     loss = float(losses((logit, diameter, offset), batch)["heat"])
     assert (loss > 1.0) is punished
+
+
+def test_a_network_that_answers_no_numbers_is_not_exported(tmp_path: Path) -> None:
+    network = CenterHeatmapNet().eval()
+    with torch.no_grad():
+        next(network.parameters()).fill_(float("nan"))
+    with pytest.raises(ExportMismatch):
+        export_onnx(network, tmp_path / "model.onnx", (32, 32, 32))
