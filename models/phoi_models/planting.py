@@ -36,7 +36,7 @@ Ball = tuple[Triple, float]
 """LPS centre, mm, and diameter, mm."""
 
 SMALLEST_MM, LARGEST_MM = 3.0, 50.0
-_LONGEST_SPICULE_MM = 10.0
+_LONGEST_SPICULE_MM = 16.0
 
 
 class Margin(StrEnum):
@@ -92,7 +92,9 @@ class NoduleKind:
             attenuation = Attenuation(
                 rng.choice([solid, part_solid, non_solid], p=[0.68, 0.16, 0.16])
             )
-            margin = Margin(rng.choice(list(Margin), p=[0.3, 0.4, 0.3]))
+            # Large tumours are rarely smooth.
+            shares = [0.3, 0.4, 0.3] if diameter_mm < 15 else [0.1, 0.4, 0.5]
+            margin = Margin(rng.choice(list(Margin), p=shares))
         cavity = diameter_mm > 9 and attenuation is solid and rng.random() < 0.15
         calcified = diameter_mm < 12 and rng.random() < 0.08
         return cls(
@@ -147,22 +149,22 @@ class _Shape:
         axes = np.array([longest, longest ** rng.uniform(-0.5, 0.5), 1.0])
         axes /= np.prod(axes) ** (1 / 3)
         lobules = int(rng.integers(3, 8)) if kind.margin is Margin.LOBULATED else 0
-        thorns = int(rng.integers(8, 26)) if kind.margin is Margin.SPICULATED else 0
-        uneven = {Margin.SMOOTH: 0.04, Margin.LOBULATED: 0.1, Margin.SPICULATED: 0.18}
+        thorns = int(rng.integers(10, 45)) if kind.margin is Margin.SPICULATED else 0
+        uneven = {Margin.SMOOTH: 0.04, Margin.LOBULATED: 0.12, Margin.SPICULATED: 0.25}
         offsets = _directions(rng, lobules) * rng.uniform(0.4, 0.7, (lobules, 1))
         return cls(
             radius=1.0,
             frame=rotation / axes[:, None],
             balls=np.column_stack([offsets, rng.uniform(0.4, 0.65, lobules)]),
             waves=np.column_stack(
-                [_directions(rng, 10) * rng.uniform(2, 5, (10, 1)), rng.uniform(0, 6.3, 10)]
+                [_directions(rng, 10) * rng.uniform(2, 9, (10, 1)), rng.uniform(0, 6.3, 10)]
             ),
             unevenness=uneven[kind.margin] if kind.elongation > 1 or lobules or thorns else 0.0,
             spicules=np.column_stack(
                 [
                     _directions(rng, thorns),
-                    rng.uniform(0.2, 0.9, thorns),
-                    rng.uniform(0.7, 1.5, thorns),
+                    rng.uniform(0.5, 1.6, thorns),
+                    rng.uniform(0.7, 1.8, thorns),
                 ]
             ),
         )
@@ -557,7 +559,7 @@ def _plant(
     measured = _measure(unit.body, 1.0)
     scale = diameter_mm / measured.diameter
     shape = replace(unit, radius=scale)
-    spicules = min(scale, _LONGEST_SPICULE_MM) if len(shape.spicules) else 0.0
+    spicules = min(1.6 * scale, _LONGEST_SPICULE_MM) if len(shape.spicules) else 0.0
     reach = scale * measured.reach + spicules
     box = _Box.around(geometry, site.center_lps_mm, reach)
     step = float(np.clip(shape.radius / 6, 0.3, 1.0))

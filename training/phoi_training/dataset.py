@@ -298,8 +298,6 @@ class PatchStream(IterableDataset[dict[str, Floats]]):
         background = self._backgrounds[rng.integers(len(self._backgrounds))]
         smallest, largest = np.log(_DIAMETERS_MM)
         sizes = np.exp(rng.uniform(smallest, largest, _NODULES))
-        large = sizes > 15  # half as many large ones: they fill the lungs
-        sizes = sizes[~large | (rng.random(_NODULES) < 0.5)]
         chest, distractors = planted_copy(background, rng, list(sizes), _DISTRACTORS)
         elsewhere = _elsewhere(background, rng)
         judged = (*background.nodules, *background.rejected)
