@@ -201,3 +201,8 @@ def test_a_registry_that_is_away_is_told(tmp_path: Path) -> None:
         sign_bundle(bundle_folder, KEY)
         site = Site(nobody, tmp_path, bundle_folder)
         assert site.follower.check(site.model).state is ChampionState.POSTPONED
+
+
+def test_training_soon_says_that_mlflow_is_away() -> None:
+    with pytest.raises(RegistryError, match="no answer"):
+        Registry(f"http://127.0.0.1:{free_port()}").champion("any")

@@ -87,7 +87,7 @@ def command(
     Example: phoi train data/volumes out/phoi-lung-nodule --work out/work --minutes 30
     """
     from phoi_training.fit import Recipe
-    from phoi_training.registry import Registry
+    from phoi_training.registry import Registry, plain_errors
     from phoi_training.train import Job, train
 
     console = Console()
@@ -117,7 +117,8 @@ def command(
             phantoms=phantoms,
             copies=copies,
         )
-        trained = train(job, console)
+        with plain_errors():
+            trained = train(job, console)
         if key is not None:
             registered = Registry(job.tracking_uri).register(
                 trained.bundle, trained.run_id, key, datetime.now(UTC)

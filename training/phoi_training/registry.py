@@ -8,6 +8,7 @@ the bundle's signature and not the registry.
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -92,7 +93,7 @@ class Registry:
             BadBundle: the folder holds no complete bundle.
             RegistryError: MLflow does not answer.
         """
-        with _told():
+        with plain_errors():
             bundle = self._signed(folder, key, now)
             if known := self._by_hash(bundle.manifest.name, bundle.bundle_hash):
                 return known
@@ -149,7 +150,7 @@ class Registry:
         Raises:
             RegistryError: no such model, or MLflow does not answer.
         """
-        with _told():
+        with plain_errors():
             aliases: Mapping[str, Any] = self._client.get_registered_model(name).aliases
             number = aliases.get(ALIAS)
             return None if number is None else self._client.get_model_version(name, str(number))
@@ -163,7 +164,7 @@ class Registry:
             UntrustedBundle, BadBundle: see ``Bundle.load``.
         """
         with tempfile.TemporaryDirectory() as scratch:
-            with _told():
+            with plain_errors():
                 source = self._client.get_model_version_download_uri(name, version)
                 download_artifacts(artifact_uri=source, dst_path=scratch, tracking_uri=self._uri)
             yield Bundle.load(Path(scratch) / ARTIFACTS, trust)
@@ -229,7 +230,7 @@ class Registry:
         """First the audit, then the alias: no promotion without its entry."""
         key = f"promotion.{now.astimezone(UTC):%Y%m%dT%H%M%S.%fZ}"
         entry = json.dumps(asdict(promotion), sort_keys=True)
-        with _told():
+        with plain_errors():
             self._client.set_registered_model_tag(promotion.name, key, entry)
             self._client.set_registered_model_alias(promotion.name, ALIAS, promotion.version)
 
@@ -245,10 +246,14 @@ def _tags(bundle: Bundle) -> dict[str, str]:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def plain_errors() -> Iterator[None]:
     """MLflow's errors as one line that a person can act on."""
+    # Else a server that is away is only told of after four minutes.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     try:
         yield
     except MlflowException as error:
         first_line = str(error).partition("\n")[0]
+        if "Max retries exceeded" in first_line:
+            first_line = "no answer: does it run, and is --tracking-uri right?"
         raise RegistryError(f"MLflow: {first_line}") from None
