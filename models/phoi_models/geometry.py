@@ -66,8 +66,9 @@ class Geometry:
 
     def index_to_lps(self, index: ArrayLike) -> NDArray[np.float64]:
         """LPS positions, mm, of (possibly fractional) indices; last axis is (z, y, x)."""
-        points: NDArray[np.float64] = np.asarray(index, dtype=np.float64) @ self.matrix.T
-        return points + np.asarray(self.origin_lps_mm)
+        origin = np.asarray(self.origin_lps_mm, dtype=np.float64)
+        points: NDArray[np.float64] = origin + np.asarray(index, dtype=np.float64) @ self.matrix.T
+        return points
 
     def lps_to_index(self, lps_mm: ArrayLike) -> NDArray[np.float64]:
         """Fractional indices (z, y, x) of LPS positions, mm; last axis is (x, y, z)."""

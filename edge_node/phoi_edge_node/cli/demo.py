@@ -55,7 +55,8 @@ def command(
     serves until Ctrl-C. Exit status: 0 only if every step really happened.
     """
     console = Console()
-    signal.signal(signal.SIGTERM, _stop)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
     try:
         complete = _run(console, dicom, once=once, ports=_ports(web_port, mlflow_port))
     except KeyboardInterrupt:
