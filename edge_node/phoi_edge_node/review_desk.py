@@ -69,7 +69,8 @@ class ReviewDesk:
         studies = self._store.studies(limit)
         analyses = self._store.latest_analyses([s.header.study_instance_uid for s in studies])
         reviews = self._store.reviews([a.id for a in analyses.values()])
-        problems = _problems_by_study(self._store.deliveries())
+        unfinished = self._store.deliveries(states=(DeliveryState.PENDING, DeliveryState.DEAD))
+        problems = _problems_by_study(unfinished)
         rows = []
         for study in studies:
             analysis = analyses.get(study.header.study_instance_uid)
@@ -251,7 +252,7 @@ class ReviewDesk:
 
     def dead_letters(self, limit: int) -> tuple[DeliveryView, ...]:
         """Deliveries that were given up or refused, latest first."""
-        dead = [d for d in self._store.deliveries() if d.state is DeliveryState.DEAD]
+        dead = self._store.deliveries(states=(DeliveryState.DEAD,))
         return tuple(_view(d) for d in reversed(dead[-limit:]))
 
     def links(self) -> tuple[LinkView, ...]:

@@ -289,8 +289,12 @@ class StudyStore(Protocol):
         """
         ...
 
-    def deliveries(self, study_instance_uid: str | None = None) -> Sequence[Delivery]:
-        """Of one study, or all, oldest first."""
+    def deliveries(
+        self,
+        study_instance_uid: str | None = None,
+        states: Collection[DeliveryState] = tuple(DeliveryState),
+    ) -> Sequence[Delivery]:
+        """Of one study, or of all, in these states, oldest first."""
         ...
 
     def document(self, delivery_id: int) -> Document:

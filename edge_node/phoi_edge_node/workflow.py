@@ -33,6 +33,7 @@ from phoi_edge_node.triage import failed_result, make_result, not_analysable_res
 
 log = structlog.get_logger(__name__)
 
+_PROGRESS_STEP = 0.05  # each stored one is a transaction, synced to disk
 UNKNOWN_MODEL = ModelIdentity(name="none", version="0", bundle_hash="0" * 64)
 
 
@@ -97,6 +98,23 @@ class _Passing:
     error: str
     reached_worker: bool
     retry_after_s: float | None
+
+
+class _Progress:
+    """Stores what a worker tells of its progress, but not every hair's breadth of it."""
+
+    def __init__(self, store: StudyStore, analysis_id: str) -> None:
+        self._store = store
+        self._analysis_id = analysis_id
+        self._last = ("", 0.0)
+        self.reached_worker = False
+
+    def __call__(self, step: str, fraction: float) -> None:
+        self.reached_worker = True
+        last_step, last_fraction = self._last
+        if step != last_step or fraction - last_fraction >= _PROGRESS_STEP:
+            self._last = (step, fraction)
+            self._store.report_progress(self._analysis_id, step, fraction)
 
 
 class Analyst:
@@ -164,7 +182,7 @@ class Analyst:
 
     def _analyse(self, analysis: StoredAnalysis, stopping: Callable[[], bool]) -> _Ended | _Passing:
         choice = None
-        reached: list[str] = []
+        progress = _Progress(self._store, analysis.id)
         model = analysis.model
         try:
             if model is None:
@@ -176,19 +194,14 @@ class Analyst:
             request = AnalysisRequest(
                 analysis.id, model, volume, analysis.priority, deadline_s=self._deadline_s
             )
-
-            def on_progress(step: str, fraction: float) -> None:
-                reached.append(step)
-                self._store.report_progress(analysis.id, step, fraction)
-
-            found = self._inference.analyze(request, on_progress, stopping)
+            found = self._inference.analyze(request, progress, stopping)
         except NotAnalysable as refusal:
             identity = _identity(analysis, choice, "", model)
             reason = choice.reason if choice else ""
             result = not_analysable_result(identity, refusal, reason, self._clock.now())
             return _Ended(AnalysisEvent.REFUSE, result, choice)
         except InferenceUnavailable as error:
-            return _Passing(str(error), bool(reached), error.retry_after_s)
+            return _Passing(str(error), progress.reached_worker, error.retry_after_s)
         except InferenceFailed as error:
             return self._failed(analysis, str(error), choice, model)
         identity = _identity(analysis, choice, volume.digest(), model)

@@ -234,7 +234,7 @@ def test_a_dead_letter_can_be_sent_again_with_its_identity(
     claimed = store.claim_delivery("pacs")
     assert claimed is not None
     store.settle_delivery(claimed[0].id, Refused("no room"), clock.now())
-    dead = next(d for d in store.deliveries(UID) if d.state is DeliveryState.DEAD)
+    (dead,) = store.deliveries(states=[DeliveryState.DEAD])
     assert (dead.last_error, dead.status) == ("no room", ReportStatus.PRELIMINARY)
     store.resend(dead.id, "ba")
     again = store.claim_delivery("pacs")

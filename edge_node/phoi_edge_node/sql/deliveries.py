@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -104,10 +104,14 @@ class Deliveries(Database):
                 due_at=self._clock.now(),
             )
 
-    def deliveries(self, study_instance_uid: str | None = None) -> Sequence[Delivery]:
-        """Of one study, or all, oldest first."""
+    def deliveries(
+        self,
+        study_instance_uid: str | None = None,
+        states: Collection[DeliveryState] = tuple(DeliveryState),
+    ) -> Sequence[Delivery]:
+        """Of one study, or of all, in these states, oldest first."""
         table = tables.deliveries
-        query = _delivery_query().order_by(table.c.id)
+        query = _delivery_query().where(table.c.state.in_(list(states))).order_by(table.c.id)
         if study_instance_uid is not None:
             query = query.where(table.c.study_instance_uid == study_instance_uid)
         with self._read() as connection:
