@@ -40,6 +40,7 @@ _ABOUT = {
     f"{GROUP}.train": _About("Train a detector and register it.", "training"),
     f"{GROUP}.evaluate": _About("Measure a detector: FROC on marked volumes.", "training"),
     f"{GROUP}.models.promote": _About("Make a registered version the champion.", "training"),
+    f"{GROUP}.models.register": _About("Register a bundle that was trained elsewhere.", "training"),
 }
 
 

@@ -206,3 +206,19 @@ def test_a_registry_that_is_away_is_told(tmp_path: Path) -> None:
 def test_training_soon_says_that_mlflow_is_away() -> None:
     with pytest.raises(RegistryError, match="no answer"):
         Registry(f"http://127.0.0.1:{free_port()}").champion("any")
+
+
+def test_a_bundle_trained_elsewhere_is_registered_once_with_its_parameters(
+    training: Training, tmp_path: Path
+) -> None:
+    bundle = write_bundle(tmp_path / "shipped", name=training.name, version="1.0.0")
+    before = sorted(path.name for path in bundle.rglob("*"))
+    version = training.registry.adopt(bundle, KEY, NOW)
+    assert sorted(path.name for path in bundle.rglob("*")) == before, "the bundle is not changed"
+    assert training.registry.adopt(bundle, KEY, NOW).version == version.version
+    run = training.client.get_run(str(version.run_id))
+    assert run.data.tags["phoi.adopted"] == "true"
+    assert run.data.params["version"] == "1.0.0"
+    assert run.info.status == "FINISHED"
+    training.promote(str(version.version), {"1.0.0": 0.5})
+    assert training.champion() == str(version.version)

@@ -14,7 +14,8 @@ import typer
 from phoi_models.bundle import Bundle
 from phoi_models.errors import PhoiError
 from phoi_models.home import find_home
-from phoi_models.signing import TrustStore
+from phoi_models.shipped import SHIPPED
+from phoi_models.signing import TrustStore, load_signing_key
 
 # What needs torch or MLflow is imported when a command runs, so that help comes at once.
 if TYPE_CHECKING:
@@ -22,6 +23,25 @@ if TYPE_CHECKING:
     from phoi_training.registry import Score
 
 NOT_BETTER_STATUS = 3
+
+
+def register_command(
+    bundle: Annotated[
+        Path, typer.Argument(exists=True, file_okay=False, help="Default: what Phoi comes with.")
+    ] = SHIPPED / "phoi-lung-nodule",
+    *,
+    tracking_uri: Annotated[str, typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow.")],
+) -> None:
+    """Register a bundle that was trained elsewhere, so that later versions compare with it.
+
+    The registered copy is signed with this installation's key. The same bundle again stays the
+    version that it is. `phoi models promote` then makes it the first champion.
+    """
+    from phoi_training.registry import Registry
+
+    key = load_signing_key(find_home().signing_key)
+    version = Registry(tracking_uri).adopt(bundle, key, datetime.now(UTC))
+    typer.echo(f"registered as {version.name} version {version.version}")
 
 
 def promote_command(

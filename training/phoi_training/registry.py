@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from phoi_models.signing import TrustStore
 
 ALIAS = "champion"
 ARTIFACTS = "bundle"
+ADOPTED = "phoi-adopted"  # experiment of the bundles that were trained elsewhere
 
 
 class RegistryError(PhoiError):
@@ -106,6 +108,40 @@ class Registry:
                 tags=_tags(bundle),
                 description=f"{bundle.manifest.name} {bundle.manifest.version}",
             )
+
+    def adopt(self, bundle: Path, key: Ed25519PrivateKey, now: datetime) -> ModelVersion:
+        """Register a bundle that no run of this server trained, such as the one Phoi comes with.
+
+        Later versions can then be compared with it. Its run holds its parameters and its model
+        card, and says that it was adopted: how it was trained is in the card only.
+
+        Args:
+            bundle: folder, signed or not; it is not changed.
+            key: of this installation, to sign the registered copy.
+            now: with a time zone.
+
+        Raises:
+            BadBundle: the folder holds no complete bundle.
+            RegistryError: MLflow does not answer.
+        """
+        with tempfile.TemporaryDirectory() as scratch, plain_errors():
+            folder = Path(scratch) / bundle.name
+            shutil.copytree(bundle, folder)
+            signed = self._signed(folder, key, now)
+            if known := self._by_hash(signed.manifest.name, signed.bundle_hash):
+                return known
+            run = self._client.create_run(self._experiment(ADOPTED), run_name=bundle.name)
+            run_id = run.info.run_id
+            for name, value in signed.parameters.model_dump(mode="json").items():
+                self._client.log_param(run_id, name, value)
+            self._client.set_tag(run_id, "phoi.adopted", "true")
+            version = self.register(folder, run_id, key, now)
+            self._client.set_terminated(run_id)
+            return version
+
+    def _experiment(self, name: str) -> str:
+        known = self._client.get_experiment_by_name(name)
+        return str(known.experiment_id if known else self._client.create_experiment(name))
 
     def _signed(self, folder: Path, key: Ed25519PrivateKey, now: datetime) -> Bundle:
         """Sign as newer than every version here and every bundle that a site signed for itself.

@@ -87,12 +87,17 @@ def _run(console: Console, dicom: Path | None, *, once: bool, ports: Ports) -> b
     with hospital(folder, cache, ports, say) as site:
         storage = open_storage(site.settings, SystemClock())
         password = _add_account(storage)
+        say("Registering the shipped model in MLflow")
+        registered = site.register_model()
         say(f"Sending {len(files)} files by C-STORE to PHOI@127.0.0.1:{ports.dicom}")
         failures = send(files, Peer("PHOI", "127.0.0.1", ports.dicom, 30.0), "DEMO-CT")
         for reason, count in failures.items():
             console.print(f"[red]{count} files were not stored: {reason}")
         analysis = _follow(console, storage)
-        facts = _check(site, storage, analysis, len(files) - failures.total())
+        facts = (
+            *_check(site, storage, analysis, len(files) - failures.total()),
+            _Fact("Model in MLflow's registry", registered, "version" in registered),
+        )
         _show(console, storage, analysis, facts)
         _show_where(console, site, password)
         complete = not failures and all(fact.holds for fact in facts)

@@ -183,6 +183,15 @@ class Hospital:
         """FHIR base URL."""
         return f"http://127.0.0.1:{self.ports.fhir}/fhir"
 
+    def register_model(self) -> str:
+        """Register the shipped model in MLflow, as a training installation does; its word on it.
+
+        Raises:
+            EdgeError: it could not be registered.
+        """
+        arguments = ["models", "register", "--tracking-uri", self.mlflow]
+        return _phoi(arguments, {"PHOI_HOME": str(self.home)}, self.folder / "register.log")
+
     def archived(self) -> Mapping[str, Dataset]:
         """What the archive holds, by SOP Instance UID, without bulk data."""
         files = (self.folder / "archive").glob("*.dcm")
@@ -268,7 +277,7 @@ def hospital(
             for started in [pool.submit(stack.enter_context, program) for program in slow]:
                 started.result()
         say("Making this installation's key, signing the shipped model with it")
-        _sign_the_model(environment, folder / "models.log")
+        _phoi(["models", "init"], environment, folder / "models.log")
         say("Starting the inference worker and the edge node")
         for program in (archive, worker, edge):
             stack.callback(program.stop)
@@ -281,9 +290,10 @@ _ARCHIVE = (sys.executable, "-m", "phoi_edge_node.stand_ins.archive")
 _MLLP = "phoi_edge_node.stand_ins.mllp"
 
 
-def _sign_the_model(environment: Mapping[str, str], log: Path) -> None:
+def _phoi(arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> str:
+    """Run a command of Phoi to its end; the last line that it printed."""
     done = subprocess.run(
-        [_PHOI, "models", "init"],
+        [_PHOI, *arguments],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -291,7 +301,8 @@ def _sign_the_model(environment: Mapping[str, str], log: Path) -> None:
     )
     log.write_text(done.stdout + done.stderr, encoding="utf-8")
     if done.returncode:
-        raise EdgeError(f"the shipped model could not be signed: {log} says why")
+        raise EdgeError(f"phoi {' '.join(arguments[:2])} failed: {log} says why")
+    return (done.stdout.strip().splitlines() or [""])[-1]
 
 
 def _settings(folder: Path, ports: Ports, quiet_time_s: float) -> str:
