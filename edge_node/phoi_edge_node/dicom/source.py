@@ -121,8 +121,8 @@ def image_reference(header: Dataset) -> Dataset:
 def copy_patient_and_study(header: Dataset, study: StudyHeader, target: Dataset) -> None:
     """Copy who and which study it is; ``target`` must be in UTF-8.
 
-    Where the core knows a value it stands: it has been corrected by the hospital's ADT messages,
-    or decoded in spite of a wrong Specific Character Set.
+    Where the core knows a value it stands: it may have been decoded in spite of a wrong Specific
+    Character Set.
     """
     for keyword in _PATIENT_AND_STUDY:
         if keyword in header:
