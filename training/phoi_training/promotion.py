@@ -64,16 +64,16 @@ def promote_command(
     copies: Annotated[int, typer.Option(min=1, help="Planted copies of each chest.")] = 2,
     seed: Annotated[int, typer.Option(help="Of the planted nodules.")] = 1,
     force_with_reason: Annotated[
-        str, typer.Option(help="Promote even if it is worse; the reason is kept for ever.")
+        str, typer.Option(help="Promote even if it is not better; the reason is kept for ever.")
     ] = "",
     tracking_uri: Annotated[str, typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow.")],
 ) -> None:
-    """Make a registered version the champion, the one that sites follow, if it is not worse.
+    """Make a registered version the champion, the one that sites follow, if it is better.
 
     The version and the present champion are measured now, on the same real and planted nodules, by
     the mean sensitivity of the FROC (CPM). Decision, scores, who and why are kept in MLflow.
 
-    Exit status: 0 promoted, 3 it is worse and was not promoted, 1 error.
+    Exit status: 0 promoted, 3 it is not better and was not promoted, 1 error.
 
     Example: phoi models promote phoi-lung-nodule 7 data/evaluation
     """
@@ -90,8 +90,8 @@ def promote_command(
             now=datetime.now(UTC),
             force_because=force_with_reason,
         )
-    except NotBetter as worse:
-        typer.echo(f"{worse}. --force-with-reason promotes it all the same.", err=True)
+    except NotBetter as refused:
+        typer.echo(f"{refused}. --force-with-reason promotes it all the same.", err=True)
         raise typer.Exit(NOT_BETTER_STATUS) from None
     before = (
         f"the champion before, version {promotion.previous}: {promotion.previous_score:.3f}"

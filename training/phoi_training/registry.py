@@ -1,4 +1,4 @@
-"""MLflow's model registry: register signed bundles, and promote one only if it is not worse.
+"""MLflow's model registry: register signed bundles, and promote one only if it is better.
 
 A registered version is a run's artefact folder ``bundle`` and tags that say which bundle it is.
 The alias ``champion`` is what sites follow. Whoever can write to MLflow can move it, so sites trust
@@ -37,7 +37,7 @@ class RegistryError(PhoiError):
 
 
 class NotBetter(PhoiError):
-    """The version is worse than the champion on the evaluation set, so it is not promoted."""
+    """The version does not beat the champion on the evaluation set, so it is not promoted."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Promotion:
     Attributes:
         version, previous: numbers in the registry; ``previous`` is "" if there was no champion.
         score, previous_score: on the same set; the latter None if there was no champion.
-        forced_because: why it was to be taken even if it is worse; "" if it had to be as good.
+        forced_because: why it was to be taken even if not better; "" if it had to be better.
     """
 
     name: str
@@ -216,7 +216,7 @@ class Registry:
         now: datetime,
         force_because: str = "",
     ) -> Promotion:
-        """Make a version the champion, if it is not worse than the present one.
+        """Make a version the champion, if it beats the present one or there is none.
 
         Both are evaluated now, on the same set. The decision is kept as a tag of the registered
         model, named by its time, so that later promotions leave it as it is.
@@ -228,20 +228,20 @@ class Registry:
             trust: whose bundles may be run here.
             by: who promotes.
             now: with a time zone.
-            force_because: takes it even if it is worse; the reason is kept.
+            force_because: takes it even if it is not better; the reason is kept.
 
         Raises:
-            NotBetter: it is worse, and no reason was given to take it all the same.
+            NotBetter: it scores the same or less, and no reason was given to take it all the same.
             RegistryError: no such version, or MLflow does not answer.
             UntrustedBundle: a bundle is not to be trusted; no reason overrides that.
         """
         previous = self.champion(name)
         score = self._score(name, version, evaluate, trust)
         standing = self._score(name, previous.version, evaluate, trust) if previous else None
-        if standing and score.value < standing.value and not force_because:
+        if standing and score.value <= standing.value and not force_because:
             raise NotBetter(
                 f"{name} version {version} scores {score.value:.3f} and the champion "
-                f"{standing.value:.3f} on the same set: not promoted"
+                f"{standing.value:.3f} on the same set: it is not better, so not promoted"
             )
         promotion = Promotion(
             name=name,

@@ -137,8 +137,9 @@ def train(job: Job, console: Console) -> Trained:
         mlflow.log_dict({"marks": as_rows(results)}, "validation.json")
 
         provenance = Provenance(
-            trained_on=_names(training),
-            held_out=_names(held_out),
+            trained_on=_digests(training),
+            held_out=_digests(held_out),
+            sources=sorted({b.source for b in backgrounds if b.source}),
             phantoms=job.phantoms,
             data_sha256=digest_sha256,
             seed=job.recipe.seed,
@@ -278,6 +279,10 @@ def _phantoms(count: int, seed: int) -> list[Background]:
 
 def _log_losses(step: int, losses: dict[str, float]) -> None:
     mlflow.log_metrics({f"loss_{name}": value for name, value in losses.items()}, step=step)
+
+
+def _digests(backgrounds: Sequence[Background]) -> dict[str, str]:
+    return {background.name: background.volume.digest() for background in backgrounds}
 
 
 def _names(backgrounds: Sequence[Background]) -> list[str]:
