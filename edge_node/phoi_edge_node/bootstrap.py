@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import secrets
 import threading
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Self
 import structlog
 import uvicorn
 from phoi_models.bundle_store import BundleStore
+from phoi_models.files import write_atomically
 from phoi_models.home import Home
 from phoi_models.signing import TrustStore
 from phoi_protos.transport import TlsFiles
@@ -166,12 +168,30 @@ class Connections:
         return inference
 
 
+@contextmanager
+def only_node(data: Path) -> Iterator[None]:
+    """Hold the data folder, so that no second node works on it.
+
+    Raises:
+        EdgeError: another node holds it, or it cannot be used.
+    """
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        with (data / "edge.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise EdgeError(f"an edge node runs on {data} already: stop it first") from None
+            yield
+    except OSError as error:
+        raise EdgeError(f"cannot use the data folder {data}: {error.strerror}") from None
+
+
 def secret_key(data: Path) -> bytes:
     """This installation's key for sessions; made at the first start, readable by its owner only."""
     path = data / "session.key"
     if not path.exists():
-        path.touch(mode=0o600)
-        path.write_bytes(secrets.token_bytes(32))
+        write_atomically(path, secrets.token_bytes(32), mode=0o600)
     return path.read_bytes()
 
 
@@ -191,6 +211,7 @@ class EdgeNode:
         self._clock: Clock = SystemClock()
         self._uids: UidSource = RandomUids()
         self._resources = ExitStack()
+        self._resources.enter_context(only_node(settings.data))
         self.storage = open_storage(settings, self._clock)
         self._resources.callback(self.storage.engine.dispose)
         self._connections = self._resources.enter_context(Connections(settings, home, inference))

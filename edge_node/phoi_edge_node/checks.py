@@ -168,21 +168,28 @@ def check_senders(settings: EdgeSettings) -> Finding:
 def check_port(what: str, host: str, port: int) -> Finding:
     """Is the port free, or does Phoi answer on it?"""
     address = "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104 - read, not bound
-    with socket.socket() as probe:
-        probe.settimeout(2)
-        if probe.connect_ex((address, port)) == 0:
+    try:
+        if _answers(address, port):
             return good(what, f"{address}:{port} answers")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            return bad(
-                what,
-                f"{host}:{port} cannot be used: {error.strerror}",
-                "Choose another port or address in the settings.",
-            )
+        with socket.create_server((host, port), family=_family(host)):
+            pass
+    except OSError as error:
+        return bad(
+            what,
+            f"{host}:{port} cannot be used: {error.strerror}",
+            "Choose another port or address in the settings.",
+        )
     return warning(what, f"nothing answers on {address}:{port}", "Start it: `phoi edge run`.")
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]
+
+
+def _answers(address: str, port: int) -> bool:
+    with socket.socket(_family(address)) as probe:
+        probe.settimeout(2)
+        return probe.connect_ex((address, port)) == 0
 
 
 def check_bundles(home: Home, name: str) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ import structlog
 from phoi_edge_node.ports import Clock, Delivered, Destination, Document, SendOutcome, Unreachable
 from phoi_edge_node.store import StudyStore
 from phoi_edge_node.study import DeliveryState
-from phoi_edge_node.workflow import RetryPolicy
+from phoi_edge_node.workflow import RetryPolicy, insist
 
 log = structlog.get_logger(__name__)
 
@@ -70,7 +70,8 @@ class Courier:
         outcome = self._send(document)
         self._note(outcome)
         delay = self._retry.delay(delivery.attempts, random.random())  # noqa: S311 - jitter
-        state = self._store.settle_delivery(delivery.id, outcome, self._clock.now() + delay)
+        retry_at = self._clock.now() + delay
+        state = insist(lambda: self._store.settle_delivery(delivery.id, outcome, retry_at))
         log.log(
             20 if state is DeliveryState.DELIVERED else 30,
             "delivery tried",

@@ -32,7 +32,9 @@ class CurrentModel:
         with self._lock:
             known = self._store.fact(_FACT)
             if known is not None:
-                return from_json(known, ModelIdentity)
+                model = from_json(known, ModelIdentity)
+                if model.name == self._name:  # else the settings name another one since
+                    return model
             offered = [m for m in self._inference.models() if m.name == self._name]
             if not offered:
                 raise InferenceUnavailable(

@@ -47,8 +47,8 @@ class StudyIntake:
         if outcome is Intake.STORED:
             with self._lock:
                 self._last_seen[uid] = self._clock.monotonic()
-        elif outcome is Intake.CONFLICT:
-            log.warning("same SOP Instance UID with other content", study_instance_uid=uid)
+        elif outcome is not Intake.DUPLICATE:
+            log.warning("instance quarantined", why=outcome.value, study_instance_uid=uid)
         return outcome
 
     def association_released(self, association: str) -> None:

@@ -78,6 +78,7 @@ class Intake(StrEnum):
     STORED = "stored"
     DUPLICATE = "duplicate"  # the same bytes again: success, nothing changes
     CONFLICT = "conflict"  # the same SOP Instance UID, other content: quarantined
+    OTHER_PATIENT = "other_patient"  # the study is another patient's: quarantined
 
 
 class Receiver(Protocol):

@@ -30,6 +30,8 @@ from phoi_edge_node.terms import (
     Term,
 )
 
+_NOTHING_KNOWN = frozenset({Outcome.NOT_ANALYSABLE, Outcome.FAILED})
+
 
 @dataclass(frozen=True)
 class ReportedNodule:
@@ -102,8 +104,11 @@ class ReportedNodule:
 
     @property
     def urgent(self) -> bool:
-        """Provisional category 4A or 4B."""
-        return self.size_class is not None and self.size_class.lung_rads.startswith("4")
+        """Provisional category 4A or 4B; the model's own where the reviewer's cannot be classed."""
+        grade = self.size_class
+        if grade is None and self.nodule is not None:
+            grade = self.nodule.size_class
+        return grade is not None and grade.lung_rads.startswith("4")
 
 
 def filler_number(study_instance_uid: str) -> str:
@@ -157,6 +162,11 @@ def reported_outcome(case: ReportedCase) -> Outcome:
         return case.result.outcome
     coverage = case.result.coverage
     return Outcome.NEGATIVE if coverage and coverage.complete else Outcome.LIMITED
+
+
+def suggests_priority(case: ReportedCase) -> bool:
+    """Not where nothing is known of the lungs, nor once a person has read the study."""
+    return case.review is None and case.result.outcome not in _NOTHING_KNOWN
 
 
 def reported_at(case: ReportedCase) -> datetime:

@@ -25,12 +25,20 @@ from phoi_edge_node.desk import (
 )
 from phoi_edge_node.errors import IllegalTransition, ReviewConflict, UnknownStudy
 from phoi_edge_node.links import Links
-from phoi_edge_node.ports import Clock, ReportedCase, ReportStatus, SeriesReader, UidSource
-from phoi_edge_node.result import Correction, Outcome, SignedReview, Verdict
+from phoi_edge_node.ports import (
+    Clock,
+    ReceivedInstance,
+    ReportedCase,
+    ReportStatus,
+    SeriesChoice,
+    SeriesReader,
+    UidSource,
+)
+from phoi_edge_node.result import Correction, Outcome, SignedReview, TriageResult, Verdict
 from phoi_edge_node.statistics import make_kpis
 from phoi_edge_node.store import Delivery, StoredAnalysis, StoredReview, StoredStudy, StudyStore
 from phoi_edge_node.study import AnalysisState, DeliveryState, ReviewState, StudyState
-from phoi_edge_node.workflow import Outbox, signed_before, told_before
+from phoi_edge_node.workflow import EncodingFailed, Outbox, signed_before, told_before
 
 _ANALYSED = frozenset({Outcome.POSITIVE, Outcome.NEGATIVE, Outcome.LIMITED})
 _VOLUMES_KEPT = 3
@@ -109,21 +117,30 @@ class ReviewDesk:
             raise ReviewConflict("this revision has no images to show")
         with self._volume_lock:
             if analysis.id not in self._volumes:
-                volume = self._read(study_instance_uid)
-                if volume is None or volume.digest() != result.identity.input_digest:
-                    raise ReviewConflict("the analysed images are no longer what they were")
+                instances = self._store.instances(study_instance_uid)
+                _, volume = self._analysed(instances, result)
                 self._volumes[analysis.id] = volume
                 while len(self._volumes) > _VOLUMES_KEPT:
                     self._volumes.popitem(last=False)
             self._volumes.move_to_end(analysis.id)
             return self._volumes[analysis.id]
 
-    def _read(self, study_instance_uid: str) -> Volume | None:
+    def _analysed(
+        self, instances: Sequence[ReceivedInstance], result: TriageResult
+    ) -> tuple[SeriesChoice, Volume]:
+        """The very series and voxels that a result is about.
+
+        Raises:
+            ReviewConflict: late images have changed the choice, or files are gone.
+        """
         try:
-            choice = self._reader.choose(self._store.instances(study_instance_uid))
-            return self._reader.read(choice)
+            choice = self._reader.choose(instances)
+            volume = self._reader.read(choice)
         except NotAnalysable:
-            return None
+            raise ReviewConflict("the analysed images can no longer be read") from None
+        if volume.digest() != result.identity.input_digest:
+            raise ReviewConflict("new images have come since this result; wait for the next one")
+        return choice, volume
 
     # --- judging -----------------------------------------------------------------------------
 
@@ -207,7 +224,12 @@ class ReviewDesk:
             signed_at=self._clock.now(),
             dispositions=tuple(view.dispositions.values()),
         )
-        outgoing = self._outbox.encode(self._signed_case(analysis, view, signed))
+        try:
+            outgoing = self._outbox.encode(self._signed_case(analysis, view, signed))
+        except EncodingFailed:
+            raise ReviewConflict(
+                "the signed report could not be written; nothing was signed. Report a problem."
+            ) from None
         try:
             self._store.sign(analysis.id, signed, outgoing)
         except IllegalTransition:
@@ -220,14 +242,15 @@ class ReviewDesk:
         if view.result is None:
             raise AssertionError("only a result can be signed")
         instances = self._store.instances(uid)
+        choice, volume = self._analysed(instances, view.result)
         corrects = signed_before(self._store, uid) is not None
         return ReportedCase(
             study=view.header,
             result=view.result,
             status=ReportStatus.CORRECTED if corrects else ReportStatus.FINAL,
             instances=tuple(instances),
-            choice=self._reader.choose(instances),
-            volume=self.volume(uid, analysis.revision),
+            choice=choice,
+            volume=volume,
             review=signed,
             predecessors=self._store.identities(uid),
             told_before=told_before(self._store, uid, analysis.revision),

@@ -189,7 +189,7 @@ class StudyStore(Protocol):
         ...
 
     def studies(self, limit: int = 500) -> Sequence[StoredStudy]:
-        """Most recently received first."""
+        """Those that nobody signed first, then the most recently received."""
         ...
 
     def study(self, study_instance_uid: str) -> StoredStudy | None:
@@ -284,7 +284,8 @@ class StudyStore(Protocol):
         """Send a delivered or dead document again, with the same identity.
 
         Raises:
-            IllegalTransition: it is on its way, or superseded.
+            IllegalTransition: it is on its way, superseded, or a later one of its kind exists,
+                which it would overwrite.
             KeyError: there is no such delivery.
         """
         ...
@@ -339,6 +340,7 @@ class StudyStore(Protocol):
 
         Raises:
             IllegalTransition: it is signed already, or superseded.
+            ReviewConflict: ``signed`` is not what stands now.
         """
         ...
 

@@ -127,6 +127,10 @@ class FakeSeriesReader:
             raise self._refusal
         return SeriesChoice(instances[0].series_instance_uid, tuple(instances), "the only one", {})
 
+    def show(self, volume: Volume) -> None:
+        """From now on, another volume."""
+        self._volume = volume
+
     def read(self, choice: SeriesChoice) -> Volume:
         """The prepared volume."""
         del choice

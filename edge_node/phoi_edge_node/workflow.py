@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import TypeVar
 
 import structlog
 from phoi_models.errors import NotAnalysable
 from phoi_models.identity import ModelIdentity
 from phoi_models.volume import Volume
 
-from phoi_edge_node.errors import InferenceFailed, InferenceUnavailable
+from phoi_edge_node.errors import (
+    EdgeError,
+    IllegalTransition,
+    InferenceFailed,
+    InferenceUnavailable,
+)
 from phoi_edge_node.ports import (
     AnalysisRequest,
     Clock,
@@ -32,6 +39,8 @@ from phoi_edge_node.study import AnalysisEvent, DeliveryState, ReviewState
 from phoi_edge_node.triage import failed_result, make_result, not_analysable_result
 
 log = structlog.get_logger(__name__)
+
+_T = TypeVar("_T")
 
 _PROGRESS_STEP = 0.05  # each stored one is a transaction, synced to disk
 UNKNOWN_MODEL = ModelIdentity(name="none", version="0", bundle_hash="0" * 64)
@@ -55,6 +64,34 @@ class RetryPolicy:
         return timedelta(seconds=seconds * (1 + self.jitter * random_share))
 
 
+def insist(write: Callable[[], _T], tries: int = 60, wait_s: float = 1.0) -> _T:
+    """Do a write that must not be given up lightly: a full disk or a locked database may pass.
+
+    What is claimed and then not settled would wait until the next start of the node.
+    """
+    for _ in range(tries - 1):
+        try:
+            return write()
+        except IllegalTransition:
+            raise
+        except Exception:
+            log.exception("a write failed and will be tried again")
+            time.sleep(wait_s)
+    return write()
+
+
+class EncodingFailed(EdgeError):
+    """A document of a case could not be made: a bug of ours.
+
+    Attributes:
+        outgoing: the documents that could be made.
+    """
+
+    def __init__(self, detail: str, outgoing: tuple[Outgoing, ...]) -> None:
+        super().__init__(detail)
+        self.outgoing = outgoing
+
+
 class Outbox:
     """Turns a case into documents for the destinations that this site sends to."""
 
@@ -66,15 +103,30 @@ class Outbox:
         self._lanes = {name: kinds for name, kinds in of_studies.items() if kinds}
 
     def encode(self, case: ReportedCase) -> tuple[Outgoing, ...]:
-        """The documents of a case, in order, each with its destinations; empty in shadow mode."""
+        """The documents of a case, in order, each with its destinations; empty in shadow mode.
+
+        Raises:
+            EncodingFailed: an encoder did not manage. Its ``outgoing`` holds what the others did.
+        """
         if not self._lanes:
             return ()
-        documents = [document for encoder in self._encoders for document in encoder.encode(case)]
-        return tuple(
-            Outgoing(document, lanes)
-            for document in documents
-            if (lanes := self._to(document.kind))
-        )
+        outgoing: list[Outgoing] = []
+        troubles: set[str] = set()
+        for encoder in self._encoders:
+            try:
+                documents = encoder.encode(case)
+            except Exception as error:  # one broken encoder must not silence the others
+                log.exception("encoding failed", encoder=type(encoder).__name__)
+                troubles.add(type(error).__name__)
+                continue
+            outgoing += [
+                Outgoing(document, lanes)
+                for document in documents
+                if (lanes := self._to(document.kind))
+            ]
+        if troubles:
+            raise EncodingFailed(f"encoding failed: {', '.join(sorted(troubles))}", tuple(outgoing))
+        return tuple(outgoing)
 
     def _to(self, kind: DocumentKind) -> tuple[str, ...]:
         return tuple(name for name, kinds in self._lanes.items() if kind in kinds)
@@ -170,11 +222,17 @@ class Analyst:
         study = self._store.study(analysis.study_instance_uid)
         if study is None:
             raise AssertionError("an analysis belongs to a study")
+        ended: _Ended | _Passing
         try:
-            ended = self._analyse(analysis, stopping)
-        except Exception as error:  # a bug must end this study visibly, and not the process
-            log.exception("analysis failed", **_names(analysis))
-            ended = self._failed(analysis, f"internal error: {type(error).__name__}")
+            if analysis.attempts >= self._maximum_attempts:
+                ended = self._failed(analysis, analysis.error or "it broke the node")
+            else:
+                ended = self._analyse(analysis, stopping)
+        except Exception as error:  # our bug, or a trouble of the disk that may pass
+            log.exception("analysis broke off", **_names(analysis))
+            ended = _Passing(f"internal error: {type(error).__name__}", True, None)
+        if isinstance(ended, _Passing) and stopping():
+            ended = replace(ended, reached_worker=False)  # being stopped is nobody's fault
         if isinstance(ended, _Passing):
             self._try_again(analysis, ended, study.header)
         else:
@@ -232,22 +290,24 @@ class Analyst:
         if passing.retry_after_s is not None:
             delay = max(delay, timedelta(seconds=passing.retry_after_s))
         log.warning("analysis will be tried again", error=passing.error, **_names(analysis))
-        self._store.retry_analysis(
-            analysis.id,
-            passing.error,
-            self._clock.now() + delay,
-            reached_worker=passing.reached_worker,
+        due_at = self._clock.now() + delay
+        insist(
+            lambda: self._store.retry_analysis(
+                analysis.id, passing.error, due_at, reached_worker=passing.reached_worker
+            )
         )
 
     def _finish(self, analysis: StoredAnalysis, ended: _Ended, study: StudyHeader) -> None:
         try:
             outgoing = self._documents(analysis, ended, study)
-        except Exception as error:  # a bug in one encoder: shown as failed, told outward if it can
-            log.exception("encoding failed", **_names(analysis))
-            ended = self._failed(analysis, f"encoding failed: {type(error).__name__}")
-            outgoing = ()
-        stored = self._store.finish_analysis(
-            analysis.id, ended.event, ended.result, outgoing, ended.error
+        except EncodingFailed as error:
+            # Shown as failed, and told outward as failed by every encoder that manages that.
+            ended = self._failed(analysis, str(error))
+            outgoing = self._documents_of_failure(analysis, ended, study)
+        stored = insist(
+            lambda: self._store.finish_analysis(
+                analysis.id, ended.event, ended.result, outgoing, ended.error
+            )
         )
         log.info(
             "analysis ended",
@@ -255,6 +315,14 @@ class Analyst:
             nodules=len(ended.result.nodules),
             **_names(analysis),
         )
+
+    def _documents_of_failure(
+        self, analysis: StoredAnalysis, ended: _Ended, study: StudyHeader
+    ) -> tuple[Outgoing, ...]:
+        try:
+            return self._documents(analysis, ended, study)
+        except EncodingFailed as error:
+            return error.outgoing
 
     def _documents(
         self, analysis: StoredAnalysis, ended: _Ended, study: StudyHeader
@@ -288,11 +356,11 @@ def signed_before(store: StudyStore, study_instance_uid: str) -> SignedReview | 
 def told_before(
     store: StudyStore, study_instance_uid: str, revision: int
 ) -> tuple[ToldBefore, ...]:
-    """What was told outward of the revisions before ``revision``, oldest first."""
+    """What was, or may have been, told outward of earlier revisions, oldest first."""
     told = {
         delivery.revision
         for delivery in store.deliveries(study_instance_uid)
-        if delivery.state is not DeliveryState.SUPERSEDED
+        if delivery.state is not DeliveryState.SUPERSEDED or delivery.attempts > 0
     }
     earlier = [
         (analysis.id, analysis.result)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from phoi_edge_node.accounts import Account, Role
-from phoi_edge_node.errors import IllegalTransition
+from phoi_edge_node.errors import IllegalTransition, ReviewConflict
 from phoi_edge_node.ports import Delivered, DocumentKind, Intake, Refused, ReportStatus, Unreachable
 from phoi_edge_node.result import Correction, Priority, SignedReview, Verdict
 from phoi_edge_node.sql.engine import open_engine
@@ -280,6 +281,47 @@ def test_dispositions_stand_until_undone_and_history_keeps_all(store: StudyStore
 def _sign(store: StudyStore, analysis_id: str, identity: str) -> None:
     signed = SignedReview("an", "Bs. An", values.AT, ())
     store.sign(analysis_id, signed, [Outgoing(values.document(identity), ("pacs",))])
+
+
+def test_what_is_signed_is_what_stands(store: StudyStore) -> None:
+    analysis_id = _finish(store)
+    seen = SignedReview("an", "Bs. An", values.AT, ())
+    uid = values.result().nodules[0].tracking_uid
+    store.decide(analysis_id, uid, Verdict.REJECTED, "binh", "", Correction())
+    with pytest.raises(ReviewConflict):
+        store.sign(analysis_id, seen, [])
+    assert store.review(analysis_id).state is ReviewState.OPEN
+
+
+def test_nothing_is_sent_again_that_would_overwrite_something_later(
+    store: StudyStore, clock: FakeClock
+) -> None:
+    analysis_id = _finish(store, UID, "pacs")
+    for outcome in (Delivered(), Delivered()):
+        claimed = store.claim_delivery("pacs")
+        assert claimed is not None
+        store.settle_delivery(claimed[0].id, outcome, clock.now())
+    _sign(store, analysis_id, "final-1")
+    preliminary = next(d for d in store.deliveries(UID) if d.identity == f"{UID}-sr")
+    with pytest.raises(IllegalTransition):
+        store.resend(preliminary.id, "ba")
+
+
+def test_a_study_of_another_patient_is_not_mixed_in(store: StudyStore) -> None:
+    store.add_instance(values.instance(1))
+    other = values.instance(2)
+    patient = replace(other.study.patient, patient_id="SOMEBODY-ELSE")
+    mixed = replace(other, study=replace(other.study, patient=patient))
+    assert store.add_instance(mixed) is Intake.OTHER_PATIENT
+    assert len(store.instances(UID)) == 1
+
+
+def test_signed_studies_come_after_those_that_wait(store: StudyStore) -> None:
+    _sign(store, _finish(store, "1.1"), "final")
+    store.add_instance(values.instance(1, "1.2"))
+    _sign(store, _finish(store, "1.3"), "final-3")
+    first, *_ = store.studies(2)
+    assert first.header.study_instance_uid == "1.2"
 
 
 def test_what_a_person_signed_only_a_person_replaces(store: StudyStore) -> None:

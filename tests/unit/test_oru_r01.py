@@ -211,3 +211,10 @@ def test_no_text_breaks_the_message(name: str, patient_id: str, description: str
     assert content.count("\r") == plain.count("\r")
     for line, expected in zip(content.split("\r"), plain.split("\r"), strict=True):
         assert line[:3] == expected[:3]
+
+
+@pytest.mark.parametrize("outcome", [Outcome.NOT_ANALYSABLE, Outcome.FAILED])
+def test_no_priority_is_suggested_where_nothing_is_known(outcome: Outcome) -> None:
+    told = replace(case(), result=result(outcome))
+    assert "TQ1|" not in encode(told)
+    assert "reading-priority" not in encode(told)

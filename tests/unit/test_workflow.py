@@ -227,30 +227,58 @@ def test_a_study_that_brings_workers_down_is_given_up_and_told_outward(edge: Edg
     assert edge.encoder.cases[-1].result.outcome is Outcome.FAILED
 
 
+def test_a_study_on_which_the_node_itself_dies_is_given_up(edge: Edge) -> None:
+    edge.receive()
+    edge.complete()
+    for _ in range(3):
+        assert edge.store.claim_analysis() is not None, "and then the process dies"
+        edge.store.requeue_interrupted()
+    assert edge.analyst.run_next()
+    assert edge.state() is AnalysisState.FAILED
+
+
+def test_nothing_is_signed_on_images_that_have_changed(edge: Edge) -> None:
+    edge.receive()
+    edge.complete()
+    edge.analyst.run_next()
+    uid = edge.desk.study(UID).nodules[0].tracking_uid
+    edge.desk.decide(UID, uid, Verdict.ACCEPTED, READER, "", Correction())
+    edge.desk.volume(UID, 1)
+    other = values.small_volume()
+    other.hu[0, 0, 0] = 77
+    edge.reader.show(other)
+    with pytest.raises(ReviewConflict, match="new images"):
+        edge.desk.sign(UID, 1, 1, READER)
+
+
 @pytest.mark.parametrize("error", [InferenceFailed("bad bundle"), RuntimeError("name of a person")])
 def test_what_cannot_succeed_ends_the_study_and_not_the_process(
     edge: Edge, error: Exception
 ) -> None:
-    edge.inference = FakeInference(values.MODEL, values.volume_analysis(), [error])
+    edge.inference = FakeInference(values.MODEL, values.volume_analysis(), [error] * 3)
     edge.restart()
     edge.receive()
     edge.complete()
-    assert edge.analyst.run_next()
+    while edge.analyst.run_next():
+        edge.clock.advance(61)
     assert edge.state() is AnalysisState.FAILED
     assert "name of a person" not in edge.store.analyses(UID)[-1].error
 
 
-def test_a_failing_encoder_ends_as_failed_not_in_a_loop(edge: Edge) -> None:
+def test_a_failing_encoder_ends_as_failed_and_the_others_say_so(edge: Edge) -> None:
     class Broken:
         def encode(self, case: ReportedCase) -> Sequence[Document]:
             raise ValueError("boom")
 
-    edge.outbox = Outbox([Broken()], {"pacs": {DocumentKind.STRUCTURED_REPORT}})
+    lanes = {"pacs": {DocumentKind.STRUCTURED_REPORT}}
+    edge.outbox = Outbox([Broken(), edge.encoder], lanes)
     edge.restart()
     edge.receive()
     edge.complete()
     edge.analyst.run_next()
     assert edge.state() is AnalysisState.FAILED
+    assert edge.encoder.cases[-1].result.outcome is Outcome.FAILED
+    assert [d.identity for d in edge.store.deliveries(UID)] == ["failed-preliminary-1"]
 
 
 def test_in_shadow_mode_nothing_is_encoded(edge: Edge) -> None:

@@ -30,6 +30,7 @@ from phoi_edge_node.stand_ins.hospital import Hospital, Ports, free_port, hospit
 from phoi_edge_node.store import Delivery, StoredAccount, StoredAnalysis
 from phoi_edge_node.study import DeliveryState
 from phoi_edge_node.system import SystemClock
+from phoi_edge_node.workflow import UNKNOWN_MODEL
 
 _PATIENCE_S = 600.0
 _USERNAME = "demo"
@@ -88,16 +89,13 @@ def _run(console: Console, dicom: Path | None, *, once: bool, ports: Ports) -> b
         storage = open_storage(site.settings, SystemClock())
         password = _add_account(storage)
         say("Registering the shipped model in MLflow")
-        registered = site.register_model()
+        site.register_model()
         say(f"Sending {len(files)} files by C-STORE to PHOI@127.0.0.1:{ports.dicom}")
         failures = send(files, Peer("PHOI", "127.0.0.1", ports.dicom, 30.0), "DEMO-CT")
         for reason, count in failures.items():
             console.print(f"[red]{count} files were not stored: {reason}")
         analysis = _follow(console, storage)
-        facts = (
-            *_check(site, storage, analysis, len(files) - failures.total()),
-            _Fact("Model in MLflow's registry", registered, "version" in registered),
-        )
+        facts = _check(site, storage, analysis, len(files) - failures.total())
         _show(console, storage, analysis, facts)
         _show_where(console, site, password)
         complete = not failures and all(fact.holds for fact in facts)
@@ -176,7 +174,11 @@ def _check(
     deliveries = storage.store.deliveries(analysis.study_instance_uid)
     archived = site.archived()
     identities = {d.kind: d.identity for d in deliveries}
-    facts = [_Fact("Received by C-STORE", f"{received} instances", received == sent > 0)]
+    outcome = analysis.result.outcome if analysis.result else Outcome.FAILED
+    facts = [
+        _Fact("Received by C-STORE", f"{received} instances", received == sent > 0),
+        _Fact("Analysed", outcome.value, outcome is not Outcome.FAILED),
+    ]
     for kind, label in _EXPECTED.items():
         if kind is DocumentKind.SEGMENTATION and not _positive(analysis.result):
             continue  # nothing to outline
@@ -191,6 +193,9 @@ def _check(
     usage = site.usage()
     counted = usage.get("studies.received", 0.0)
     facts.append(_Fact("Usage in MLflow", f"{len(usage)} metrics", counted >= 1))
+    model = analysis.result.identity.model if analysis.result else UNKNOWN_MODEL
+    versions = site.registered(model.name).get(model.bundle_hash, "")
+    facts.append(_Fact("Model in MLflow's registry", f"version {versions}", bool(versions)))
     return tuple(facts)
 
 

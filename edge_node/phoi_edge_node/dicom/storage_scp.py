@@ -195,14 +195,22 @@ class StorageScp:
         header = _parse(file_meta + data_set)
         _require_match(event, header)
         stored = self._write(header, file_meta, data_set)
+        association = self._association(event.assoc)
         intake = self._receiver.instance_received(
-            self._describe(event, header, stored), self._association(event.assoc)
+            self._describe(event, header, stored), association
         )
+        with self._lock:
+            lost = association not in self._open.values()
+        if lost:  # the connection ended while its last instance was being indexed
+            self._receiver.association_released(association)
         if intake is Intake.CONFLICT:
             self._files.quarantine(stored.path)
             raise _Refusal(
                 DUPLICATE_SOP_INSTANCE, "other content was received under this UID before"
             )
+        if intake is Intake.OTHER_PATIENT:
+            self._files.quarantine(stored.path)
+            raise _Refusal(DATA_SET_DOES_NOT_MATCH, "the study belongs to another patient")
 
     def _require_room(self) -> None:
         if self._files.free_bytes() < self._settings.minimum_free_disk_mb * 1_000_000:

@@ -24,11 +24,10 @@ from phoi_edge_node.dicom import codes
 from phoi_edge_node.dicom.headers import text
 from phoi_edge_node.dicom.measurement_groups import Evidence, measurement_groups
 from phoi_edge_node.dicom.observers import display_name, observers
-from phoi_edge_node.dicom.priority import suggests_priority
 from phoi_edge_node.dicom.stamp import NewInstance, Stamp
 from phoi_edge_node.dicom.uids import series_of
 from phoi_edge_node.ports import DocumentKind, ReportedCase, ReportStatus
-from phoi_edge_node.reported import impression, reported_outcome
+from phoi_edge_node.reported import impression, reported_outcome, suggests_priority
 from phoi_edge_node.result import SignedReview
 
 

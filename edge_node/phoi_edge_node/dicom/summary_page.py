@@ -16,10 +16,15 @@ from PIL import Image, ImageDraw, ImageFont
 
 from phoi_edge_node import terms
 from phoi_edge_node.dicom.key_slice import draw_key_slice, key_slice
-from phoi_edge_node.dicom.priority import suggests_priority
 from phoi_edge_node.person_name import person_name
 from phoi_edge_node.ports import ReportedCase, ReportStatus
-from phoi_edge_node.reported import ReportedNodule, impression, reported_nodules, reported_outcome
+from phoi_edge_node.reported import (
+    ReportedNodule,
+    impression,
+    reported_nodules,
+    reported_outcome,
+    suggests_priority,
+)
 from phoi_edge_node.result import Outcome, StudyHeader, Verdict
 
 WIDTH = 1280

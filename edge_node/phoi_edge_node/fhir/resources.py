@@ -37,6 +37,7 @@ from phoi_edge_node.reported import (
     reported_nodules,
     reported_outcome,
     retracted_nodules,
+    suggests_priority,
 )
 from phoi_edge_node.result import Outcome, SignedReview
 from phoi_edge_node.terms import (
@@ -261,11 +262,11 @@ def _outcome(context: Context) -> Entry:
         "valueCodeableConcept": concept(OUTCOMES[outcome]),
         "interpretation": [_interpretation(_flag(outcome, nodules))],
         "device": DEVICE,
-        "component": [
-            count,
-            _concept_component(SUGGESTED_PRIORITY, PRIORITIES[case.result.suggested_priority]),
-        ],
+        "component": [count],
     }
+    if suggests_priority(case):
+        priority = PRIORITIES[case.result.suggested_priority]
+        made["component"].append(_concept_component(SUGGESTED_PRIORITY, priority))
     return Entry("outcome", made, matching(known_as))
 
 
@@ -346,7 +347,6 @@ def _task(context: Context) -> Entry:
         "identifier": [known_as],
         "status": "completed" if case.review else "requested",
         "intent": "proposal",
-        "priority": case.result.suggested_priority.value,
         "code": concept(REVIEW_OF_TRIAGE),
         "focus": IMAGING_STUDY,
         "for": PATIENT,
@@ -355,6 +355,8 @@ def _task(context: Context) -> Entry:
         "requester": DEVICE,
         "reasonReference": REPORT,
     }
+    if suggests_priority(case):
+        made["priority"] = case.result.suggested_priority.value
     return Entry("task", made, matching(known_as))
 
 

@@ -120,17 +120,18 @@ class GrpcInference:
         self, request: AnalysisRequest, on_progress: OnProgress, cancelled: IsCancelled
     ) -> VolumeAnalysis:
         """Run one model on one volume at the first worker that can; see the port."""
-        until = time.monotonic() + request.deadline_s
         unavailable: InferenceUnavailable | None = None
         failed: InferenceFailed | None = None
         with _Offer(request.volume, self._folder, self._source, self._source_address) as offer:
-            for worker in sorted(self._workers, key=lambda worker: worker.busy):
+            for worker in sorted(self._workers, key=lambda w: (w.busy, w.failed_at)):
+                until = time.monotonic() + request.deadline_s
                 try:
                     with worker.counted():
                         return self._analyze_at(
                             worker, request, offer, until, on_progress, cancelled
                         )
                 except InferenceUnavailable as error:
+                    worker.failed_at = time.monotonic()
                     log.warning("worker gave no result", worker=worker.address, reason=str(error))
                     unavailable = _sooner(unavailable, error)
                 except InferenceFailed as error:
@@ -185,6 +186,7 @@ class _Worker:
         self.channel = transport.open_channel(address, tls)
         self.stub = pb_grpc.InferenceServiceStub(self.channel)
         self.busy = 0
+        self.failed_at = 0.0  # one that failed a moment ago is asked last
         self._lock = threading.Lock()
 
     @contextmanager

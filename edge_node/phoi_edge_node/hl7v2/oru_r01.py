@@ -40,6 +40,7 @@ from phoi_edge_node.reported import (
     reported_at,
     reported_nodules,
     reported_outcome,
+    suggests_priority,
     told_earlier,
 )
 from phoi_edge_node.result import Outcome, Priority
@@ -135,7 +136,7 @@ class OruEncoder:
             _pv1(case),
             _orc(case),
             _obr(case),
-            _tq1(case),
+            *([_tq1(case)] if suggests_priority(case) else []),
             *(_obx(case, n, item) for n, item in enumerate(observations(case), start=1)),
         ]
         content = "".join(line + SEGMENT_END for line in segments).encode()
@@ -208,8 +209,8 @@ def _orc(case: ReportedCase) -> str:
 
 
 def _obr(case: ReportedCase) -> str:
-    priority = _PRIORITY[case.result.suggested_priority]
     review = case.review
+    priority = _PRIORITY[case.result.suggested_priority] if suggests_priority(case) else ""
     return segment(
         "OBR",
         {
@@ -221,13 +222,14 @@ def _obr(case: ReportedCase) -> str:
             22: timestamp(reported_at(case)),
             24: "CT",
             25: _STATUS[case.status],
-            27: f"^^^^^{priority}",
+            27: f"^^^^^{priority}" if priority else "",
             32: f"{text(review.reviewer)}&{text(review.reviewer_name)}" if review else "",
         },
     )
 
 
 def _tq1(case: ReportedCase) -> str:
+    """Only where there is a priority to suggest."""
     priority = case.result.suggested_priority
     return segment(
         "TQ1",
@@ -274,7 +276,6 @@ def observations(case: ReportedCase) -> Iterator[Observation]:
 def _of_study(case: ReportedCase) -> Iterator[Observation]:
     outcome = reported_outcome(case)
     nodules = reported_nodules(case)
-    priority = PRIORITIES[case.result.suggested_priority]
     yield Observation("ST", STUDY_INSTANCE_UID, text(case.study.study_instance_uid))
     yield Observation(
         "CWE", OUTCOME_OF_TRIAGE, coded_bilingual(OUTCOMES[outcome]), flag=_flag(outcome, nodules)
@@ -283,7 +284,9 @@ def _of_study(case: ReportedCase) -> Iterator[Observation]:
         yield Observation("NM", NODULE_COUNT, str(len(nodules)))
     else:
         yield Observation("NM", NODULE_COUNT, "", flag="A", status=_NOT_OBTAINABLE)
-    yield Observation("CWE", SUGGESTED_PRIORITY, coded_bilingual(priority))
+    if suggests_priority(case):
+        priority = PRIORITIES[case.result.suggested_priority]
+        yield Observation("CWE", SUGGESTED_PRIORITY, coded_bilingual(priority))
     lines = impression(case)
     vietnamese_then_english = [vi for _, vi in lines] + [en for en, _ in lines]
     yield Observation("TX", IMPRESSION, repeated(*map(text, vietnamese_then_english)))

@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from phoi_edge_node.errors import IllegalTransition
 from phoi_edge_node.ports import (
     Delivered,
     Document,
@@ -89,18 +90,16 @@ class Deliveries(Database):
         table = tables.deliveries
         with self._write() as connection:
             row = connection.execute(
-                sa.select(table.c.study_instance_uid, table.c.destination).where(
-                    table.c.id == delivery_id
-                )
+                _delivery_query().where(table.c.id == delivery_id)
             ).one_or_none()
             if row is None:
                 raise KeyError(delivery_id)
+            _require_latest(connection, row)
             self._audit(connection, username, "resend", row.study_instance_uid, row.destination)
             self._move(
                 connection,
                 delivery_id,
                 DeliveryEvent.RESEND,
-                attempts=0,
                 due_at=self._clock.now(),
             )
 
@@ -223,6 +222,29 @@ def supersede_deliveries(connection: sa.Connection, analysis_id: str, now: datet
     )
     for delivery_id in connection.scalars(query).all():
         move_delivery(connection, delivery_id, DeliveryEvent.SUPERSEDE, now)
+
+
+def drop_dead_letters(connection: sa.Connection, study_instance_uid: str, now: datetime) -> None:
+    """Refused documents of a study are pointless once a person has signed what replaces them."""
+    table = tables.deliveries
+    query = sa.select(table.c.id).where(
+        table.c.study_instance_uid == study_instance_uid, table.c.state == DeliveryState.DEAD
+    )
+    for delivery_id in connection.scalars(query).all():
+        move_delivery(connection, delivery_id, DeliveryEvent.SUPERSEDE, now)
+
+
+def _require_latest(connection: sa.Connection, row: sa.Row[Any]) -> None:
+    """Nothing goes out again that would overwrite a later document of its kind."""
+    table = tables.deliveries
+    later = (
+        _delivery_query()
+        .where(table.c.study_instance_uid == row.study_instance_uid)
+        .where(table.c.destination == row.destination, table.c.id > row.id)
+        .where(tables.documents.c.kind == row.kind, table.c.state != DeliveryState.SUPERSEDED)
+    )
+    if connection.execute(later.limit(1)).first() is not None:
+        raise IllegalTransition("a later document of this kind exists")
 
 
 def _delivery_query(*extra: sa.Column[Any]) -> sa.Select[Any]:

@@ -9,10 +9,11 @@ import sqlalchemy as sa
 
 from phoi_edge_node.codec import from_json, to_json
 from phoi_edge_node.desk import Judgement
+from phoi_edge_node.errors import ReviewConflict
 from phoi_edge_node.ports import ReportStatus
 from phoi_edge_node.result import Correction, Disposition, SignedReview, Verdict
 from phoi_edge_node.sql import tables
-from phoi_edge_node.sql.deliveries import enqueue
+from phoi_edge_node.sql.deliveries import drop_dead_letters, enqueue
 from phoi_edge_node.sql.engine import Database
 from phoi_edge_node.store import Outgoing, StoredReview
 from phoi_edge_node.study import REVIEW, ReviewEvent, ReviewState, after
@@ -94,6 +95,7 @@ class Reviews(Database):
         """Close the review and queue its documents; supersedes earlier signed reviews."""
         table, analyses = tables.reviews, tables.analyses
         with self._write() as connection:
+            _require_standing(connection, analysis_id, signed)
             _move(
                 connection,
                 analysis_id,
@@ -116,6 +118,7 @@ class Reviews(Database):
             for other in earlier:
                 _move(connection, other, ReviewEvent.SUPERSEDE)
             self._audit(connection, signed.reviewer, "sign", analysis.study_instance_uid)
+            drop_dead_letters(connection, analysis.study_instance_uid, signed.signed_at)
             enqueue(
                 connection,
                 analysis_id,
@@ -145,6 +148,17 @@ def _study_uid(connection: sa.Connection, analysis_id: str) -> str:
         sa.select(table.c.study_instance_uid).where(table.c.id == analysis_id)
     ).scalar_one()
     return uid
+
+
+def _require_standing(connection: sa.Connection, analysis_id: str, signed: SignedReview) -> None:
+    """What is signed must be what stands, also if a colleague decided a moment ago."""
+    table = tables.dispositions
+    rows = connection.execute(
+        sa.select(table).where(table.c.analysis_id == analysis_id).order_by(table.c.id)
+    ).all()
+    standing = [from_json(row.disposition, Disposition) for row in _standing(rows)]
+    if {d.tracking_uid: d for d in standing} != {d.tracking_uid: d for d in signed.dispositions}:
+        raise ReviewConflict("a colleague changed this review a moment ago; reload the page")
 
 
 def _standing(rows: Sequence[sa.Row[Any]]) -> list[sa.Row[Any]]:

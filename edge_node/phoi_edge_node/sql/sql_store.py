@@ -33,7 +33,11 @@ class SqlStore(Studies, Analyses, Deliveries, Reviews, Statistics, People):
                 analyses.update()
                 .where(analyses.c.state == AnalysisState.RUNNING)
                 .values(
-                    state=after(ANALYSIS, AnalysisState.RUNNING, AnalysisEvent.RETRY), due_at=now
+                    state=after(ANALYSIS, AnalysisState.RUNNING, AnalysisEvent.RETRY),
+                    # A study on which the node itself dies must not do that for ever.
+                    attempts=analyses.c.attempts + 1,
+                    error="the edge node ended in the middle of it",
+                    due_at=now,
                 )
             ).rowcount
             sending = connection.scalars(

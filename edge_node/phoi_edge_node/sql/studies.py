@@ -9,12 +9,12 @@ import sqlalchemy as sa
 
 from phoi_edge_node.codec import from_json, to_json
 from phoi_edge_node.ports import Intake, ReceivedInstance
-from phoi_edge_node.result import Priority, StudyHeader
+from phoi_edge_node.result import Patient, Priority, StudyHeader
 from phoi_edge_node.sql import tables
 from phoi_edge_node.sql.analyses import queue_analysis
 from phoi_edge_node.sql.engine import Database
 from phoi_edge_node.store import StoredStudy
-from phoi_edge_node.study import STUDY, StudyEvent, StudyState, after
+from phoi_edge_node.study import STUDY, ReviewState, StudyEvent, StudyState, after
 
 _COLUMNS = [column.name for column in tables.instances.columns]
 
@@ -33,14 +33,22 @@ class Studies(Database):
             )
             if known is not None:
                 return Intake.DUPLICATE if known == instance.sha256 else Intake.CONFLICT
-            _open_study(connection, instance)
+            if not _open_study(connection, instance):
+                return Intake.OTHER_PATIENT
             values = {name: getattr(instance, name) for name in _COLUMNS}
             connection.execute(table.insert().values(values))
         return Intake.STORED
 
     def studies(self, limit: int = 500) -> Sequence[StoredStudy]:
-        """Most recently received first."""
-        query = _study_query().order_by(tables.studies.c.last_received_at.desc()).limit(limit)
+        """Those that nobody signed first, then the most recently received."""
+        analyses, reviews = tables.analyses, tables.reviews
+        signed = sa.exists().where(
+            analyses.c.study_instance_uid == tables.studies.c.study_instance_uid,
+            reviews.c.analysis_id == analyses.c.id,
+            reviews.c.state == ReviewState.SIGNED,
+        )
+        latest_first = tables.studies.c.last_received_at.desc()
+        query = _study_query().order_by(sa.case((signed, 1), else_=0), latest_first).limit(limit)
         with self._read() as connection:
             return [_study(row) for row in connection.execute(query)]
 
@@ -91,7 +99,8 @@ class Studies(Database):
             return queue_analysis(connection, study_instance_uid, priority, self._clock.now())
 
 
-def _open_study(connection: sa.Connection, instance: ReceivedInstance) -> None:
+def _open_study(connection: sa.Connection, instance: ReceivedInstance) -> bool:
+    """Open the study of an instance; False if it is another patient's."""
     table = tables.studies
     here = table.c.study_instance_uid == instance.study_instance_uid
     state = connection.scalar(sa.select(table.c.state).where(here).with_for_update())
@@ -105,7 +114,10 @@ def _open_study(connection: sa.Connection, instance: ReceivedInstance) -> None:
                 last_received_at=instance.received_at,
             )
         )
-        return
+        return True
+    known = _header(connection, instance.study_instance_uid)
+    if known is None or not _same_patient(known.patient, instance.study.patient):
+        return False
     connection.execute(
         table.update()
         .where(here)
@@ -114,6 +126,13 @@ def _open_study(connection: sa.Connection, instance: ReceivedInstance) -> None:
             last_received_at=instance.received_at,
         )
     )
+    return True
+
+
+def _same_patient(known: Patient, other: Patient) -> bool:
+    """Compared by identifier and issuer where both name one."""
+    pairs = ((known.patient_id, other.patient_id), (known.issuer, other.issuer))
+    return all(one == two for one, two in pairs if one and two)
 
 
 def _header(connection: sa.Connection, study_instance_uid: str) -> StudyHeader | None:

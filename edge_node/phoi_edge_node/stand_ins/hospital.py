@@ -183,14 +183,28 @@ class Hospital:
         """FHIR base URL."""
         return f"http://127.0.0.1:{self.ports.fhir}/fhir"
 
-    def register_model(self) -> str:
-        """Register the shipped model in MLflow, as a training installation does; its word on it.
+    def register_model(self) -> None:
+        """Register the shipped model in MLflow, as a training installation does.
 
         Raises:
             EdgeError: it could not be registered.
         """
         arguments = ["models", "register", "--tracking-uri", self.mlflow]
-        return _phoi(arguments, {"PHOI_HOME": str(self.home)}, self.folder / "register.log")
+        _phoi(arguments, {"PHOI_HOME": str(self.home)}, self.folder / "register.log")
+
+    def registered(self, name: str) -> Mapping[str, str]:
+        """The versions of a model that MLflow's registry holds, by hash of their bundle."""
+        with httpx.Client(base_url=self.mlflow, trust_env=False) as http:
+            search = {"filter": f"name = '{name}'"}
+            answer = http.get("/api/2.0/mlflow/model-versions/search", params=search)
+            answer.raise_for_status()
+            versions = answer.json().get("model_versions", [])
+        return {
+            tag["value"]: version["version"]
+            for version in versions
+            for tag in version.get("tags", [])
+            if tag["key"] == "bundle_hash"
+        }
 
     def archived(self) -> Mapping[str, Dataset]:
         """What the archive holds, by SOP Instance UID, without bulk data."""
@@ -290,8 +304,8 @@ _ARCHIVE = (sys.executable, "-m", "phoi_edge_node.stand_ins.archive")
 _MLLP = "phoi_edge_node.stand_ins.mllp"
 
 
-def _phoi(arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> str:
-    """Run a command of Phoi to its end; the last line that it printed."""
+def _phoi(arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+    """Run a command of Phoi to its end."""
     done = subprocess.run(
         [_PHOI, *arguments],
         env={**os.environ, **environment},
@@ -302,7 +316,6 @@ def _phoi(arguments: Sequence[str], environment: Mapping[str, str], log: Path) -
     log.write_text(done.stdout + done.stderr, encoding="utf-8")
     if done.returncode:
         raise EdgeError(f"phoi {' '.join(arguments[:2])} failed: {log} says why")
-    return (done.stdout.strip().splitlines() or [""])[-1]
 
 
 def _settings(folder: Path, ports: Ports, quiet_time_s: float) -> str:
