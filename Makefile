@@ -43,20 +43,25 @@ protos: $(VENV)/.dev  ## regenerate the gRPC code
 tools:
 	@scripts/install-tools
 
+NO_INSTALL = { echo "The installation failed: its last lines above say why. Usual causes: no network, or less than 4 GB of free disk here. Run make again once that is mended." >&2; exit 1; }
+
 $(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "Phoi needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@echo "Making the virtual environment in $(VENV)"
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	    echo "No virtual environment could be made: apt-get install python3-venv" >&2; exit 1; }
 
 $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing Phoi, MLflow and what the demo needs (about 1 GB, some minutes the first time)"
-	@$(PIP) install -c constraints.txt -e '.[demo]'
+	@$(PIP) install -c constraints.txt -e '.[demo]' || $(NO_INSTALL)
 	@touch $@
 
 # torch comes first and alone: any looser request pulls gigabytes of CUDA packages.
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing Phoi and everything its tests need (some minutes the first time)"
-	@$(PIP) install torch==2.13.0
-	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@$(PIP) install torch==2.13.0 || $(NO_INSTALL)
+	@$(PIP) install -c constraints.txt -e '.[dev]' || $(NO_INSTALL)
 	@touch $@ $(VENV)/.demo
 
 clean:  ## forget the virtual environment and all caches
