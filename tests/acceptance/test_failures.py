@@ -13,8 +13,19 @@ from phoi_edge_node.stand_ins.hospital import Hospital
 from phoi_models.phantom import chest_phantom
 from phoi_models.planting import plant_at
 from phoi_models.volume import Volume
+from pydicom import dcmread
 from support.dicom_phantom import SeriesOptions, write_series
-from support.outside import Arrived, arrived, metric, send, settle, wait_for, wait_for_result
+from support.outside import (
+    PATIENCE_S,
+    SEG,
+    Arrived,
+    arrived,
+    metric,
+    send,
+    settle,
+    wait_for,
+    wait_for_result,
+)
 
 ONCE = {"SR": 1, "SEG": 1, "SC": True, "ORU": 1, "FHIR": 1}
 
@@ -123,6 +134,36 @@ def test_the_archive_is_away_when_the_result_is_ready(
     assert others.reports == ()
     site.archive.start()
     one_result(site, uid)
+
+
+def test_the_archive_is_killed_when_it_holds_the_first_object_and_not_the_rest(
+    site: Hospital, study: tuple[Path, str]
+) -> None:
+    folder, uid = study
+    before = _archive_files(site)
+    assert send(site, folder)
+    (first, *_) = _new_files(site, before)
+    site.archive.kill()
+    kept = dcmread(site.folder / "archive" / first)
+    assert (kept.StudyInstanceUID, kept.SOPClassUID) == (uid, SEG)
+    wait_for("HL7 and FHIR meanwhile", lambda: _emr_has(site, uid))
+    site.archive.start()
+    final = one_result(site, uid)
+    assert final.segmentations[0].SOPInstanceUID == kept.SOPInstanceUID
+
+
+def _archive_files(site: Hospital) -> frozenset[str]:
+    return frozenset(file.name for file in (site.folder / "archive").glob("*.dcm"))
+
+
+def _new_files(site: Hospital, before: frozenset[str]) -> list[str]:
+    """The files that came, as soon as there is one: looks far more often than ``wait_for``."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        if came := _archive_files(site) - before:
+            return sorted(came)
+        time.sleep(0.002)
+    raise AssertionError("nothing came to the archive")
 
 
 def _emr_has(site: Hospital, uid: str) -> Arrived | None:

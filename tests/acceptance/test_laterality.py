@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from phoi_edge_node.system import SystemClock
 from phoi_models.phantom import chest_phantom
 from phoi_models.planting import plant_at
 from phoi_models.volume import Volume
+from pydicom import Dataset
 from support.dicom_phantom import SeriesOptions, write_series
 from support.outside import Page, send, wait_for_result
 from support.seg_reader import read_segments
@@ -39,8 +41,9 @@ SCANS = {
     "tilted": SeriesOptions(gantry_tilt_degrees=15.0),
 }
 
-# SNOMED CT: Left, Right.
-LEFT_CODE, RIGHT_CODE = "7771000", "24028007"
+# SNOMED CT: Laterality, Left, Right.
+LATERALITY = "272741003"
+LEFT_SIDE, RIGHT_SIDE = ("7771000", "phổi trái"), ("24028007", "phổi phải")
 
 
 @pytest.fixture(scope="module")
@@ -76,21 +79,69 @@ def test_left_is_left_in_every_output(
     assert send(site, tmp_path / "ct")
     found = wait_for_result(site, uid)
     segments = read_segments(found.segmentations[0]).values()
-    centres = [segment.points_lps_mm.mean(axis=0) for segment in segments]
-    nearest = min(centres, key=lambda centre: float(np.linalg.norm(centre - LEFT)))
-    assert np.linalg.norm(nearest - LEFT) < 9.0
-    # LPS x grows to the patient's left. A false mark of the model may lie on the right.
-    right_too = any(centre[0] < 0 for centre in centres)
-    for output in (
-        str(found.reports[0]),
-        found.messages[0],
-        json.dumps(found.observations),
-    ):
-        assert LEFT_CODE in output
-        assert (RIGHT_CODE in output) == right_too
+    centres = {s.tracking_uid: s.points_lps_mm.mean(axis=0) for s in segments}
+    planted = min(centres, key=lambda uid: float(np.linalg.norm(centres[uid] - LEFT)))
+    assert np.linalg.norm(centres[planted] - LEFT) < 9.0
     shown = page.get(f"/studies/{uid}")
-    assert "trái" in shown
-    assert ("phổi phải" in shown.lower()) == right_too
+    # LPS x grows to the patient's left. A false mark of the model may lie on the right.
+    for tracking_uid, centre in centres.items():
+        code, words = LEFT_SIDE if centre[0] > 0 else RIGHT_SIDE
+        assert _sides_in_report(found.reports[0], tracking_uid) == {code}
+        assert _sides_in_message(found.messages[0], tracking_uid) == {code}
+        assert _sides_in_observations(found.observations, tracking_uid) == {code}
+        assert _sides_on_page(shown, tracking_uid) == {words}
+
+
+def _sides_in_report(report: Dataset, tracking_uid: str) -> set[str]:
+    """Codes of Laterality in the measurement groups with this Tracking UID."""
+
+    def groups(item: Dataset) -> Iterator[Dataset]:
+        for child in item.get("ContentSequence", []):
+            if child.get("UID") == tracking_uid:
+                yield item
+            yield from groups(child)
+
+    def sides(item: Dataset) -> Iterator[str]:
+        for child in item.get("ContentSequence", []):
+            if child.ConceptNameCodeSequence[0].CodeValue == LATERALITY:
+                yield str(child.ConceptCodeSequence[0].CodeValue)
+            yield from sides(child)
+
+    return {side for group in groups(report) for side in sides(group)}
+
+
+def _sides_in_message(message: str, tracking_uid: str) -> set[str]:
+    """Codes of Laterality in the OBX with the sub-ID (OBX-4) of this Tracking UID."""
+    rows = [s.split("|") for s in message.split("\r") if s.startswith("OBX|")]
+    (number,) = {row[4] for row in rows if row[5] == tracking_uid}
+    assert number
+    return {
+        row[5].split("^")[0]
+        for row in rows
+        if row[4] == number and row[3].startswith(f"{LATERALITY}^")
+    }
+
+
+def _sides_in_observations(
+    observations: Iterable[Mapping[str, Any]], tracking_uid: str
+) -> set[str]:
+    """Codes of Laterality in the Observation that this Tracking UID identifies."""
+    named = {"system": "urn:dicom:uid", "value": f"urn:oid:{tracking_uid}"}
+    (observation,) = [o for o in observations if named in o["identifier"]]
+    return {
+        coding["code"]
+        for component in observation["component"]
+        if component["code"]["coding"][0]["code"] == LATERALITY
+        for coding in component["valueCodeableConcept"]["coding"]
+    }
+
+
+def _sides_on_page(shown: str, tracking_uid: str) -> set[str]:
+    """The lungs that the list item of this mark names."""
+    (item,) = re.findall(
+        rf'<li [^>]*data-tracking-uid="{re.escape(tracking_uid)}".*?</li>', shown, re.DOTALL
+    )
+    return set(re.findall(r"phổi (?:trái|phải)", item.lower()))
 
 
 def _analyze(site: Hospital, folder: Path) -> dict[str, Any]:

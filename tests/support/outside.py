@@ -23,6 +23,7 @@ SECONDARY_CAPTURES = {
     "1.2.840.10008.5.1.4.1.1.7.2",
     "1.2.840.10008.5.1.4.1.1.7.4",
 }
+LANES = ("pacs", "emr-hl7", "emr-fhir")
 PATIENCE_S = 150.0
 _T = TypeVar("_T")
 
@@ -126,14 +127,20 @@ def metric(site: Hospital, name: str, **labels: str) -> float:
 def settle(site: Hospital, seconds: float = 4.0) -> None:
     """Let time pass in which something more might wrongly happen, then until nothing waits."""
     time.sleep(seconds)
-    wait_for(
-        "rest",
-        lambda: (
-            metric(site, "phoi_studies", state="receiving") == 0
-            and metric(site, "phoi_analyses", state="queued") == 0
-            and metric(site, "phoi_analyses", state="running") == 0
+    wait_for("rest", lambda: _rests(site))
+
+
+def _rests(site: Hospital) -> bool:
+    unfinished = [
+        metric(site, "phoi_studies", state="receiving"),
+        *(metric(site, "phoi_analyses", state=state) for state in ("queued", "running")),
+        *(
+            metric(site, "phoi_deliveries", to=lane, state=state)
+            for lane in LANES
+            for state in ("pending", "sending")
         ),
-    )
+    ]
+    return not any(unfinished)
 
 
 class Page:
