@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
 import structlog
 from phoi_edge_node.logs import configure_logs
 
 NAME = "NGUYỄN THỊ BÍ MẬT"
-
-
-@pytest.fixture(autouse=True)
-def _restore() -> Iterator[None]:
-    yield
-    structlog.reset_defaults()
 
 
 def test_an_exception_is_told_by_type_and_place_without_its_text(

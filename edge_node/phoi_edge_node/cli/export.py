@@ -33,7 +33,7 @@ def export_feedback(
     that stays in the edge's data folder (pseudonyms.key; keep it, or the same patient gets another
     pseudonym next time). The crops are still medical images: send them where your hospital allows.
 
-    The edge may go on running. `phoi train --dataset FOLDER` learns from the result.
+    The edge may go on running. `phoi train FOLDER BUNDLE` learns from the result.
     """
     settings = read_settings(settings_file)
     if upload and settings.mlflow is None:
