@@ -51,6 +51,7 @@ from phoi_edge_node.ports import (
     Destination,
     DocumentEncoder,
     InferenceService,
+    Intake,
     UidSource,
 )
 from phoi_edge_node.reporting import Reporter
@@ -285,7 +286,9 @@ class EdgeNode:
         except (BadHeader, OSError):
             self.storage.files.quarantine(path)
             return 0
-        self.storage.store.add_instance(instance)
+        if self.storage.store.add_instance(instance) in {Intake.CONFLICT, Intake.OTHER_PATIENT}:
+            self.storage.files.quarantine(path)
+            return 0
         return 1
 
     def _follow_mlflow(self, home: Home) -> None:
