@@ -156,7 +156,8 @@ function ask(id, values = {}) {
       dialog.close();
       resolve(fields);
     };
-    dialog.onclose = () => resolve(null);
+    // The close event of the last time may come after the dialog was opened again.
+    dialog.onclose = () => dialog.open || resolve(null);
   });
 }
 
