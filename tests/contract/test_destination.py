@@ -37,13 +37,13 @@ from phoi_edge_node.settings import (
     SiteSettings,
 )
 from phoi_edge_node.stand_ins.mlflow import mlflow_server
-from phoi_edge_node.stand_ins.program import listening
+from phoi_edge_node.stand_ins.program import free_port, listening
 from phoi_edge_node.testing import FakeDestination
 from phoi_edge_node.usage import UsageReport, to_document
 from support.cases import PATIENT, PHOI_VERSION, CountingUids, case
 from support.dcmtk import storescp
 from support.dicom_peers import answering_scp, report_file
-from support.emr import free_port, running_fhir_server
+from support.emr import running_fhir_server
 from support.fhir_peers import fhir_peer
 from support.mllp_peers import acknowledging, mllp_peer
 from support.values import MODEL

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK
+from phoi_edge_node.stand_ins.program import free_port
 from phoi_models.command_line import main
 from phoi_models.volume import Volume
 from pydicom import dcmread
 from support.chests import plain_chest
 from support.dcmtk import storescp
 from support.dicom_phantom import POSITIONS, Position, SeriesOptions, acquire, write_series
-from support.emr import free_port
 from support.inference import QUICK, install, new_home
 
 LEFT_NODULE = (75.0, 30.0, 20.0)

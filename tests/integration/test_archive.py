@@ -16,10 +16,10 @@ from phoi_edge_node.ports import (
     Unreachable,
 )
 from phoi_edge_node.settings import ArchiveSettings
+from phoi_edge_node.stand_ins.program import free_port
 from pydicom.uid import SegmentationStorage
 from support.dcmtk import storescp
 from support.dicom_peers import answering_scp, report_file
-from support.emr import free_port
 
 DOCUMENT = Document(DocumentKind.STRUCTURED_REPORT, "2.25.7", report_file("2.25.7"))
 

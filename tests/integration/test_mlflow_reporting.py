@@ -14,9 +14,9 @@ from phoi_edge_node.mlflow.rest import MlflowRest
 from phoi_edge_node.mlflow.tracker import MlflowTracker
 from phoi_edge_node.ports import Delivered, Document, DocumentKind, Refused, Unreachable
 from phoi_edge_node.settings import MlflowSettings
+from phoi_edge_node.stand_ins.program import free_port
 from phoi_edge_node.usage import UsageReport, to_document
 from phoi_models.identity import ModelIdentity
-from support.mlflow_server import free_port
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from phoi_edge_node.champion import ChampionFollower, ChampionState
 from phoi_edge_node.mlflow.registry import MlflowRegistry
 from phoi_edge_node.mlflow.rest import MlflowRest
 from phoi_edge_node.settings import MlflowSettings
+from phoi_edge_node.stand_ins.program import free_port
 from phoi_edge_node.testing import FakeInference
 from phoi_models.bundle import Bundle, sign_bundle
 from phoi_models.bundle_store import BundleStore
@@ -23,7 +24,6 @@ from phoi_models.findings import LungCoverage, VolumeAnalysis
 from phoi_models.signing import TrustStore
 from phoi_training.registry import NotBetter, Registry, RegistryError, Score
 from support.bundles import write_bundle
-from support.mlflow_server import free_port
 
 KEY = Ed25519PrivateKey.generate()
 TRUST = TrustStore.of([KEY.public_key()])

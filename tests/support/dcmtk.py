@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from phoi_edge_node.dicom.storage_scu import Peer
+from phoi_edge_node.stand_ins.program import free_port
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -26,8 +27,6 @@ from pydicom.uid import (
     JPEGLSLossless,
     RLELossless,
 )
-
-from support.emr import free_port
 
 
 def run(

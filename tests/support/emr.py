@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ from hl7apy.exceptions import HL7apyException
 from hl7apy.parser import parse_message
 from phoi_edge_node.sample import default_cache
 from phoi_edge_node.stand_ins.fhir import environment, fhir_server
+from phoi_edge_node.stand_ins.program import free_port
 
 VALIDATORS = ["fhirkit-rs==0.1.0", "pyrofile-validator==0.3.0", "fhir.resources==8.3.0"]
 
@@ -37,13 +37,6 @@ HL7APY_WARNS = re.compile(
     r"Warning: Value (99PHOI|SCT|UCUM|HL70485) not in table HL70396 in element \S+"
     r"|Warning: Value CWE not in table HL70125 in element OBX\.OBX_2"
 )
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

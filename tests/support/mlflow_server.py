@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 
 import pytest
 from phoi_edge_node.settings import MlflowSettings
 from phoi_edge_node.stand_ins import mlflow
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody uses now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+from phoi_edge_node.stand_ins.program import free_port
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,8 @@ from phoi_edge_node.errors import EdgeError
 from phoi_edge_node.ports import DocumentKind
 from phoi_edge_node.result import Outcome, TriageResult
 from phoi_edge_node.sample import default_cache, fetch_sample
-from phoi_edge_node.stand_ins.hospital import Hospital, Ports, free_port, hospital, require_free
+from phoi_edge_node.stand_ins.hospital import Hospital, Ports, hospital, require_free
+from phoi_edge_node.stand_ins.program import free_port
 from phoi_edge_node.store import Delivery, StoredAccount, StoredAnalysis
 from phoi_edge_node.study import DeliveryState
 from phoi_edge_node.system import SystemClock

@@ -27,18 +27,11 @@ from phoi_edge_node.errors import EdgeError
 from phoi_edge_node.settings import EdgeSettings, read_settings
 from phoi_edge_node.stand_ins.fhir import fhir_server
 from phoi_edge_node.stand_ins.mlflow import mlflow_server
-from phoi_edge_node.stand_ins.program import listening
+from phoi_edge_node.stand_ins.program import free_port, listening
 
 SITE = "demo-hospital"
 START_S = 90.0
 STOP_S = 15.0
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nothing uses just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def require_free(port: int, option: str) -> None:

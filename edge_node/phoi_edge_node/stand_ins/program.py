@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,13 @@ from phoi_edge_node.errors import EdgeError
 START_S = 60.0
 STOP_S = 10.0
 _READY = "listening on 127.0.0.1:"
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nothing uses just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def announce(port: int) -> None:
