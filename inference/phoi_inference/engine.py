@@ -42,6 +42,7 @@ class ModelState:
 class _Loaded:
     bundle: Bundle
     heads: OnnxHeads
+    second_look: OnnxHeads | None
 
     @property
     def state(self) -> ModelState:
@@ -133,6 +134,7 @@ class Engine:
             volume,
             parameters,
             model.heads,
+            second_look=model.second_look,
             operating_point=identity.operating_point,
             region=region,
             on_progress=lambda step, fraction: on_progress(step, fraction),
@@ -157,8 +159,13 @@ class Engine:
 
     def _load(self, identity: ModelIdentity, trust: TrustStore) -> _Loaded:
         bundle = self._store.load(identity, trust)
+        parameters = bundle.parameters
         heads = OnnxHeads(bundle.onnx, self._sessions)
-        heads.warm_up(bundle.parameters)
+        heads.warm_up(parameters.patch_shape, parameters.stride)
+        second_look = None
+        if parameters.second_look is not None and bundle.second_look is not None:
+            second_look = OnnxHeads(bundle.second_look, self._sessions)
+            second_look.warm_up(parameters.second_look.patch_shape, parameters.stride)
         _log.info(
             "model loaded",
             model=identity.name,
@@ -166,4 +173,4 @@ class Engine:
             bundle=identity.bundle_hash[:12],
             provider=heads.provider,
         )
-        return _Loaded(bundle, heads)
+        return _Loaded(bundle, heads, second_look)

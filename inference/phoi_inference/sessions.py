@@ -9,8 +9,8 @@ import numpy as np
 import onnxruntime
 import structlog
 from numpy.typing import NDArray
-from phoi_models.bundle import DetectorParameters
 from phoi_models.errors import BadBundle, PhoiError
+from phoi_models.geometry import Index
 
 _log = structlog.get_logger()
 _OUTPUTS = ("heatmap", "diameter_mm", "offset")
@@ -78,17 +78,17 @@ class OnnxHeads:
         heatmap, diameter_mm, offset = self._session.run(list(_OUTPUTS), {"image": patches})
         return heatmap, diameter_mm, offset
 
-    def warm_up(self, parameters: DetectorParameters) -> None:
+    def warm_up(self, patch_shape: Index, stride: int) -> None:
         """Run one empty patch, so that the first study does not wait, and check the outputs.
 
         Raises:
-            BadBundle: the network does not fit the parameters.
+            BadBundle: the network does not fit its parameters.
         """
         try:
-            outputs = self.run(np.zeros((1, 1, *parameters.patch_shape), np.float32))
+            outputs = self.run(np.zeros((1, 1, *patch_shape), np.float32))
         except Exception:  # ONNX Runtime's own exceptions share no public base
             raise BadBundle("the network does not run on its own patch shape") from None
-        cells = tuple(n // parameters.stride for n in parameters.patch_shape)
+        cells = tuple(n // stride for n in patch_shape)
         for name, output, channels in zip(_OUTPUTS, outputs, (1, 1, 3), strict=True):
             if output.shape != (1, channels, *cells):
                 raise BadBundle(f"the network's {name} has shape {output.shape}")

@@ -36,6 +36,7 @@ from phoi_models.signing import (
 
 METADATA = "configs/metadata.json"
 MODEL = "models/model.onnx"
+SECOND_LOOK = "models/second_look.onnx"
 REQUIRED_FILES = (METADATA, MODEL, "docs/README.md", "LICENSE")
 MAX_BUNDLE_BYTES = 1 << 30
 
@@ -60,6 +61,24 @@ class OperatingPoint(_Parameters):
     probability: Probability
 
 
+class SecondLook(_Parameters):
+    """A second network, with the first one's outputs, looks again at what the first has marked.
+
+    The scores are joined as the weighted mean of their logits.
+
+    Attributes:
+        patch_shape: shape of its patches along (z, y, x), voxels; each has a mark in its middle.
+        least_score: of the first network, for a mark to be looked at again.
+        most: so many marks at most, those with the highest scores.
+        weight: of the second network's logit; the first one's is the rest of 1.
+    """
+
+    patch_shape: tuple[Count, Count, Count]
+    least_score: Probability
+    most: Count
+    weight: Probability
+
+
 class DetectorParameters(_Parameters):
     """How to feed a network and read its outputs: section ``phoi`` of the bundle's metadata.
 
@@ -79,6 +98,7 @@ class DetectorParameters(_Parameters):
         margin: voxels at each side of a patch whose predictions another patch's replace.
         calibration: from score to probability.
         operating_points: thresholds by name; "default" is always one of them.
+        second_look: how ``models/second_look.onnx`` is used; None if there is none.
     """
 
     name: ModelName
@@ -91,12 +111,14 @@ class DetectorParameters(_Parameters):
     margin: int = Field(ge=0)
     calibration: Calibration
     operating_points: dict[str, OperatingPoint]
+    second_look: SecondLook | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.window_hu[0] >= self.window_hu[1]:
             raise ValueError("window_hu must rise")
-        if any(n % self.stride for n in self.patch_shape):
+        second = self.second_look.patch_shape if self.second_look else ()
+        if any(n % self.stride for n in (*self.patch_shape, *second)):
             raise ValueError("patch_shape must be a multiple of stride")
         margin = math.ceil(self.margin / self.stride) * self.stride  # whole cells are dropped
         if 2 * margin >= min(self.patch_shape):
@@ -116,6 +138,7 @@ class Bundle:
         key_id: of the key that signed it.
         parameters: pre- and post-processing.
         onnx: the very bytes of the network that were verified; what lies on disk may change later.
+        second_look: those of the network for the second look; None if there is none.
     """
 
     folder: Path
@@ -123,6 +146,7 @@ class Bundle:
     key_id: str
     parameters: DetectorParameters
     onnx: bytes = field(repr=False)
+    second_look: bytes | None = field(default=None, repr=False)
 
     @property
     def bundle_hash(self) -> str:
@@ -149,7 +173,11 @@ class Bundle:
         parameters = parse_parameters(contents[METADATA])
         if (parameters.name, parameters.version) != (manifest.name, manifest.version):
             raise BadBundle(f"{METADATA} and {MANIFEST_NAME} name different models")
-        return cls(folder, manifest, signed.key_id, parameters, contents[MODEL])
+        second_look = contents.get(SECOND_LOOK)
+        if (parameters.second_look is None) != (second_look is None):
+            raise BadBundle(f"{METADATA} and the folder disagree on {SECOND_LOOK}")
+        onnx = contents[MODEL]
+        return cls(folder, manifest, signed.key_id, parameters, onnx, second_look)
 
 
 def parse_parameters(metadata: bytes) -> DetectorParameters:
@@ -246,7 +274,7 @@ def _entry(content: bytes) -> FileEntry:
 
 
 def _verified_contents(folder: Path, manifest: Manifest) -> Mapping[str, bytes]:
-    """Metadata and network, after every file proved to be the one that was signed."""
+    """Metadata and networks, after every file proved to be the one that was signed."""
     if sum(entry.size for entry in manifest.files.values()) > MAX_BUNDLE_BYTES:
         raise BadBundle("the bundle is too large")
     if missing := [name for name in REQUIRED_FILES if name not in manifest.files]:
@@ -260,7 +288,7 @@ def _verified_contents(folder: Path, manifest: Manifest) -> Mapping[str, bytes]:
         content = _read_exactly(files[name], entry.size)
         if content is None or _entry(content) != entry:
             raise UntrustedBundle(f"{name} is not the file that was signed")
-        if name in (METADATA, MODEL):
+        if name in (METADATA, MODEL, SECOND_LOOK):
             contents[name] = content
     return contents
 

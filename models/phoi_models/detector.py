@@ -3,21 +3,23 @@
 The network sees overlapping patches; only the inner part of each is kept where another patch
 covers its border (overlap-tile, Ronneberger et al., MICCAI 2015), so the stitched heat map has no
 seams. Marks are its local maxima (CenterNet, Zhou et al., arXiv:1904.07850), merged so that one
-lesion is one mark. All arrays have axes (z, y, x) of the canonical grid.
+lesion is one mark. A second network may look again at each of them. All arrays have axes (z, y, x)
+of the canonical grid.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from phoi_models.bundle import Calibration, DetectorParameters
+from phoi_models.bundle import Calibration, DetectorParameters, SecondLook
 from phoi_models.canonical import CanonicalGrid
 from phoi_models.errors import Cancelled as Cancelled
 from phoi_models.findings import Region
@@ -33,6 +35,10 @@ _OUTSIDE_MM = 3.0
 _MOST_OUTSIDE_MM = 8.0
 _SPARSE = 4
 _LEAST_APART_MM = 4.0
+_SECOND_LOOK_SHARE = 0.25
+"""Of the time, for the progress."""
+_SECOND_LOOK_MM = 5.0
+"""How far from a small mark the second network may see it."""
 
 
 class Heads(Protocol):
@@ -72,6 +78,7 @@ def detect(
     parameters: DetectorParameters,
     heads: Heads,
     *,
+    second_look: Heads | None = None,
     region: Region = Region.LUNGS,
     batch_size: int = 1,
     on_progress: Callable[[float], None] = lambda _fraction: None,
@@ -84,6 +91,7 @@ def detect(
         lungs: mask on the same grid.
         parameters: how to feed and read the network.
         heads: the network.
+        second_look: the network that ``parameters.second_look`` describes.
         region: ``LUNGS`` runs patches that touch the lungs and keeps marks in them or at their
             border; ``WHOLE`` does neither.
         batch_size: patches given to the network at once.
@@ -94,9 +102,12 @@ def detect(
         One candidate per lesion, most probable first.
 
     Raises:
-        ValueError: the grid's spacing is not that of the parameters.
+        ValueError: the grid's spacing is not that of the parameters, or the network for the second
+            look is missing.
         Cancelled: ``cancelled`` returned True.
     """
+    if (parameters.second_look is None) != (second_look is None):
+        raise ValueError("the parameters and the networks disagree on a second look")
     if canonical.spacing_mm != parameters.spacing_mm:
         raise ValueError(
             f"the network needs a grid of {parameters.spacing_mm} mm, got {canonical.spacing_mm} mm"
@@ -107,13 +118,22 @@ def detect(
         if cancelled():
             raise Cancelled("the analysis was cancelled")
         batch = tiles[first : first + batch_size]
-        patches = np.stack([_patch(canonical.hu, tile.start, parameters) for tile in batch])
+        patches = np.stack(
+            [_patch(canonical.hu, tile.start, parameters.patch_shape, parameters) for tile in batch]
+        )
         maps.put(batch, heads.run(patches[:, None]))
-        on_progress((first + len(batch)) / len(tiles))
-    candidates = _peaks(maps, canonical, parameters)
+        share = 1.0 if second_look is None else 1.0 - _SECOND_LOOK_SHARE
+        on_progress(share * (first + len(batch)) / len(tiles))
+    marks = _peaks(maps, canonical, parameters.stride)
     if region is Region.LUNGS:
-        candidates = [c for c in candidates if _belongs(c, canonical, lungs)]
-    return merged(candidates)
+        marks = [mark for mark in marks if _belongs(mark, canonical, lungs)]
+    marks = list(merged(marks))
+    if parameters.second_look is not None and second_look is not None:
+        marks = _looked_at_again(
+            marks, canonical, parameters, second_look, parameters.second_look, cancelled
+        )
+        on_progress(1.0)
+    return _with_probabilities(marks, parameters.calibration)
 
 
 @dataclass(frozen=True)
@@ -179,13 +199,13 @@ def _tiles_along(part: slice, patch: int, stride: int, margin: int) -> Iterator[
         yield (first + number * step) * stride, slice(border, cells - border)
 
 
-def _patch(hu: NDArray[np.int16], start: Index, parameters: DetectorParameters) -> Floats:
+def _patch(
+    hu: NDArray[np.int16], start: Index, shape: Index, parameters: DetectorParameters
+) -> Floats:
     """One patch, windowed to 0..1; air where it reaches beyond the grid."""
     low, high = parameters.window_hu
-    patch = np.zeros(parameters.patch_shape, dtype=np.float32)
-    source = tuple(
-        slice(max(0, a), max(0, a + n)) for a, n in zip(start, parameters.patch_shape, strict=True)
-    )
+    patch = np.zeros(shape, dtype=np.float32)
+    source = tuple(slice(max(0, a), max(0, a + n)) for a, n in zip(start, shape, strict=True))
     block = hu[source].astype(np.float32)
     block -= low
     block /= high - low
@@ -228,24 +248,89 @@ class _Maps:
             self.offset[:, *outer] = offset[:, *inner]
 
 
-def _peaks(
-    maps: _Maps, canonical: CanonicalGrid, parameters: DetectorParameters
-) -> list[Candidate]:
-    """The local maxima of the heat map, most probable first."""
+def _peaks(maps: _Maps, canonical: CanonicalGrid, stride: int) -> list[Candidate]:
+    """The local maxima of the heat map, most probable first; scores, not yet probabilities."""
     highest = ndimage.maximum_filter(maps.heat, size=3, mode="constant")
     cells = np.argwhere((maps.heat >= _LEAST_SCORE) & (maps.heat == highest))
     scores = maps.heat[tuple(cells.T)]
     order = np.argsort(-scores, kind="stable")[:_MOST_CANDIDATES]
-    cells, probabilities = cells[order], calibrated(scores[order], parameters.calibration)
+    cells, scores = cells[order], scores[order]
     at = tuple(cells.T)
-    reach = float(maps.stride)
-    offset = np.clip(np.moveaxis(maps.offset, 0, -1)[at], -reach, reach)
-    centers = canonical.index_to_lps(cells * maps.stride + (maps.stride - 1) / 2 + offset)
+    offset = np.clip(np.moveaxis(maps.offset, 0, -1)[at], -stride, stride)
+    centers = canonical.index_to_lps(cells * stride + (stride - 1) / 2 + offset)
     diameters = np.clip(maps.diameter[at], *_DIAMETERS_MM)
     return [
-        Candidate(as_triple(center), float(diameter), float(probability))
-        for center, diameter, probability in zip(centers, diameters, probabilities, strict=True)
+        Candidate(as_triple(center), float(diameter), float(score))
+        for center, diameter, score in zip(centers, diameters, scores, strict=True)
     ]
+
+
+def _looked_at_again(
+    marks: Sequence[Candidate],
+    canonical: CanonicalGrid,
+    parameters: DetectorParameters,
+    heads: Heads,
+    how: SecondLook,
+    cancelled: Callable[[], bool],
+) -> list[Candidate]:
+    """The same marks, the foremost of them with the joint score of both networks."""
+    again = [mark for mark in marks[: how.most] if mark.probability >= how.least_score]
+    joined = []
+    for mark in again:
+        if cancelled():
+            raise Cancelled("the analysis was cancelled")
+        second = _second_opinion(mark, canonical, parameters, heads, how.patch_shape)
+        joined.append(_joined(mark, second, how.weight))
+    return [*joined, *marks[len(again) :]]
+
+
+def _second_opinion(
+    mark: Candidate,
+    canonical: CanonicalGrid,
+    parameters: DetectorParameters,
+    heads: Heads,
+    shape: Index,
+) -> Candidate:
+    """What a network says of a mark in the middle of its patch: its highest score on the lesion."""
+    stride = parameters.stride
+    middle = canonical.lps_to_index(mark.center_lps_mm)
+    z, y, x = (round(m) - n // 2 for m, n in zip(middle, shape, strict=True))
+    patch = _patch(canonical.hu, (z, y, x), shape, parameters)
+    heat, diameter, offset = (output[0] for output in heads.run(patch[None, None]))
+    cells = np.moveaxis(np.indices(heat.shape[1:]), 0, -1)
+    places = (z, y, x) + cells * stride + (stride - 1) / 2
+    away = np.linalg.norm(places - middle, axis=-1) * canonical.spacing_mm
+    own = away <= max(mark.diameter_mm / 2, _SECOND_LOOK_MM)
+    best = np.unravel_index(int(np.argmax(np.where(own, heat[0], -1.0))), own.shape)
+    place = places[best] + np.clip(offset[:, *best], -stride, stride)
+    return Candidate(
+        as_triple(canonical.index_to_lps(place)),
+        float(np.clip(diameter[0][best], *_DIAMETERS_MM)),
+        float(heat[0][best]),
+    )
+
+
+def _joined(first: Candidate, second: Candidate, weight: float) -> Candidate:
+    """What two networks say of one lesion: weighted means of place, log diameter and logit."""
+    shares = np.array([1 - weight, weight])
+    scores = np.clip([first.probability, second.probability], 1e-6, 1 - 1e-6)
+    logit = float(shares @ np.log(scores / (1 - scores)))
+    return Candidate(
+        as_triple(shares @ np.array([first.center_lps_mm, second.center_lps_mm])),
+        float(np.exp(shares @ np.log([first.diameter_mm, second.diameter_mm]))),
+        1 / (1 + math.exp(-logit)),
+    )
+
+
+def _with_probabilities(
+    marks: Sequence[Candidate], calibration: Calibration
+) -> tuple[Candidate, ...]:
+    """Calibrated, most probable first."""
+    probabilities = calibrated(np.array([mark.probability for mark in marks]), calibration)
+    rated = [
+        replace(mark, probability=float(p)) for mark, p in zip(marks, probabilities, strict=True)
+    ]
+    return tuple(sorted(rated, key=lambda mark: -mark.probability))
 
 
 def calibrated(scores: Floats, calibration: Calibration) -> NDArray[np.float64]:

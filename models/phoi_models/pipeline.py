@@ -43,6 +43,7 @@ def analyze_volume(
     parameters: DetectorParameters,
     heads: Heads,
     *,
+    second_look: Heads | None = None,
     operating_point: str = "default",
     region: Region = Region.LUNGS,
     batch_size: int = 1,
@@ -56,6 +57,7 @@ def analyze_volume(
         volume: int16 HU with its geometry, any orientation.
         parameters: of the model's bundle.
         heads: the model, ready to run.
+        second_look: its network for the second look, if it has one.
         operating_point: name of the threshold in ``parameters``.
         region: whether marks outside the lungs are wanted.
         batch_size: patches given to the network at once.
@@ -88,6 +90,7 @@ def analyze_volume(
             lungs,
             parameters,
             heads,
+            second_look=second_look,
             region=region,
             batch_size=batch_size,
             on_progress=steps.advance,
