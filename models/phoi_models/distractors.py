@@ -108,7 +108,7 @@ _Maker = Callable[[np.random.Generator, Sites, LungSpace], _Distractor | None]
 
 
 @dataclass(frozen=True)
-class _Tubes:
+class Tubes:
     """Straight tubes: (n, 3) starts and ends, LPS offsets, mm; (n, 2) radii there, mm."""
 
     starts: Floats
@@ -116,14 +116,14 @@ class _Tubes:
     radii: Floats
 
     @classmethod
-    def arms(cls, ends: ArrayLike, radius: float, taper: float, start: ArrayLike = 0.0) -> _Tubes:
+    def arms(cls, ends: ArrayLike, radius: float, taper: float, start: ArrayLike = 0.0) -> Tubes:
         """Arms that start at one point and narrow to a part of their radius."""
         to = np.atleast_2d(np.asarray(ends, dtype=np.float64))
         begin = np.broadcast_to(np.asarray(start, dtype=np.float64), to.shape)
         return cls(begin, begin + to, np.tile([radius, taper * radius], (len(to), 1)))
 
-    def __add__(self, other: _Tubes) -> _Tubes:
-        return _Tubes(
+    def __add__(self, other: Tubes) -> Tubes:
+        return Tubes(
             np.concatenate([self.starts, other.starts]),
             np.concatenate([self.ends, other.ends]),
             np.concatenate([self.radii, other.radii]),
@@ -145,7 +145,7 @@ class _Tubes:
         return nearest
 
 
-def _bend(rng: np.random.Generator, direction: Floats, degrees: float) -> Floats:
+def bend(rng: np.random.Generator, direction: Floats, degrees: float) -> Floats:
     """A unit vector turned away from another by an angle, to any side."""
     aside = np.cross(direction, directions(rng, 1)[0])
     aside /= np.linalg.norm(aside)
@@ -155,7 +155,7 @@ def _bend(rng: np.random.Generator, direction: Floats, degrees: float) -> Floats
 
 
 def _in_lung(
-    rng: np.random.Generator, sites: Sites, tubes: _Tubes, hu: float, lumen: _Tubes | None = None
+    rng: np.random.Generator, sites: Sites, tubes: Tubes, hu: float, lumen: Tubes | None = None
 ) -> _Distractor | None:
     site = sites.choose(rng, 8.0, -200.0)
     if site is None:
@@ -170,27 +170,27 @@ def _blood(rng: np.random.Generator) -> float:
 
 def _dividing_vessel(rng: np.random.Generator, sites: Sites, _: LungSpace) -> _Distractor | None:
     ends = directions(rng, 3) * rng.uniform(7, 16, (3, 1))
-    tubes = _Tubes.arms(ends, rng.uniform(1.0, 2.6), rng.uniform(0.2, 0.6))
+    tubes = Tubes.arms(ends, rng.uniform(1.0, 2.6), rng.uniform(0.2, 0.6))
     return _in_lung(rng, sites, tubes, _blood(rng))
 
 
 def _bent_vessel(rng: np.random.Generator, sites: Sites, _: LungSpace) -> _Distractor | None:
     one = directions(rng, 1)[0]
-    other = _bend(rng, one, rng.uniform(35, 110))
+    other = bend(rng, one, rng.uniform(35, 110))
     ends = np.stack([one, other]) * rng.uniform(8, 18, (2, 1))
-    tubes = _Tubes.arms(ends, rng.uniform(1.2, 3.0), rng.uniform(0.2, 0.6))
+    tubes = Tubes.arms(ends, rng.uniform(1.2, 3.0), rng.uniform(0.2, 0.6))
     return _in_lung(rng, sites, tubes, _blood(rng))
 
 
 def _crossing_vessels(rng: np.random.Generator, sites: Sites, _: LungSpace) -> _Distractor | None:
     one = directions(rng, 1)[0]
-    other = _bend(rng, one, rng.uniform(30, 90))
+    other = bend(rng, one, rng.uniform(30, 90))
     radii = rng.uniform(1.0, 2.4, 2)
     normal = np.cross(one, other)
     apart = normal / np.linalg.norm(normal) * radii.sum() * rng.uniform(0.3, 1.1)
     length, taper = rng.uniform(8, 18, (2, 1)), rng.uniform(0.2, 0.6)
-    tubes = _Tubes.arms(np.stack([one, -one]) * length, radii[0], taper)
-    tubes += _Tubes.arms(np.stack([other, -other]) * length, radii[1], taper, apart)
+    tubes = Tubes.arms(np.stack([one, -one]) * length, radii[0], taper)
+    tubes += Tubes.arms(np.stack([other, -other]) * length, radii[1], taper, apart)
     return _in_lung(rng, sites, tubes, _blood(rng))
 
 
@@ -198,11 +198,11 @@ def _mucus_plug(rng: np.random.Generator, sites: Sites, _: LungSpace) -> _Distra
     """A filled bronchus: thicker than the vessels there, blunt, at least three times as long."""
     radius = rng.uniform(1.5, 3.0)
     along = directions(rng, 1)[0] * radius * rng.uniform(3.3, 6.0)
-    tubes = _Tubes.arms(np.stack([along, -along]), radius, rng.uniform(0.7, 1.0))
+    tubes = Tubes.arms(np.stack([along, -along]), radius, rng.uniform(0.7, 1.0))
     for _branch in range(rng.integers(3)):
-        twig = _bend(rng, along / np.linalg.norm(along), rng.uniform(25, 60))
+        twig = bend(rng, along / np.linalg.norm(along), rng.uniform(25, 60))
         twig *= radius * rng.uniform(3.0, 5.0)
-        tubes += _Tubes.arms(twig, 0.8 * radius, 0.8, along * rng.uniform(-0.5, 0.5))
+        tubes += Tubes.arms(twig, 0.8 * radius, 0.8, along * rng.uniform(-0.5, 0.5))
     return _in_lung(rng, sites, tubes, rng.uniform(-30, 60))
 
 
@@ -210,13 +210,13 @@ def _bronchus(rng: np.random.Generator, sites: Sites, _: LungSpace) -> _Distract
     """A thickened wall around air, often with its artery beside it."""
     radius, wall = rng.uniform(2.2, 5.0), rng.uniform(0.8, 1.6)
     one = directions(rng, 1)[0]
-    other = -_bend(rng, one, rng.uniform(0, 25))
+    other = -bend(rng, one, rng.uniform(0, 25))
     ends = np.stack([one, other]) * rng.uniform(8, 16, (2, 1))
-    tubes = _Tubes.arms(ends, radius, 0.7)
-    lumen = _Tubes.arms(ends * 1.4, radius - wall, 0.55)
+    tubes = Tubes.arms(ends, radius, 0.7)
+    lumen = Tubes.arms(ends * 1.4, radius - wall, 0.55)
     if rng.random() < 0.6:
         artery = radius * rng.uniform(0.6, 1.0)
-        tubes += _Tubes.arms(ends, artery, 0.6, _bend(rng, one, 90) * (radius + artery))
+        tubes += Tubes.arms(ends, artery, 0.6, bend(rng, one, 90) * (radius + artery))
     return _in_lung(rng, sites, tubes, rng.uniform(-60, 60), lumen)
 
 
@@ -247,7 +247,7 @@ class Plate:
 
 def fissure(rng: np.random.Generator, normal: Floats) -> Plate:
     """A piece of a fissure, seen as a line on most slices."""
-    frame = _frame(rng, normal)
+    frame = frame_about(rng, normal)
     axes = (rng.uniform(18, 32), rng.uniform(18, 32))
     return Plate(frame, axes, rng.uniform(0.3, 0.6), rng.normal(0, 0.006))
 
@@ -257,9 +257,9 @@ def fissure_hu(rng: np.random.Generator) -> float:
     return rng.uniform(-700, -400)
 
 
-def _frame(rng: np.random.Generator, normal: Floats) -> Floats:
+def frame_about(rng: np.random.Generator, normal: Floats) -> Floats:
     """Rows: a unit vector and two across it, turned at random."""
-    across = _bend(rng, normal, 90)
+    across = bend(rng, normal, 90)
     return np.stack([normal, across, np.cross(normal, across)])
 
 
@@ -278,7 +278,7 @@ def _scar(rng: np.random.Generator, sites: Sites, _: LungSpace) -> _Distractor |
     if site is None:
         return None
     axes = (rng.uniform(4, 10), rng.uniform(9, 18))
-    frame = _frame(rng, directions(rng, 1)[0])
+    frame = frame_about(rng, directions(rng, 1)[0])
     plate = Plate(frame, axes, rng.uniform(0.6, 1.5), rng.normal(0, 0.02))
     return _Distractor(site.center_lps_mm, plate.distance, max(axes), rng.uniform(-100, 80))
 
@@ -341,7 +341,7 @@ def _lens(
     waves = np.column_stack(
         [directions(rng, 6) * rng.uniform(0.15, 0.6, (6, 1)), rng.uniform(0, 6.3, 6)]
     )
-    lens = _Lens(lungs, centre, _frame(rng, inward), half_axes_mm, height_mm, waves)
+    lens = _Lens(lungs, centre, frame_about(rng, inward), half_axes_mm, height_mm, waves)
     return _Distractor(as_triple(centre), lens.distance, reach, hu, softness_mm, in_lung=False)
 
 
