@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -62,10 +64,24 @@ class CenterHeatmapNet(nn.Module):
         return logit, _TYPICAL_DIAMETER_MM * torch.exp(size.clamp(-3.0, 3.0)), STRIDE * offset
 
 
+class MeanNet(nn.Module):
+    """Several networks as one: the mean of their logits, log diameters and offsets."""
+
+    def __init__(self, networks: Sequence[CenterHeatmapNet]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As :class:`CenterHeatmapNet`."""
+        outputs = [network(image) for network in self.networks]
+        logits, diameters_mm, offsets = (torch.stack(parts) for parts in zip(*outputs, strict=True))
+        return logits.mean(dim=0), diameters_mm.log().mean(dim=0).exp(), offsets.mean(dim=0)
+
+
 class ExportedNet(nn.Module):
     """The network with the outputs that the bundle promises: score instead of logit."""
 
-    def __init__(self, network: CenterHeatmapNet) -> None:
+    def __init__(self, network: CenterHeatmapNet | MeanNet) -> None:
         super().__init__()
         self.network = network
 

@@ -19,6 +19,7 @@ class Provenance:
 
     Attributes:
         trained_on, held_out: names of chests, each with the SHA-256 of its volume.
+        folds: names of the chests that each network did not see; empty for a single network.
         sources: collections that the chests come from, with their licences; as the data set says.
         phantoms: number of procedural chests among the training backgrounds.
         data_sha256: of all voxels and marks.
@@ -28,6 +29,7 @@ class Provenance:
 
     trained_on: Mapping[str, str]
     held_out: Mapping[str, str]
+    folds: Sequence[Sequence[str]]
     sources: Sequence[str]
     phantoms: int
     data_sha256: str
@@ -89,12 +91,25 @@ def _training_lines(provenance: Provenance) -> list[str]:
     lines = [
         f"- CT backgrounds with planted and marked nodules: {', '.join(provenance.trained_on)}",
         f"- procedural phantoms: {provenance.phantoms}",
-        f"- held out: {', '.join(provenance.held_out) or 'none but phantoms'}",
+        *_fold_lines(provenance),
         f"- SHA-256 of the data: `{provenance.data_sha256}`, seed {provenance.seed}",
     ]
     if provenance.started_from is not None:
         lines.append(f"- fine-tuned from `{provenance.started_from}`")
     return lines
+
+
+def _fold_lines(provenance: Provenance) -> list[str]:
+    if not provenance.folds:
+        return [f"- held out: {', '.join(provenance.held_out) or 'none but phantoms'}"]
+    lines = [
+        f"- {len(provenance.folds)} networks, each trained without its share of the patients and"
+        " validated on them; the first finds the marks, the others look again at them:"
+    ]
+    return lines + [
+        f"  - network {number} did not see {', '.join(names)}"
+        for number, names in enumerate(provenance.folds, 1)
+    ]
 
 
 def _source_lines(provenance: Provenance) -> list[str]:

@@ -53,7 +53,18 @@ def command(
     patch: Annotated[int, typer.Option(min=32, help="Edge of a patch, mm; a multiple of 16.")] = 64,
     learning_rate: Annotated[float, typer.Option(min=0.0)] = 2e-3,
     workers: Annotated[int, typer.Option(min=0, help="Processes that plant nodules.")] = 1,
-    phantoms: Annotated[int, typer.Option(min=0, help="Procedural chests to train on.")] = 4,
+    folds: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Train so many networks, each without its share of the patients; together they"
+            " are the model, and every patient is validated on by a network that never saw it.",
+        ),
+    ] = 1,
+    variants: Annotated[
+        int, typer.Option(min=1, help="Planted copies of each background to train on.")
+    ] = 16,
+    phantoms: Annotated[int, typer.Option(min=0, help="Procedural chests to train on.")] = 48,
     copies: Annotated[int, typer.Option(min=0, help="Planted copies of held-out chests.")] = 2,
     seed: Annotated[int, typer.Option(help="Decides everything random.")] = 0,
     version: Annotated[str, typer.Option(help="Version of the new model.")] = "1.0.0",
@@ -121,6 +132,8 @@ def command(
             init=init,
             held_out=tuple(hold_out or ()),
             readings=readings,
+            folds=folds,
+            variants=variants,
             phantoms=phantoms,
             copies=copies,
         )

@@ -7,6 +7,7 @@ import json
 import shutil
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from phoi_models.bundle import DetectorParameters
+from phoi_models.bundle import MODEL, SECOND_LOOK, DetectorParameters
 from phoi_models.errors import PhoiError
-from phoi_models.networks import CenterHeatmapNet, ExportedNet
+from phoi_models.networks import CenterHeatmapNet, ExportedNet, MeanNet
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -28,7 +29,9 @@ class ExportMismatch(PhoiError):
     """ONNX Runtime does not compute what torch computes: do not ship this file."""
 
 
-def export_onnx(network: CenterHeatmapNet, path: Path, patch_shape: tuple[int, int, int]) -> float:
+def export_onnx(
+    network: CenterHeatmapNet | MeanNet, path: Path, patch_shape: tuple[int, int, int]
+) -> float:
     """Write ``path`` and compare it with torch on noise.
 
     Args:
@@ -74,7 +77,7 @@ def _strip_traces(path: Path) -> None:
     onnx.save(model, str(path))
 
 
-def _folded(network: CenterHeatmapNet) -> CenterHeatmapNet:
+def _folded(network: CenterHeatmapNet | MeanNet) -> CenterHeatmapNet | MeanNet:
     """A copy with each batch normalisation folded into the convolution before it."""
     copied = copy.deepcopy(network).eval()
     for module in list(copied.modules()):
@@ -87,7 +90,7 @@ def _folded(network: CenterHeatmapNet) -> CenterHeatmapNet:
     return copied
 
 
-def _compare(network: CenterHeatmapNet, path: Path, image: torch.Tensor) -> float:
+def _compare(network: CenterHeatmapNet | MeanNet, path: Path, image: torch.Tensor) -> float:
     with torch.inference_mode():
         wanted = ExportedNet(network)(image)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -106,7 +109,7 @@ def _compare(network: CenterHeatmapNet, path: Path, image: torch.Tensor) -> floa
 
 def write_bundle(
     folder: Path,
-    network: CenterHeatmapNet,
+    networks: Sequence[CenterHeatmapNet],
     parameters: DetectorParameters,
     *,
     card: str,
@@ -116,13 +119,18 @@ def write_bundle(
 
     Args:
         folder: of the bundle.
+        networks: the first finds the marks, the mean of the others looks again at them.
+        parameters: with ``second_look`` if there are several networks.
         card: the model card, Markdown.
         licence: file to copy.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         new = Path(scratch) / "bundle"
-        export_onnx(network, new / "models" / "model.onnx", parameters.patch_shape)
+        first, *others = networks
+        export_onnx(first, new / MODEL, parameters.patch_shape)
+        if parameters.second_look is not None:
+            export_onnx(MeanNet(others), new / SECOND_LOOK, parameters.second_look.patch_shape)
         for name in ("configs", "docs"):
             (new / name).mkdir()
         metadata = json.dumps(_metadata(parameters), indent=2) + "\n"

