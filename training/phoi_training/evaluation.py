@@ -2,15 +2,18 @@
 
 A mark hits a nodule when it lies within the nodule's radius; further marks on the same nodule
 count for nothing (Setio et al., Med Image Anal 2017;42:1-13). The CPM is the mean sensitivity at
-1/8, 1/4, 1/2, 1, 2, 4 and 8 false marks per scan. Intervals are bootstrapped over scans.
+1/8, 1/4, 1/2, 1, 2, 4 and 8 false marks per scan. Intervals are bootstrapped over scans. Where
+LUNA16's script draws straight lines between the points of the curve, the sensitivity here is one
+that a threshold reaches, so it is never the higher of the two.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,7 +29,7 @@ from phoi_models.lungs import LungMask, segment_lungs
 from phoi_models.networks import CenterHeatmapNet
 from scipy import optimize
 
-from phoi_training.dataset import Background, Mark
+from phoi_training.background import Background, Mark
 
 RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 SIZES_MM = (0.0, 6.0, 10.0, 20.0, np.inf)
@@ -77,6 +80,8 @@ class ScanResult:
         predictions: marks that count, true or false.
         complete: unmatched marks are false; otherwise nobody knows.
         seconds: for resampling, lungs and network.
+        steps_s: seconds of ``read`` (not in ``seconds``), ``resample``, ``lungs``, ``detect``.
+        slice_mm: distance between slices, mm; None if not known.
     """
 
     scan: str
@@ -84,6 +89,16 @@ class ScanResult:
     predictions: tuple[Prediction, ...]
     complete: bool
     seconds: float
+    steps_s: Mapping[str, float] = field(default_factory=dict)
+    slice_mm: float | None = None
+
+    def hits(self, threshold: float) -> set[int]:
+        """Indices of the nodules that have a mark of at least this probability."""
+        return {
+            p.nodule
+            for p in self.predictions
+            if p.nodule is not None and p.probability >= threshold
+        }
 
     def found(self, threshold: float) -> int:
         """How many nodules have a mark of at least this probability."""
@@ -99,22 +114,75 @@ def evaluate(
     parameters: DetectorParameters,
     heads: Heads,
     *,
+    second_look: Heads | None = None,
+    batch_size: int = 1,
     on_scan: Callable[[ScanResult], None] = lambda _result: None,
 ) -> list[ScanResult]:
-    """Run the detector on every scan and match its marks."""
+    """Run the detector on every scan and match its marks.
+
+    Args:
+        scans: read one by one.
+        parameters, heads, second_look, batch_size: as of :func:`phoi_models.detector.detect`.
+        on_scan: told each result.
+    """
     results = []
     for scan in scans:
-        began = time.monotonic()
-        grid = to_canonical(scan.volume, parameters.spacing_mm)
-        lungs, region = _lungs(grid)
-        candidates = detect(grid, lungs, parameters, heads, region=region)
-        seconds = time.monotonic() - began
-        marks = [(c.center_lps_mm, c.diameter_mm, c.probability) for c in candidates]
-        results.append(
-            ScanResult(scan.name, scan.nodules, _matched(marks, scan), scan.complete, seconds)
-        )
-        on_scan(results[-1])
+        result, _ = examine(scan, parameters, heads, second_look=second_look, batch_size=batch_size)
+        results.append(result)
+        on_scan(result)
     return results
+
+
+def examine(
+    scan: Background,
+    parameters: DetectorParameters,
+    heads: Heads,
+    *,
+    second_look: Heads | None = None,
+    batch_size: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[ScanResult, CanonicalGrid]:
+    """Run the detector on one scan and match its marks.
+
+    Args:
+        scan: read if it is not yet in memory.
+        parameters, heads, second_look, batch_size: as of :func:`phoi_models.detector.detect`.
+        clock: seconds, monotonic.
+
+    Returns:
+        The result, and the grid that the network saw.
+
+    Raises:
+        NotAnalysable: the scan cannot be read.
+    """
+    times = [clock()]
+    volume = scan.volume
+    times.append(clock())
+    grid = to_canonical(volume, parameters.spacing_mm)
+    times.append(clock())
+    lungs, region = _lungs(grid)
+    times.append(clock())
+    candidates = detect(
+        grid,
+        lungs,
+        parameters,
+        heads,
+        second_look=second_look,
+        region=region,
+        batch_size=batch_size,
+    )
+    times.append(clock())
+    marks = [(c.center_lps_mm, c.diameter_mm, c.probability) for c in candidates]
+    result = ScanResult(
+        scan.name,
+        scan.nodules,
+        _matched(marks, scan),
+        scan.complete,
+        times[-1] - times[1],
+        dict(zip(("read", "resample", "lungs", "detect"), np.diff(times).tolist(), strict=True)),
+        volume.geometry.spacing_mm[0],
+    )
+    return result, grid
 
 
 def _lungs(grid: CanonicalGrid) -> tuple[LungMask, Region]:
@@ -133,37 +201,45 @@ def _matched(
     """Assign marks, most probable first, to nodules."""
     found: set[int] = set()
     predictions = []
+    uncertain = [mark for mark in scan.marks if not mark.certain]
     for center, diameter, probability in marks:
-        hit = _hit(center, scan.nodules)
-        if hit is None and _hit(center, [m for m in scan.marks if not m.certain]) is not None:
-            continue  # nobody knows
-        if hit in found:
-            continue
-        if hit is not None:
-            found.add(hit)
-        predictions.append(Prediction(center, diameter, probability, hit))
+        hits = _hits(center, scan.nodules)
+        new = next((hit for hit in hits if hit not in found), None)
+        if new is None and (hits or _hits(center, uncertain)):
+            continue  # a nodule that has its mark, or what nobody knows
+        if new is not None:
+            found.add(new)
+        predictions.append(Prediction(center, diameter, probability, new))
     return tuple(predictions)
 
 
-def _hit(center: Triple, nodules: Sequence[Mark]) -> int | None:
-    """The nearest nodule within whose radius a mark lies."""
+def _hits(center: Triple, nodules: Sequence[Mark]) -> list[int]:
+    """The nodules within whose radius a mark lies, nearest first."""
     if not nodules:
-        return None
+        return []
     away = np.linalg.norm(np.subtract([n.center_lps_mm for n in nodules], center), axis=1)
-    nearest = int(np.argmin(away))
-    radius = nodules[nearest].diameter_mm / 2
-    return nearest if away[nearest] <= radius else None
+    within = away <= np.array([n.diameter_mm for n in nodules]) / 2
+    return [int(index) for index in np.argsort(away) if within[index]]
 
 
 @dataclass(frozen=True)
 class Froc:
-    """Sensitivity at the seven rates of false marks per scan; their mean with its 95 % interval."""
+    """Sensitivity at the seven rates of false marks per scan, and their mean.
+
+    Attributes:
+        sensitivities: at ``RATES``.
+        cpm: their mean.
+        interval: of the CPM, 95 %.
+        scans, nodules: how many.
+        intervals: of each sensitivity, 95 %.
+    """
 
     sensitivities: tuple[float, ...]
     cpm: float
     interval: tuple[float, float]
     scans: int
     nodules: int
+    intervals: tuple[tuple[float, float], ...] = ()
 
 
 def froc(results: Sequence[ScanResult], *, rng: np.random.Generator, resamples: int = 300) -> Froc:
@@ -177,47 +253,82 @@ def froc(results: Sequence[ScanResult], *, rng: np.random.Generator, resamples: 
     if nodules == 0:
         raise ValueError("FROC needs complete scans with nodules")
     sensitivities = _sensitivities(counted)
-    cpms = []
+    resampled = []
     for _ in range(resamples):
         drawn = [counted[i] for i in rng.integers(len(counted), size=len(counted))]
         if any(result.nodules for result in drawn):
-            cpms.append(float(np.mean(_sensitivities(drawn))))
-    low, high = np.percentile(cpms, [2.5, 97.5])
+            resampled.append(_sensitivities(drawn))
+    low, high = np.percentile(np.mean(resampled, axis=1), [2.5, 97.5])
+    bounds = np.percentile(resampled, [2.5, 97.5], axis=0).T
     return Froc(
         tuple(sensitivities),
         float(np.mean(sensitivities)),
         (float(low), float(high)),
         len(counted),
         nodules,
+        tuple((float(lowest), float(highest)) for lowest, highest in bounds),
     )
 
 
-def _sensitivities(results: Sequence[ScanResult]) -> list[float]:
+def froc_curve(
+    results: Sequence[ScanResult],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """False marks per scan and sensitivity at every threshold, both rising.
+
+    Args:
+        results: of complete scans, among them one with a nodule.
+    """
     total = sum(len(result.nodules) for result in results)
-    marks = [(p.probability, p.nodule is not None) for r in results for p in r.predictions]
-    marks.sort(key=lambda mark: -mark[0])
-    true = np.cumsum([hit for _, hit in marks])
-    false = np.cumsum([not hit for _, hit in marks])
-    return [
-        float(true[allowed].max()) / total if (allowed := false <= rate * len(results)).any() else 0
-        for rate in RATES
-    ]
+    marks = [p for result in results for p in result.predictions]
+    probability = np.array([p.probability for p in marks])
+    hit = np.array([p.nodule is not None for p in marks], dtype=bool)
+    order = np.argsort(-probability, kind="stable")
+    # A threshold takes all marks of one probability, or none.
+    last = np.append(np.diff(probability[order]) != 0, True)[: len(marks)]
+    false, true = np.cumsum(~hit[order])[last], np.cumsum(hit[order])[last]
+    return np.append(0.0, false / len(results)), np.append(0.0, true / total)
+
+
+def _sensitivities(results: Sequence[ScanResult]) -> list[float]:
+    false_per_scan, sensitivity = froc_curve(results)
+    return [float(sensitivity[false_per_scan <= rate].max()) for rate in RATES]
+
+
+Group = Callable[[ScanResult, Mark], str | None]
+"""Names the group that a nodule of a scan belongs to; None where it is not known."""
+
+
+def found_by(
+    results: Sequence[ScanResult], threshold: float, group: Group
+) -> dict[str, tuple[int, int]]:
+    """How many nodules of each group were found at a threshold, of how many."""
+    found: Counter[str] = Counter()
+    total: Counter[str] = Counter()
+    for result in results:
+        hits = result.hits(threshold)
+        for index, nodule in enumerate(result.nodules):
+            if (name := group(result, nodule)) is not None:
+                total[name] += 1
+                found[name] += index in hits
+    return {name: (found[name], count) for name, count in total.items()}
 
 
 def by_size(results: Sequence[ScanResult], threshold: float) -> list[tuple[str, int, int]]:
     """Sizes, mm, with how many nodules were found at a threshold, of how many."""
-    rows = []
-    for low, high in itertools.pairwise(SIZES_MM):
-        found = total = 0
-        for result in results:
-            hits = {p.nodule for p in result.predictions if p.probability >= threshold}
-            for index, nodule in enumerate(result.nodules):
-                if low <= nodule.diameter_mm < high:
-                    total += 1
-                    found += index in hits
-        name = f"{low:g} to {high:g} mm" if np.isfinite(high) else f"{low:g} mm and more"
-        rows.append((name, found, total))
-    return rows
+    counts = found_by(results, threshold, lambda _, nodule: size_of(nodule))
+    return [(name, *counts.get(name, (0, 0))) for name in SIZE_NAMES]
+
+
+def size_of(nodule: Mark) -> str:
+    """Name of the size of a nodule."""
+    return SIZE_NAMES[int(np.digitize(nodule.diameter_mm, SIZES_MM[1:-1]))]
+
+
+def _size_name(low: float, high: float) -> str:
+    return f"{low:g} to {high:g} mm" if np.isfinite(high) else f"{low:g} mm and more"
+
+
+SIZE_NAMES = tuple(_size_name(low, high) for low, high in itertools.pairwise(SIZES_MM))
 
 
 def threshold_at(results: Sequence[ScanResult], false_per_scan: float) -> float:
@@ -257,32 +368,45 @@ def calibrate(results: Sequence[ScanResult]) -> Calibration:
 
 
 def as_rows(results: Sequence[ScanResult]) -> list[dict[str, Any]]:
-    """One row per mark and per missed nodule, for a per-case artefact."""
-    rows: list[dict[str, Any]] = []
+    """One row per mark and per missed nodule, for a per-case artefact.
+
+    ``outcome`` is ``hit``, ``false``, ``missed``, or ``unknown`` for a mark on a scan of which
+    not all nodules are known.
+    """
+    rows = []
     for result in results:
         found = {p.nodule for p in result.predictions}
         for p in result.predictions:
-            truth = None if p.nodule is None else result.nodules[p.nodule].diameter_mm
-            rows.append(
-                {
-                    "scan": result.scan,
-                    "center_lps_mm": [round(v, 1) for v in p.center_lps_mm],
-                    "probability": round(p.probability, 4),
-                    "diameter_mm": round(p.diameter_mm, 1),
-                    "hit": p.nodule is not None,
-                    "true_diameter_mm": truth,
-                }
-            )
+            nodule = None if p.nodule is None else result.nodules[p.nodule]
+            rows.append(_row(result, p, nodule))
         rows += [
-            {
-                "scan": result.scan,
-                "center_lps_mm": [round(v, 1) for v in nodule.center_lps_mm],
-                "probability": None,
-                "diameter_mm": None,
-                "hit": False,
-                "true_diameter_mm": nodule.diameter_mm,
-            }
+            _row(result, None, nodule)
             for index, nodule in enumerate(result.nodules)
             if index not in found
         ]
     return rows
+
+
+def _row(result: ScanResult, prediction: Prediction | None, nodule: Mark | None) -> dict[str, Any]:
+    """A mark, a nodule, or a mark on a nodule."""
+    place = prediction or nodule
+    if place is None:
+        raise ValueError("a row is about a mark or a nodule")
+    return {
+        "scan": result.scan,
+        "center_lps_mm": [round(v, 1) for v in place.center_lps_mm],
+        "probability": None if prediction is None else round(prediction.probability, 4),
+        "diameter_mm": None if prediction is None else round(prediction.diameter_mm, 1),
+        "hit": prediction is not None and nodule is not None,
+        "outcome": _outcome(result, prediction, nodule),
+        "true_diameter_mm": None if nodule is None else nodule.diameter_mm,
+        "attenuation": None if nodule is None else nodule.attenuation,
+        "margin": None if nodule is None else nodule.margin,
+        "place": None if nodule is None else nodule.place,
+    }
+
+
+def _outcome(result: ScanResult, prediction: Prediction | None, nodule: Mark | None) -> str:
+    if nodule is not None:
+        return "missed" if prediction is None else "hit"
+    return "false" if result.complete else "unknown"
