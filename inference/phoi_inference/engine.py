@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
-from phoi_models.bundle import Bundle
+from phoi_models.bundle import Bundle, heatmap_outputs
 from phoi_models.bundle_store import BundleStore
 from phoi_models.errors import BadBundle, UntrustedBundle
 from phoi_models.findings import Region, VolumeAnalysis
@@ -160,12 +160,14 @@ class Engine:
     def _load(self, identity: ModelIdentity, trust: TrustStore) -> _Loaded:
         bundle = self._store.load(identity, trust)
         parameters = bundle.parameters
-        heads = OnnxHeads(bundle.onnx, self._sessions)
-        heads.warm_up(parameters.patch_shape, parameters.stride)
+        heads = OnnxHeads(bundle.onnx, self._sessions, parameters.outputs)
+        heads.warm_up(parameters.patch_shape)
         second_look = None
         if parameters.second_look is not None and bundle.second_look is not None:
-            second_look = OnnxHeads(bundle.second_look, self._sessions)
-            second_look.warm_up(parameters.second_look.patch_shape, parameters.stride)
+            shape = parameters.second_look.patch_shape
+            outputs = heatmap_outputs(shape, parameters.stride)
+            second_look = OnnxHeads(bundle.second_look, self._sessions, outputs)
+            second_look.warm_up(shape)
         _log.info(
             "model loaded",
             model=identity.name,

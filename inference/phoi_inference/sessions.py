@@ -9,11 +9,11 @@ import numpy as np
 import onnxruntime
 import structlog
 from numpy.typing import NDArray
+from phoi_models.bundle import OutputShapes
 from phoi_models.errors import BadBundle, PhoiError
 from phoi_models.geometry import Index
 
 _log = structlog.get_logger()
-_OUTPUTS = ("heatmap", "diameter_mm", "offset")
 _CPU = "CPUExecutionProvider"
 
 Float32 = NDArray[np.float32]
@@ -54,14 +54,20 @@ class SessionSettings:
 class OnnxHeads:
     """A network on ONNX Runtime: the ``Heads`` of ``phoi_models.detector``. Thread-safe."""
 
-    def __init__(self, onnx: bytes, settings: SessionSettings) -> None:
+    def __init__(self, onnx: bytes, settings: SessionSettings, outputs: OutputShapes) -> None:
         """Start a session.
+
+        Args:
+            onnx: the network.
+            settings: how it runs.
+            outputs: what it is to give for one patch; ``run`` gives them in this order.
 
         Raises:
             BadBundle: ONNX Runtime cannot read the network.
             PhoiError: the provider that was asked for does not work here.
         """
         self._session = _start(onnx, settings)
+        self._outputs = outputs
 
     @property
     def provider(self) -> str:
@@ -69,16 +75,15 @@ class OnnxHeads:
         name: str = self._session.get_providers()[0]
         return name
 
-    def run(self, patches: Float32) -> tuple[Float32, Float32, Float32]:
-        """Heat map, diameters (mm) and offsets (input voxels, (z, y, x)) of a batch of patches.
+    def run(self, patches: Float32) -> tuple[Float32, ...]:
+        """The outputs for a batch of patches.
 
         Args:
-            patches: float32 [N, 1, D, H, W], windowed to 0 to 1, canonical grid (z, y, x).
+            patches: float32 [N, 1, ...], windowed to 0 to 1, in the voxels of the bundle.
         """
-        heatmap, diameter_mm, offset = self._session.run(list(_OUTPUTS), {"image": patches})
-        return heatmap, diameter_mm, offset
+        return tuple(self._session.run(list(self._outputs), {"image": patches}))
 
-    def warm_up(self, patch_shape: Index, stride: int) -> None:
+    def warm_up(self, patch_shape: Index) -> None:
         """Run one empty patch, so that the first study does not wait, and check the outputs.
 
         Raises:
@@ -88,9 +93,8 @@ class OnnxHeads:
             outputs = self.run(np.zeros((1, 1, *patch_shape), np.float32))
         except Exception:  # ONNX Runtime's own exceptions share no public base
             raise BadBundle("the network does not run on its own patch shape") from None
-        cells = tuple(n // stride for n in patch_shape)
-        for name, output, channels in zip(_OUTPUTS, outputs, (1, 1, 3), strict=True):
-            if output.shape != (1, channels, *cells):
+        for (name, shape), output in zip(self._outputs.items(), outputs, strict=True):
+            if output.shape != (1, *shape):
                 raise BadBundle(f"the network's {name} has shape {output.shape}")
 
 

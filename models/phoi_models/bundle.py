@@ -1,6 +1,7 @@
 """Model bundles: a folder in MONAI Bundle layout, covered by one signed manifest.
 
-``configs/metadata.json`` (with the section ``phoi`` that ``DetectorParameters`` describes),
+``configs/metadata.json`` (with the section ``phoi``: ``DetectorParameters`` for Phoi's own kind of
+network, ``AnchorBoxParameters`` for one that was imported),
 ``models/model.onnx``, ``docs/README.md`` (the model card), ``LICENSE`` and ``manifest.json``.
 """
 
@@ -17,10 +18,19 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from phoi_models.errors import BadBundle, UntrustedBundle
 from phoi_models.files import write_atomically
+from phoi_models.geometry import Index
 from phoi_models.identity import ModelIdentity
 from phoi_models.signing import (
     MANIFEST_NAME,
@@ -42,6 +52,9 @@ MAX_BUNDLE_BYTES = 1 << 30
 
 Probability = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+Length = Annotated[float, Field(gt=0)]
+OutputShapes = Mapping[str, tuple[int, ...]]
+"""Of the network's outputs for one patch: by name, in order; channels first."""
 
 
 class _Parameters(BaseModel):
@@ -79,7 +92,26 @@ class SecondLook(_Parameters):
     weight: Probability
 
 
-class DetectorParameters(_Parameters):
+class _ModelParameters(_Parameters):
+    """What every kind of detector says of itself."""
+
+    name: ModelName
+    version: ModelVersion
+    window_hu: tuple[float, float]
+    patch_shape: tuple[Count, Count, Count]
+    calibration: Calibration
+    operating_points: dict[str, OperatingPoint]
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        if self.window_hu[0] >= self.window_hu[1]:
+            raise ValueError("window_hu must rise")
+        if "default" not in self.operating_points:
+            raise ValueError('operating_points needs "default"')
+        return self
+
+
+class DetectorParameters(_ModelParameters):
     """How to feed a network and read its outputs: section ``phoi`` of the bundle's metadata.
 
     The ONNX input ``image`` is float32 [N, 1, D, H, W] on a canonical LPS grid, axes (z, y, x).
@@ -101,31 +133,119 @@ class DetectorParameters(_Parameters):
         second_look: how ``models/second_look.onnx`` is used; None if there is none.
     """
 
-    name: ModelName
-    version: ModelVersion
     kind: Literal["center-heatmap"]
     spacing_mm: float = Field(gt=0, le=10)
-    window_hu: tuple[float, float]
-    patch_shape: tuple[Count, Count, Count]
     stride: int = Field(ge=1)
     margin: int = Field(ge=0)
-    calibration: Calibration
-    operating_points: dict[str, OperatingPoint]
     second_look: SecondLook | None = None
+
+    @property
+    def outputs(self) -> OutputShapes:
+        """Of the network."""
+        return heatmap_outputs(self.patch_shape, self.stride)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.window_hu[0] >= self.window_hu[1]:
-            raise ValueError("window_hu must rise")
         second = self.second_look.patch_shape if self.second_look else ()
         if any(n % self.stride for n in (*self.patch_shape, *second)):
             raise ValueError("patch_shape must be a multiple of stride")
         margin = math.ceil(self.margin / self.stride) * self.stride  # whole cells are dropped
         if 2 * margin >= min(self.patch_shape):
             raise ValueError("margin leaves nothing of a patch")
-        if "default" not in self.operating_points:
-            raise ValueError('operating_points needs "default"')
         return self
+
+
+def heatmap_outputs(patch_shape: Index, stride: int) -> OutputShapes:
+    """Of a centre-heatmap network, for a patch (z, y, x)."""
+    cells = tuple(n // stride for n in patch_shape)
+    return {"heatmap": (1, *cells), "diameter_mm": (1, *cells), "offset": (3, *cells)}
+
+
+class AnchorLevel(_Parameters):
+    """One level of a feature pyramid: its cells, and the boxes that are anchored in each.
+
+    Attributes:
+        stride: voxels of the input to a cell, along the input's axes.
+        anchors: extents of a cell's anchor boxes along the input's axes, voxels.
+    """
+
+    stride: tuple[Count, Count, Count]
+    anchors: tuple[tuple[Length, Length, Length], ...] = Field(min_length=1)
+
+
+class AnchorBoxParameters(_ModelParameters):
+    """How to feed a one-stage detector with anchor boxes (RetinaNet, Lin et al., ICCV 2017).
+
+    The ONNX input ``image`` is float32 [N, 1, ...], its axes along the patient's as ``axes`` says.
+    For each level i of the feature pyramid it has the outputs ``logits_i`` [N, A, cells] (of the
+    score that a nodule lies in the box, A anchors) and ``boxes_i`` [N, 6 A, cells] (for each
+    anchor: shift of the centre along the three axes in parts of the anchor's extents, then the
+    logarithm of the box's extents in parts of the anchor's).
+
+    Attributes:
+        name: registered model name.
+        version: human version.
+        kind: which decoder reads the outputs.
+        spacing_mm: of the canonical grid on which lungs are found, mm.
+        axes: where in the patient each axis of the input grows to: Left or Right, Posterior or
+            Anterior, Superior or Inferior.
+        input_spacing_mm: voxel size of the input along its axes, mm.
+        window_hu: HU mapped linearly to 0 and 1; beyond is clipped.
+        patch_shape: shape of a patch along the input's axes, voxels.
+        overlap: of neighbouring patches along each axis, as a part of the patch, at least; their
+            outputs are averaged.
+        levels: of the feature pyramid, finest first.
+        score_threshold: boxes of at most this score are dropped.
+        top_k_per_level: so many boxes of a level, those with the highest scores, are kept.
+        nms_iou: non-maximum suppression drops what overlaps a better box by more than this
+            intersection over union.
+        most_boxes: so many at most are left.
+        calibration: from score to probability.
+        operating_points: thresholds by name; "default" is always one of them.
+    """
+
+    kind: Literal["anchor-box"]
+    spacing_mm: float = Field(default=1.0, gt=0, le=10)
+    axes: Annotated[str, StringConstraints(pattern="^[LRPASI]{3}$")]
+    input_spacing_mm: tuple[Length, Length, Length]
+    overlap: float = Field(ge=0, lt=1)
+    levels: tuple[AnchorLevel, ...] = Field(min_length=1, max_length=8)
+    score_threshold: float = Field(ge=0, lt=1)
+    top_k_per_level: Count
+    nms_iou: float = Field(ge=0, le=1)
+    most_boxes: Count
+    second_look: None = None
+
+    @property
+    def outputs(self) -> OutputShapes:
+        """Of the network: the logits of all levels, then the boxes of all levels."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for name, channels in (("logits", 1), ("boxes", 6)):
+            for number, level in enumerate(self.levels):
+                cells = (n // s for n, s in zip(self.patch_shape, level.stride, strict=True))
+                shapes[f"{name}_{number}"] = (channels * len(level.anchors), *cells)
+        return shapes
+
+    @property
+    def lattice(self) -> Index:
+        """Voxels along each axis that hold whole cells of every level."""
+        along = zip(*(level.stride for level in self.levels), strict=True)
+        x, y, z = (math.lcm(*strides) for strides in along)
+        return (x, y, z)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not all(set(pair) & set(self.axes) for pair in ("LR", "PA", "SI")):
+            raise ValueError("axes needs one letter each of L or R, P or A, S or I")
+        if any(n % s for n, s in zip(self.patch_shape, self.lattice, strict=True)):
+            raise ValueError(f"patch_shape must be a multiple of {self.lattice}")
+        return self
+
+
+AnyParameters = DetectorParameters | AnchorBoxParameters
+_ANY_PARAMETERS: TypeAdapter[AnyParameters] = TypeAdapter(
+    Annotated[AnyParameters, Field(discriminator="kind")]
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +264,7 @@ class Bundle:
     folder: Path
     manifest: Manifest
     key_id: str
-    parameters: DetectorParameters
+    parameters: AnyParameters
     onnx: bytes = field(repr=False)
     second_look: bytes | None = field(default=None, repr=False)
 
@@ -180,7 +300,7 @@ class Bundle:
         return cls(folder, manifest, signed.key_id, parameters, onnx, second_look)
 
 
-def parse_parameters(metadata: bytes) -> DetectorParameters:
+def parse_parameters(metadata: bytes) -> AnyParameters:
     """The section ``phoi`` of ``configs/metadata.json``.
 
     Raises:
@@ -192,12 +312,25 @@ def parse_parameters(metadata: bytes) -> DetectorParameters:
         raise BadBundle(f"{METADATA} is not JSON") from None
     if not isinstance(content, dict) or "phoi" not in content:
         raise BadBundle(f'{METADATA} has no section "phoi"')
+    return validate_parameters(content["phoi"], f"{METADATA}: phoi")
+
+
+def validate_parameters(content: object, where: str) -> AnyParameters:
+    """The parameters of either kind.
+
+    Args:
+        content: as JSON holds them.
+        where: begins the message.
+
+    Raises:
+        BadBundle: they are malformed.
+    """
     try:
-        return DetectorParameters.model_validate(content["phoi"])
+        return _ANY_PARAMETERS.validate_python(content)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in ("phoi", *first["loc"]))
-        raise BadBundle(f"{METADATA}: {where}: {first['msg']}") from None
+        at = [str(part) for part in first["loc"][1:]]  # the first is the kind
+        raise BadBundle(f"{'.'.join([where, *at])}: {first['msg']}") from None
 
 
 def read_manifest(folder: Path) -> SignedManifest:

@@ -4,7 +4,8 @@ The network sees overlapping patches; only the inner part of each is kept where 
 covers its border (overlap-tile, Ronneberger et al., MICCAI 2015), so the stitched heat map has no
 seams. Marks are its local maxima (CenterNet, Zhou et al., arXiv:1904.07850), merged so that one
 lesion is one mark. A second network may look again at each of them. All arrays have axes (z, y, x)
-of the canonical grid.
+of the canonical grid. Networks with anchor boxes are run by ``phoi_models.boxes``; their boxes
+become marks here.
 """
 
 from __future__ import annotations
@@ -19,12 +20,20 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from phoi_models.bundle import Calibration, DetectorParameters, SecondLook
+from phoi_models.boxes import find_boxes, to_input_grid
+from phoi_models.bundle import (
+    AnchorBoxParameters,
+    AnyParameters,
+    Calibration,
+    DetectorParameters,
+    SecondLook,
+)
 from phoi_models.canonical import CanonicalGrid
 from phoi_models.errors import Cancelled as Cancelled
 from phoi_models.findings import Region
 from phoi_models.geometry import Index, Triple, as_triple
 from phoi_models.lungs import LungMask
+from phoi_models.volume import Volume
 
 Floats = NDArray[np.float32]
 
@@ -44,15 +53,14 @@ _SECOND_LOOK_MM = 5.0
 class Heads(Protocol):
     """A network ready to run, whatever runs it."""
 
-    def run(self, patches: Floats) -> tuple[Floats, Floats, Floats]:
+    def run(self, patches: Floats) -> tuple[Floats, ...]:
         """Run the network on a batch.
 
         Args:
             patches: [N, 1, D, H, W], windowed to 0..1.
 
         Returns:
-            heatmap [N, 1, d, h, w], diameter_mm [N, 1, d, h, w] and offset [N, 3, d, h, w]
-            (voxels; z, y, x), where d, h, w are D, H, W divided by the stride.
+            What ``outputs`` of its parameters names, in that order.
         """
         ...
 
@@ -75,9 +83,10 @@ class Candidate:
 def detect(
     canonical: CanonicalGrid,
     lungs: LungMask,
-    parameters: DetectorParameters,
+    parameters: AnyParameters,
     heads: Heads,
     *,
+    volume: Volume | None = None,
     second_look: Heads | None = None,
     region: Region = Region.LUNGS,
     batch_size: int = 1,
@@ -91,6 +100,7 @@ def detect(
         lungs: mask on the same grid.
         parameters: how to feed and read the network.
         heads: the network.
+        volume: what the grid was made of; networks with anchor boxes resample it for themselves.
         second_look: the network that ``parameters.second_look`` describes.
         region: ``LUNGS`` runs patches that touch the lungs and keeps marks in them or at their
             border; ``WHOLE`` does neither.
@@ -103,7 +113,7 @@ def detect(
 
     Raises:
         ValueError: the grid's spacing is not that of the parameters, or the network for the second
-            look is missing.
+            look or the volume is missing.
         Cancelled: ``cancelled`` returned True.
     """
     if (parameters.second_look is None) != (second_look is None):
@@ -112,19 +122,16 @@ def detect(
         raise ValueError(
             f"the network needs a grid of {parameters.spacing_mm} mm, got {canonical.spacing_mm} mm"
         )
-    tiles = _tiles(_searched(canonical, lungs, region), parameters)
-    maps = _Maps.empty(canonical.hu.shape, parameters.stride)
-    for first in range(0, len(tiles), batch_size):
-        if cancelled():
-            raise Cancelled("the analysis was cancelled")
-        batch = tiles[first : first + batch_size]
-        patches = np.stack(
-            [_patch(canonical.hu, tile.start, parameters.patch_shape, parameters) for tile in batch]
-        )
-        maps.put(batch, heads.run(patches[:, None]))
+    searched = _searched(canonical, lungs, region)
+    runner = _Runner(heads, batch_size, on_progress, cancelled)
+    if isinstance(parameters, AnchorBoxParameters):
+        if volume is None:
+            raise ValueError("a network with anchor boxes needs the volume")
+        marks = _boxed(volume, canonical, searched, parameters, runner)
+    else:
         share = 1.0 if second_look is None else 1.0 - _SECOND_LOOK_SHARE
-        on_progress(share * (first + len(batch)) / len(tiles))
-    marks = _peaks(maps, canonical, parameters.stride)
+        maps = _run(canonical, searched, parameters, runner, share)
+        marks = _peaks(maps, canonical, parameters.stride)
     if region is Region.LUNGS:
         marks = [mark for mark in marks if _belongs(mark, canonical, lungs)]
     marks = list(merged(marks))
@@ -134,6 +141,66 @@ def detect(
         )
         on_progress(1.0)
     return _with_probabilities(marks, parameters.calibration)
+
+
+@dataclass(frozen=True)
+class _Runner:
+    """A network, and how it is run."""
+
+    heads: Heads
+    batch_size: int
+    on_progress: Callable[[float], None]
+    cancelled: Callable[[], bool]
+
+
+def _boxed(
+    volume: Volume,
+    canonical: CanonicalGrid,
+    searched: NDArray[np.bool_],
+    parameters: AnchorBoxParameters,
+    runner: _Runner,
+) -> list[Candidate]:
+    """The boxes of a network with anchors, as marks; scores, not yet probabilities."""
+    grid = to_input_grid(volume, parameters.axes, parameters.input_spacing_mm)
+    whole = bool(searched.all())
+    boxes = find_boxes(
+        grid,
+        parameters,
+        runner.heads.run,
+        near_lps_mm=None if whole else canonical.index_to_lps(np.argwhere(searched) * _SPARSE),
+        batch_size=runner.batch_size,
+        on_progress=runner.on_progress,
+        cancelled=runner.cancelled,
+    )
+    diameters = np.clip(boxes.diameters_mm(grid), *_DIAMETERS_MM)
+    return [
+        Candidate(as_triple(center), float(diameter), float(score))
+        for center, diameter, score in zip(
+            boxes.centers_lps_mm(grid), diameters, boxes.scores, strict=True
+        )
+    ]
+
+
+def _run(
+    canonical: CanonicalGrid,
+    searched: NDArray[np.bool_],
+    parameters: DetectorParameters,
+    runner: _Runner,
+    share: float,
+) -> _Maps:
+    """The outputs of a centre-heatmap network; this is ``share`` of the progress."""
+    tiles = _tiles(searched, parameters)
+    maps = _Maps.empty(canonical.hu.shape, parameters.stride)
+    for first in range(0, len(tiles), runner.batch_size):
+        if runner.cancelled():
+            raise Cancelled("the analysis was cancelled")
+        batch = tiles[first : first + runner.batch_size]
+        patches = np.stack(
+            [_patch(canonical.hu, tile.start, parameters.patch_shape, parameters) for tile in batch]
+        )
+        maps.put(batch, runner.heads.run(patches[:, None]))
+        runner.on_progress(share * (first + len(batch)) / len(tiles))
+    return maps
 
 
 @dataclass(frozen=True)
@@ -232,7 +299,7 @@ class _Maps:
         zeros = np.zeros(cells, dtype=np.float32)
         return cls(zeros, zeros.copy(), np.zeros((3, *cells), dtype=np.float32), stride)
 
-    def put(self, tiles: Sequence[_Tile], outputs: tuple[Floats, Floats, Floats]) -> None:
+    def put(self, tiles: Sequence[_Tile], outputs: tuple[Floats, ...]) -> None:
         """Write the kept cells of a batch."""
         for tile, heat, diameter, offset in zip(tiles, *outputs, strict=True):
             source: list[slice] = []

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from phoi_models.bundle import DetectorParameters
+from phoi_models.bundle import AnyParameters
 from phoi_models.canonical import CanonicalGrid, to_canonical
 from phoi_models.detector import Cancelled, Candidate, Heads, detect
 from phoi_models.errors import NotAnalysable, NotAnalysableReason
@@ -40,7 +40,7 @@ class Progress(Protocol):
 
 def analyze_volume(
     volume: Volume,
-    parameters: DetectorParameters,
+    parameters: AnyParameters,
     heads: Heads,
     *,
     second_look: Heads | None = None,
@@ -90,6 +90,7 @@ def analyze_volume(
             lungs,
             parameters,
             heads,
+            volume=volume,
             second_look=second_look,
             region=region,
             batch_size=batch_size,
