@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from phoi_models.bundle import Calibration, DetectorParameters
+from phoi_models.bundle import AnyParameters, Calibration
 from phoi_models.canonical import CanonicalGrid, to_canonical
 from phoi_models.detector import Floats, Heads, detect
 from phoi_models.errors import NotAnalysable
@@ -111,7 +111,7 @@ class ScanResult:
 
 def evaluate(
     scans: Iterable[Background],
-    parameters: DetectorParameters,
+    parameters: AnyParameters,
     heads: Heads,
     *,
     second_look: Heads | None = None,
@@ -135,7 +135,7 @@ def evaluate(
 
 def examine(
     scan: Background,
-    parameters: DetectorParameters,
+    parameters: AnyParameters,
     heads: Heads,
     *,
     second_look: Heads | None = None,
@@ -167,6 +167,7 @@ def examine(
         lungs,
         parameters,
         heads,
+        volume=volume,
         second_look=second_look,
         region=region,
         batch_size=batch_size,

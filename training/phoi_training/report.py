@@ -10,7 +10,7 @@ from typing import Any
 import mlflow
 import numpy as np
 import onnxruntime
-from phoi_models.bundle import DetectorParameters
+from phoi_models.bundle import AnyParameters
 from phoi_models.detector import Floats
 
 from phoi_training.card import froc_lines, scan_table, size_table
@@ -28,19 +28,16 @@ class OnnxHeads:
         providers = ["CPUExecutionProvider"]
         self._session = onnxruntime.InferenceSession(str(model), providers=providers)
 
-    def run(self, patches: Floats) -> tuple[Floats, Floats, Floats]:
-        """See :class:`phoi_models.detector.Heads`."""
-        heat, diameter_mm, offset = self._session.run(
-            ["heatmap", "diameter_mm", "offset"], {"image": patches}
-        )
-        return heat, diameter_mm, offset
+    def run(self, patches: Floats) -> tuple[Floats, ...]:
+        """See :class:`phoi_models.detector.Heads`; a bundle's file names its outputs in order."""
+        return tuple(self._session.run(None, {"image": patches}))
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """Results on chests as they are, and apart from them on planted copies."""
 
-    parameters: DetectorParameters
+    parameters: AnyParameters
     real: tuple[ScanResult, ...]
     planted: tuple[ScanResult, ...]
 
@@ -56,7 +53,7 @@ class Evaluation:
 
 def run_evaluation(
     model: Path,
-    parameters: DetectorParameters,
+    parameters: AnyParameters,
     chests: Sequence[Background],
     *,
     copies: int,
