@@ -21,10 +21,10 @@ from phoi_models.phantom import chest_phantom
 from phoi_models.signing import create_signing_key
 from phoi_models.volume import Volume
 from phoi_training.cli import command, evaluate_command
-from phoi_training.dataset import phantom_background
 from phoi_training.export import export_onnx
 from phoi_training.fit import Recipe, fit
 from phoi_training.initial import UnusableWeights, initial_network
+from phoi_training.patches import PatchBank, chests
 from phoi_training.train import untuned
 from typer.testing import CliRunner, Result
 
@@ -126,7 +126,7 @@ def test_registering_needs_a_place_that_stays(data: Path, tmp_path: Path, curren
 
 
 def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
-    background = phantom_background(np.random.default_rng(3))
+    bank = PatchBank(tmp_path, untuned("0.0.1"), 48, seed=0)
     seen: list[int] = []
 
     def run(steps: int) -> CenterHeatmapNet:
@@ -134,7 +134,8 @@ def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
         recipe = Recipe(steps=steps, minutes=60, batch=1, patch=32, workers=0)
         return fit(
             CenterHeatmapNet(),
-            [background],
+            bank,
+            chests([], 1, phantoms=1),
             untuned("0.0.1"),
             recipe,
             tmp_path / "checkpoint.pt",

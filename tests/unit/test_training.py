@@ -15,7 +15,8 @@ from phoi_models.geometry import Geometry, Triple
 from phoi_models.networks import CenterHeatmapNet
 from phoi_models.planting import LungSpace
 from phoi_models.volume import Volume
-from phoi_training.dataset import Background, Mark, Patch, augmented, digest, targets
+from phoi_training import patches
+from phoi_training.dataset import Background, Mark, NoTrainingData, digest
 from phoi_training.evaluation import (
     RATES,
     Prediction,
@@ -27,6 +28,15 @@ from phoi_training.evaluation import (
 )
 from phoi_training.fit import losses
 from phoi_training.lidc import reader_marks
+from phoi_training.patches import (
+    Chest,
+    Patch,
+    PatchBank,
+    augmented,
+    chests,
+    random_part,
+    targets,
+)
 from phoi_training.train import split, tuned, untuned
 
 AXES = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
@@ -152,12 +162,72 @@ def background(name: str, patient: str) -> Background:
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=12), st.integers(0, 99))
 def test_no_patient_is_on_both_sides(patients: list[int], seed: int) -> None:
-    chests = [background(str(i), str(patient)) for i, patient in enumerate(patients)]
-    training, held_out = split(chests, (), seed)
-    assert {b.name for b in (*training, *held_out)} == {b.name for b in chests}
-    assert not {b.patient for b in training} & {b.patient for b in held_out}
-    assert training
-    assert bool(held_out) == (len(set(patients)) > 1)
+    backgrounds = [background(str(i), str(patient)) for i, patient in enumerate(patients)]
+    (fold,) = split(backgrounds, 1, (), seed)
+    assert {b.name for b in (*fold.training, *fold.held_out)} == {b.name for b in backgrounds}
+    assert not {b.patient for b in fold.training} & {b.patient for b in fold.held_out}
+    assert fold.training
+    assert bool(fold.held_out) == (len(set(patients)) > 1)
+
+
+@given(st.lists(st.integers(0, 9), min_size=3, max_size=20), st.integers(0, 99))
+def test_every_patient_is_held_out_of_one_fold(patients: list[int], seed: int) -> None:
+    backgrounds = [background(str(i), str(patient)) for i, patient in enumerate(patients)]
+    if len(set(patients)) < 3:
+        with pytest.raises(NoTrainingData, match="3 folds"):
+            split(backgrounds, 3, (), seed)
+        return
+    folds = split(backgrounds, 3, (), seed)
+    held_out = [b.name for fold in folds for b in fold.held_out]
+    assert sorted(held_out) == sorted(b.name for b in backgrounds)
+    for fold in folds:
+        assert fold.held_out
+        assert fold.training
+        assert not {b.patient for b in fold.training} & {b.patient for b in fold.held_out}
+
+
+def test_a_chest_shows_its_host_and_its_donor() -> None:
+    marked = replace(background("b", "B"), marks=(Mark((0.0, 0.0, 0.0), 5.0),))
+    made = chests([background("a", "A"), marked], variants=2, phantoms=1)
+    assert [sorted(chest.patients) for chest in made] == [["A", "B"]] * 2 + [["B"]] * 3
+    assert len({chest.name for chest in made}) == 5
+
+
+def test_the_bank_gives_back_what_it_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    given_patches = [
+        Patch(
+            rng.integers(-1000, 400, (8, 8, 8)).astype(np.int16),
+            marks=rng.uniform(0, 8, (count, 4)),
+            uncertain=rng.uniform(0, 8, (1 - count % 2, 4)),
+            complete=bool(count % 2),
+        )
+        for count in (0, 2, 1)
+    ]
+    monkeypatch.setattr(patches, "chest_patches", lambda *_: given_patches)
+    bank = PatchBank(tmp_path, PARAMETERS, 8, seed=0)
+    chest = Chest(background("a", "A"), None, 0)
+    assert not bank.has(chest)
+    bank.patches(chest)
+    assert bank.has(chest)
+    monkeypatch.delattr(patches, "chest_patches")  # now it must come from the disk
+    for wanted, got in zip(given_patches, bank.patches(chest), strict=True):
+        assert wanted.complete == got.complete
+        for name in ("hu", "marks", "uncertain", "rejected"):
+            np.testing.assert_array_equal(getattr(wanted, name), getattr(got, name))
+
+
+@given(st.integers(0, 99))
+def test_a_part_of_a_patch_takes_its_marks_along(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    hu = np.arange(20**3, dtype=np.int16).reshape(20, 20, 20)
+    at = rng.integers(6, 14, 3)
+    part = random_part(Patch(hu, np.array([[*at, 5.0]]), np.empty((0, 4)), complete=True), 16, rng)
+    assert part.hu.shape == (16, 16, 16)
+    moved = part.marks[0, :3].astype(int)
+    assert part.hu[tuple(moved)] == hu[tuple(at)]
 
 
 def test_digest_tells_data_sets_apart() -> None:
@@ -183,23 +253,25 @@ def test_readers_outlines_become_marks(tmp_path: Path) -> None:
     with sqlite3.connect(readings) as database:
         database.executescript(
             "CREATE TABLE scans (id INTEGER, series_instance_uid VARCHAR);"
-            "CREATE TABLE annotations (id INTEGER, scan_id INTEGER);"
+            "CREATE TABLE annotations (id INTEGER, scan_id INTEGER, texture INTEGER,"
+            " spiculation INTEGER, malignancy INTEGER);"
             "CREATE TABLE contours (id INTEGER, annotation_id INTEGER, inclusion BOOLEAN,"
             " image_z_position FLOAT, coords VARCHAR);"
             "INSERT INTO scans VALUES (1, '1.2.3'), (2, '1.2.4');"
         )
         # Reader 1 and 2 outline the same 10 x 10 pixel square, reader 3 something far away.
         for reader, (left, top) in enumerate([(100, 200), (101, 200), (300, 50)], start=1):
-            database.execute("INSERT INTO annotations VALUES (?, 1)", (reader,))
+            database.execute("INSERT INTO annotations VALUES (?, 1, ?, 1, 3)", (reader, 3 + reader))
             corners = [(0, 0), (10, 0), (10, 10), (0, 10)]
             coords = "\n".join(f"{left + x},{top + y}" for x, y in corners)
             for z in (-50.0, -47.5, -45.0):
                 database.execute(
                     "INSERT INTO contours VALUES (?, ?, 1, ?, ?)", (reader, reader, z, coords)
                 )
-        database.execute("INSERT INTO annotations VALUES (9, 2)")
+        database.execute("INSERT INTO annotations VALUES (9, 2, 5, 1, 3)")
     database.close()
     both, alone = reader_marks(readings, "1.2.3", (-160.0, -170.0, -300.0), 0.5, 2.5)
     assert (both.readers, alone.readers) == (2, 1)
+    assert (both.texture, both.malignancy) == (4.5, 3.0)
     np.testing.assert_allclose(both.center_lps_mm, (-160 + 52.75, -170 + 102.5, -47.5))
     assert both.diameter_mm == pytest.approx(np.cbrt(6 / np.pi * 25 * 7.5))

@@ -18,9 +18,10 @@ from phoi_models.feedback import (
     write_index,
 )
 from phoi_models.networks import CenterHeatmapNet
-from phoi_training.dataset import Background, Patch, digest, load, targets
+from phoi_training.dataset import Background, digest, load
 from phoi_training.export import ExportMismatch, export_onnx
 from phoi_training.fit import losses
+from phoi_training.patches import Patch, targets
 from phoi_training.train import untuned
 
 SHAPE = (32, 40, 40)

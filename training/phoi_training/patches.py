@@ -33,6 +33,7 @@ PATCH_MARGIN = 16
 _NODULES, _DISTRACTORS, _ELSEWHERE = 12, 6, 5
 _DIAMETERS_MM = (3.5, 45.0)
 _DISEASED = 0.3
+_THICK_SLICES, _THICK_MM = 0.2, (2.0, 5.0)
 _SHUFFLED = 600
 _REACH = 25.0
 """A heat map falls to nothing so far beyond a nodule's edge, voxels."""
@@ -129,6 +130,7 @@ class PatchBank:
         """The patches of a chest; made if need be."""
         path = self._path(chest)
         if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
             patches = chest_patches(chest, self._parameters, self._edge, self._rng(chest))
             write_atomically(path, _packed(patches))
         return _unpacked(path)
@@ -314,7 +316,7 @@ def _cut(grid: CanonicalGrid, start: NDArray[np.int_], size: int) -> NDArray[np.
 
 
 def augmented(patch: Patch, rng: np.random.Generator) -> Patch:
-    """Mirror, turn about z, sharpen or blur, add noise, and shift and stretch the HU scale."""
+    """Mirror, turn about z, thicken slices, change kernel, noise and the HU scale."""
     hu = patch.hu.astype(np.float32)
     places = [patch.marks.copy(), patch.uncertain.copy(), patch.rejected.copy()]
     last = hu.shape[0] - 1
@@ -326,6 +328,8 @@ def augmented(patch: Patch, rng: np.random.Generator) -> Patch:
     if rng.random() < 0.5:
         hu = hu.transpose(0, 2, 1)
         places = [place[:, [0, 2, 1, 3]] for place in places]
+    if rng.random() < _THICK_SLICES:
+        hu = _thick_slices(hu, rng.uniform(*_THICK_MM), places[0])
     kernel = rng.random()
     if kernel < 0.3:
         hu = ndimage.gaussian_filter(hu, rng.uniform(0.3, 0.8))
@@ -339,6 +343,20 @@ def augmented(patch: Patch, rng: np.random.Generator) -> Patch:
     voxels = np.ascontiguousarray(np.clip(np.rint(hu), -1100, 3000).astype(np.int16))
     marks, uncertain, rejected = places
     return Patch(voxels, marks, uncertain, patch.complete, rejected)
+
+
+def _thick_slices(hu: Floats, thickness: float, marks: NDArray[np.float64]) -> Floats:
+    """As scanned in slices of this many voxels; not where a nodule would vanish in them."""
+    if len(marks) and marks[:, 3].min() < 1.3 * thickness:
+        return hu
+    averaged = ndimage.uniform_filter1d(hu, round(thickness), axis=0)
+    slices = np.arange(0, hu.shape[0] - 1, thickness)
+    between = np.interp(np.arange(hu.shape[0]), slices, np.arange(len(slices)))
+    sampled = averaged[np.rint(slices).astype(int)]
+    below = np.minimum(between.astype(int), len(slices) - 2)
+    share = (between - below).astype(np.float32)[:, None, None]
+    thick: Floats = (1 - share) * sampled[below] + share * sampled[below + 1]
+    return thick
 
 
 def windowed(hu: NDArray[np.int16], parameters: DetectorParameters) -> Floats:

@@ -127,7 +127,7 @@ def train(job: Job, console: Console) -> Trained:
     mlflow.set_experiment(EXPERIMENT)
     with mlflow.start_run() as run:
         backgrounds = load(job.data, job.readings)
-        folds = split(backgrounds, job)
+        folds = split(backgrounds, job.folds, job.held_out, job.recipe.seed)
         digest_sha256 = digest(backgrounds)
         mlflow.log_params(_parameters(job, device, digest_sha256))
         mlflow.log_dict(environment(), "environment.json")
@@ -206,8 +206,10 @@ def _one_network(
     return network, results
 
 
-def split(backgrounds: Sequence[Background], job: Job) -> list[Fold]:
-    """The folds, by patient; the only one if ``job.folds`` is 1.
+def split(
+    backgrounds: Sequence[Background], folds: int, held_out: Sequence[str], seed: int
+) -> list[Fold]:
+    """The folds, by patient; with one fold, ``held_out`` or a fifth of the patients is held out.
 
     A single patient is trained on; then only phantoms are left to validate on.
 
@@ -215,13 +217,13 @@ def split(backgrounds: Sequence[Background], job: Job) -> list[Fold]:
         NoTrainingData: fewer patients than folds.
     """
     patients = sorted({background.patient for background in backgrounds})
-    if job.folds > len(patients):
-        raise NoTrainingData(f"{len(patients)} patients cannot be parted into {job.folds} folds")
-    shuffled = np.random.default_rng(job.recipe.seed).permutation(patients)
-    if job.folds > 1:
-        shares = [set(shuffled[number :: job.folds]) for number in range(job.folds)]
-    elif job.held_out:
-        shares = [{b.patient for b in backgrounds if b.name in job.held_out}]
+    if folds > len(patients):
+        raise NoTrainingData(f"{len(patients)} patients cannot be parted into {folds} folds")
+    shuffled = np.random.default_rng(seed).permutation(patients)
+    if folds > 1:
+        shares = [set(shuffled[number::folds]) for number in range(folds)]
+    elif held_out:
+        shares = [{b.patient for b in backgrounds if b.name in held_out}]
     else:
         shares = [set(shuffled[: min(max(1, len(patients) // 5), len(patients) - 1)])]
     return [
