@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
 
+from phoi_models.distractors import fissure, fissure_hu
 from phoi_models.distractors import plant_distractors as plant_distractors
 from phoi_models.findings import Attenuation, NoduleMask
 from phoi_models.geometry import Geometry, Triple, as_triple
@@ -79,28 +80,49 @@ class NoduleKind:
     @classmethod
     def draw(cls, rng: np.random.Generator, diameter_mm: float) -> NoduleKind:
         """A random kind, as varied as what is seen in screening and in oncology."""
-        solid, part_solid, non_solid = Attenuation
-        if diameter_mm < 5:
-            attenuation = Attenuation(rng.choice([solid, non_solid], p=[0.9, 0.1]))
-            margin = Margin.SMOOTH
-        else:
-            attenuation = Attenuation(
-                rng.choice([solid, part_solid, non_solid], p=[0.68, 0.16, 0.16])
-            )
-            # Large tumours are rarely smooth.
-            shares = [0.3, 0.4, 0.3] if diameter_mm < 15 else [0.1, 0.4, 0.5]
-            margin = Margin(rng.choice(list(Margin), p=shares))
-        cavity = diameter_mm > 9 and attenuation is solid and rng.random() < 0.15
-        calcified = diameter_mm < 12 and rng.random() < 0.08
+        attenuation = _draw_attenuation(rng, diameter_mm)
+        cavity = diameter_mm > 9 and attenuation is Attenuation.SOLID and rng.random() < 0.2
         return cls(
             attenuation=attenuation,
-            margin=margin,
-            solid_hu=rng.uniform(200, 500) if calcified else rng.uniform(-60, 110),
-            ground_glass_hu=rng.uniform(-680, -400),
-            core_fraction=rng.uniform(0.3, 0.7),
-            cavity_fraction=rng.uniform(0.3, 0.85) if cavity else 0.0,
+            margin=_draw_margin(rng, diameter_mm),
+            solid_hu=_draw_solid_hu(rng, diameter_mm),
+            ground_glass_hu=_draw_ground_glass_hu(rng, diameter_mm),
+            core_fraction=rng.uniform(0.25, 0.75),
+            cavity_fraction=_draw_cavity(rng, diameter_mm) if cavity else 0.0,
             elongation=1 + abs(rng.normal(0, 0.3)),
         )
+
+
+def _draw_attenuation(rng: np.random.Generator, diameter_mm: float) -> Attenuation:
+    shares = [0.9, 0.0, 0.1] if diameter_mm < 5 else [0.68, 0.16, 0.16]
+    return Attenuation(rng.choice(list(Attenuation), p=shares))
+
+
+def _draw_margin(rng: np.random.Generator, diameter_mm: float) -> Margin:
+    """Large tumours are rarely smooth; at small nodules no margin can be seen."""
+    if diameter_mm < 5:
+        return Margin.SMOOTH
+    shares = [0.3, 0.4, 0.3] if diameter_mm < 15 else [0.1, 0.4, 0.5]
+    return Margin(rng.choice(list(Margin), p=shares))
+
+
+def _draw_solid_hu(rng: np.random.Generator, diameter_mm: float) -> float:
+    """Soft tissue, or calcium: granulomas are small, and the smallest show only when dense."""
+    calcified = 0.25 if diameter_mm < 6 else 0.08 if diameter_mm < 12 else 0.0
+    return rng.uniform(150, 500) if rng.random() < calcified else rng.uniform(-60, 110)
+
+
+def _draw_ground_glass_hu(rng: np.random.Generator, diameter_mm: float) -> float:
+    """Half of the small ones are faint."""
+    faint = 6 <= diameter_mm <= 10 and rng.random() < 0.5
+    return rng.uniform(-700, -600) if faint else rng.uniform(-680, -400)
+
+
+def _draw_cavity(rng: np.random.Generator, diameter_mm: float) -> float:
+    """Half of the cavities have a thin wall."""
+    if rng.random() < 0.5:
+        return float(np.clip(1 - 2 * rng.uniform(1.2, 3.0) / diameter_mm, 0.3, 0.93))
+    return rng.uniform(0.3, 0.75)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +134,7 @@ class PlantedNodule:
         mean_diameter_mm: mean of the longest diameter on the transverse plane where it is largest
             and the one perpendicular to it, of the body without its spicules, mm.
         volume_mm3: of the body, cavity included, spicules not, mm3.
+        solid_diameter_mm: mean diameter of the solid core, mm; None unless part-solid.
         kind: what it is made of.
         place: where it sits.
         mask: host voxels that are at least half filled by it.
@@ -120,6 +143,7 @@ class PlantedNodule:
     center_lps_mm: Triple
     mean_diameter_mm: float
     volume_mm3: float
+    solid_diameter_mm: float | None
     kind: NoduleKind
     place: Place
     mask: NoduleMask
@@ -135,6 +159,7 @@ class _Shape:
     waves: Floats  # (n, 4): wave vector and phase of the uneven surface
     unevenness: float
     spicules: Floats  # (n, 5): direction, length over radius, base radius mm
+    facets: Floats  # (n, 4): outward unit vector and distance, in the frame, of flat sides
 
     @classmethod
     def draw(cls, rng: np.random.Generator, kind: NoduleKind) -> _Shape:
@@ -162,6 +187,29 @@ class _Shape:
                     rng.uniform(0.7, 1.8, thorns),
                 ]
             ),
+            facets=np.empty((0, 4)),
+        )
+
+    @classmethod
+    def on_fissure(cls, rng: np.random.Generator, normal: Floats) -> _Shape:
+        """A flat body with a straight side on a fissure, and often a triangular outline.
+
+        So are perifissural nodules described by de Hoop et al. (Radiology 2012;265:611-6).
+        """
+        across = np.linalg.qr(np.column_stack([normal, rng.normal(size=(3, 2))]))[0].T
+        axes = np.array([rng.uniform(0.5, 0.8), 1.0, rng.uniform(1.0, 1.4)])
+        turn = rng.uniform(0, 2 * np.pi)
+        corners = turn + np.arange(3) * 2 * np.pi / 3 + rng.normal(0, 0.2, 3)
+        sides = np.column_stack(
+            [np.zeros(3), np.cos(corners), np.sin(corners), rng.uniform(0.5, 0.9, 3)]
+        )
+        flat = np.array([[-1.0, 0.0, 0.0, rng.uniform(0.1, 0.7)]])
+        plain = cls.draw(rng, NoduleKind())
+        triangular = rng.random() < 0.6
+        return replace(
+            plain,
+            frame=across / (axes / np.prod(axes) ** (1 / 3))[:, None],
+            facets=np.concatenate([flat, sides]) if triangular else flat,
         )
 
     def body(self, offsets: Floats) -> Floats:
@@ -172,6 +220,8 @@ class _Shape:
         for ball in self.balls:
             lobule = np.sqrt(((points - ball[:3]) ** 2).sum(axis=1)) - ball[3]
             distance = smooth_minimum(distance, lobule, 0.15)
+        for facet in self.facets:
+            distance = -smooth_minimum(-distance, facet[3] - points @ facet[:3], 0.2)
         if self.unevenness:
             near = np.abs(distance) < 0.6
             ripple = np.sin(points[near] @ self.waves[:, :3].T + self.waves[:, 3]).mean(axis=1)
@@ -215,7 +265,8 @@ def plant_at(
         rng: shape, texture and point spread.
         kind: what to plant; a smooth solid ball if not given.
         lungs: if given, what lies outside them is not part of the truth.
-        place: recorded with the truth.
+        place: recorded with the truth; a perifissural nodule is flat and comes with a piece of
+            fissure.
 
     Returns:
         The new volume and the truth.
@@ -262,8 +313,16 @@ def plant_nodules(
         kind = NoduleKind.draw(rng, diameter)
         site = sites.choose(rng, diameter, _visible_below(kind))
         if site is not None:
+            if _may_lie_on_fissure(site, diameter, kind) and rng.random() < 0.2:
+                site = replace(site, place=Place.PERIFISSURAL)
             planted.append(_plant(host, volume.geometry, site, diameter, kind, lungs, rng))
     return Volume(host, volume.geometry), tuple(planted)
+
+
+def _may_lie_on_fissure(site: Site, diameter_mm: float, kind: NoduleKind) -> bool:
+    """Intrapulmonary lymph nodes are solid and small."""
+    small = diameter_mm <= 12 and kind.attenuation is Attenuation.SOLID
+    return small and site.place is Place.ISOLATED
 
 
 def _visible_below(kind: NoduleKind) -> float:
@@ -284,7 +343,13 @@ def _plant(
     """Change ``host`` in place and return the truth."""
     if lungs is not None and not lungs.contains(np.array([site.center_lps_mm])).all():
         raise ValueError("the centre lies outside the lungs")
-    unit = _Shape.draw(rng, kind)
+    if site.place is Place.PERIFISSURAL:
+        kind = replace(kind, margin=Margin.SMOOTH, cavity_fraction=0.0, elongation=1.0)
+        normal = directions(rng, 1)[0]
+        _plant_fissure(host, geometry, site.center_lps_mm, normal, lungs, rng)
+        unit = _Shape.on_fissure(rng, normal)
+    else:
+        unit = _Shape.draw(rng, kind)
     measured = _measure(unit.body, 1.0)
     scale = diameter_mm / measured.diameter
     shape = replace(unit, radius=scale)
@@ -302,14 +367,43 @@ def _plant(
         if 0 < within.sum() < 0.99 * body.sum():
             body = within
             truth = _measure(shape.body, scale, _Clip(lungs, box.centre))
+    part_solid = kind.attenuation is Attenuation.PART_SOLID
     return PlantedNodule(
         center_lps_mm=as_triple(box.centre + truth.centre),
         mean_diameter_mm=truth.diameter,
         volume_mm3=truth.volume,
+        solid_diameter_mm=kind.core_fraction * diameter_mm if part_solid else None,
         kind=kind,
         place=site.place,
         mask=_tight(body, box),
     )
+
+
+def _plant_fissure(
+    host: NDArray[np.int16],
+    geometry: Geometry,
+    centre: Triple,
+    normal: Floats,
+    lungs: LungSpace | None,
+    rng: np.random.Generator,
+) -> None:
+    """Change ``host`` in place: a piece of a fissure through a point."""
+    plate = fissure(rng, normal)
+    box = Box.around(geometry, centre, max(plate.half_axes_mm))
+    cover = box.coverage(plate.distance, 1.0)
+    if lungs is not None:
+        cover *= lungs.contains(box.positions()).reshape(box.shape)
+    seen = box.blurred(cover, Spread.draw(rng, geometry))
+    fill(host[box.where], seen, texture(rng, cover, fissure_hu(rng)))
+
+
+_GROUND_GLASS_HU = (20.0, 80.0)
+"""Ground glass is less even than solid tissue."""
+
+
+def _vaguest(radius_mm: float) -> float:
+    """Standard deviation of the vaguest border of ground glass of this size, mm."""
+    return float(np.clip(0.12 * radius_mm, 0.6, 1.8))
 
 
 def _fill_kind(
@@ -326,8 +420,8 @@ def _fill_kind(
     if kind.attenuation is Attenuation.SOLID:
         fill(block, box.blurred(cover, spread), texture(rng, cover, kind.solid_hu))
     else:
-        soft = box.blurred(cover, spread, softness=rng.uniform(0.3, 1.0))
-        fill(block, soft, texture(rng, cover, kind.ground_glass_hu))
+        soft = box.blurred(cover, spread, softness=rng.uniform(0.3, _vaguest(shape.radius)))
+        fill(block, soft, texture(rng, cover, kind.ground_glass_hu, _GROUND_GLASS_HU))
     if kind.attenuation is Attenuation.PART_SOLID:
         core = _Inner.draw(rng, shape, kind.core_fraction)
         inner = box.blurred(box.coverage(core.distance, step), spread)

@@ -38,6 +38,7 @@ class Place(StrEnum):
     ISOLATED = "isolated"
     JUXTAPLEURAL = "juxtapleural"
     JUXTAVASCULAR = "juxtavascular"
+    PERIFISSURAL = "perifissural"
 
 
 class NoSite(PhoiError):
@@ -186,27 +187,39 @@ class Box:
         high = np.minimum(np.ceil(index).astype(int) + reach + 1, shape)
         return cls(geometry, centre, low, high)
 
-    def offsets(self, shift: Floats) -> Floats:
-        """LPS offsets from the centre, mm, (n, 3), of the voxels moved by a part of an index."""
-        grid = np.indices(self.shape).reshape(3, -1).T + self.low + shift
+    @cached_property
+    def _offsets(self) -> Floats:
+        """LPS offsets of the voxel centres from the centre of the box, mm, (n, 3)."""
+        grid = np.indices(self.shape).reshape(3, -1).T + self.low
         lps: Floats = self.geometry.index_to_lps(grid) - self.centre
         return lps
 
+    def offsets(self, shift: Floats) -> Floats:
+        """LPS offsets from the centre, mm, (n, 3), of the voxels moved by a part of an index."""
+        moved: Floats = self._offsets + self.geometry.matrix @ shift
+        return moved
+
     def coverage(self, distance: Distance, step_mm: float) -> Floats:
-        """Fraction, 0 to 1, of each voxel inside a body, sampled every ``step_mm``."""
+        """Fraction, 0 to 1, of each voxel inside a body, sampled every ``step_mm`` at its edge."""
         spacing = np.asarray(self.geometry.spacing_mm)
         parts = np.clip(np.ceil(spacing / step_mm), 1, 8).astype(int)
         edge = float((spacing / parts).max())
-        total = np.zeros(int(np.prod(self.shape)))
+        from_centre = distance(self._offsets)
+        cover = np.clip(0.5 - from_centre / edge, 0, 1)
+        # Distances are approximate: three times farther than a voxel reaches is safe.
+        border = np.abs(from_centre) < 1.5 * np.linalg.norm(spacing)
+        near = self._offsets[border]
+        total = np.zeros(len(near))
         for part in np.ndindex(*parts):
-            shift = (np.asarray(part) + 0.5) / parts - 0.5
-            total += np.clip(0.5 - distance(self.offsets(shift)) / edge, 0, 1)
-        mean: Floats = (total / np.prod(parts)).reshape(self.shape)
+            shift = self.geometry.matrix @ ((np.asarray(part) + 0.5) / parts - 0.5)
+            total += np.clip(0.5 - distance(near + shift) / edge, 0, 1)
+        cover[border] = total / np.prod(parts)
+        mean: Floats = cover.reshape(self.shape)
         return mean
 
     def positions(self) -> Floats:
         """LPS positions, mm, (n, 3), of the voxel centres."""
-        lps: Floats = self.offsets(np.zeros(3)) + self.centre
+        lps: Floats = self._offsets + self.centre
         return lps
 
     def blurred(self, cover: Floats, spread: Spread, *, softness: float = 0.0) -> Floats:
@@ -222,6 +235,14 @@ class Site:
 
     center_lps_mm: Triple
     place: Place
+
+
+_SHELLS = {
+    Place.ISOLATED: (0.97, 1.0),
+    Place.JUXTAPLEURAL: (0.4, 0.95),
+    Place.JUXTAVASCULAR: (0.8, 1.0),
+}
+"""Which fraction of a nodule's surface lies in the lung, at the places that a host has itself."""
 
 
 class Sites:
@@ -251,16 +272,12 @@ class Sites:
         """A place where most of the nodule replaces something darker; None if none is found."""
         radius = diameter_mm / 2
         for _ in range(self._tries):
-            place = Place(rng.choice(list(Place), p=[0.4, 0.3, 0.3]))
+            place = Place(rng.choice(list(_SHELLS), p=[0.4, 0.3, 0.3]))
             centre = self._propose(rng, place, radius)
             if centre is None or not self._free(centre, diameter_mm):
                 continue
             shell = self._lungs.contains(centre + self._rays * radius).mean()
-            low, high = {
-                Place.ISOLATED: (0.97, 1.0),
-                Place.JUXTAPLEURAL: (0.4, 0.95),
-                Place.JUXTAVASCULAR: (0.8, 1.0),
-            }[place]
+            low, high = _SHELLS[place]
             depths = rng.uniform(0, 1, (len(self._rays), 1)) ** (1 / 3)
             visible = self._hu(centre + self._rays * radius * depths) < visible_below_hu
             seen = visible.mean() >= self._minimum_visible
@@ -319,10 +336,19 @@ class Sites:
         return hu
 
 
-def texture(rng: np.random.Generator, like: Floats, hu: float) -> Floats:
-    """Tissue that is uneven on a scale of a few voxels, HU."""
-    rough = ndimage.gaussian_filter(rng.normal(size=like.shape), 1.2)
-    uneven: Floats = hu + rough * (rng.uniform(5, 25) / max(float(rough.std()), 1e-6))
+def texture(
+    rng: np.random.Generator, like: Floats, hu: float, unevenness_hu: tuple[float, float] = (5, 25)
+) -> Floats:
+    """Tissue that is uneven on a scale of one to three voxels, HU.
+
+    Args:
+        rng: everything random.
+        like: the shape (z, y, x) to return.
+        hu: mean.
+        unevenness_hu: from and to which standard deviation, HU.
+    """
+    rough = ndimage.gaussian_filter(rng.normal(size=like.shape), rng.uniform(1.0, 3.0))
+    uneven: Floats = hu + rough * (rng.uniform(*unevenness_hu) / max(float(rough.std()), 1e-6))
     return uneven
 
 

@@ -67,18 +67,24 @@ def test_irregular_shapes_keep_the_asked_diameter(margin: Margin) -> None:
     assert half_filled == pytest.approx(truth.volume_mm3, rel=0.1)
 
 
-def test_attenuation_classes_show_in_the_voxels() -> None:
-    middle = (30, 30, 30)
-    for attenuation, low, high in (
-        (Attenuation.SOLID, 0, 90),
-        (Attenuation.PART_SOLID, 0, 90),
-        (Attenuation.NON_SOLID, -620, -480),
-    ):
-        kind = NoduleKind(attenuation=attenuation, core_fraction=0.6)
-        planted, _ = plant_at(air(), (0.0, 0.0, 0.0), 24.0, rng=np.random.default_rng(1), kind=kind)
-        assert low <= planted.hu[middle] <= high
-        rim = planted.hu[30, 30, 40]
-        assert rim < -400 if attenuation is Attenuation.PART_SOLID else low - 60 <= rim
+@pytest.mark.parametrize(
+    ("attenuation", "low", "high"),
+    [(Attenuation.SOLID, 10, 70), (Attenuation.NON_SOLID, -600, -500)],
+)
+def test_attenuation_classes_show_in_the_voxels(
+    attenuation: Attenuation, low: int, high: int
+) -> None:
+    kind = NoduleKind(attenuation=attenuation)
+    planted, _ = plant_at(air(), (0.0, 0.0, 0.0), 24.0, rng=np.random.default_rng(1), kind=kind)
+    assert low <= planted.hu[25:36, 25:36, 25:36].mean() <= high
+
+
+def test_a_part_solid_nodule_has_its_solid_core() -> None:
+    kind = NoduleKind(attenuation=Attenuation.PART_SOLID, core_fraction=0.6)
+    planted, truth = plant_at(air(), (0.0, 0.0, 0.0), 24.0, rng=np.random.default_rng(1), kind=kind)
+    assert truth.solid_diameter_mm == pytest.approx(14.4)
+    solid = (planted.hu > (40 - 550) / 2).sum()
+    assert solid == pytest.approx(0.6**3 * truth.volume_mm3, rel=0.15)
 
 
 def test_a_cavity_is_air_within_a_wall() -> None:
@@ -125,11 +131,38 @@ def test_a_nodule_at_the_pleura_counts_only_inside_the_lung(
     rng = np.random.default_rng(11)
     _, truth = plant_nodules(phantom, lungs, [14.0] * 14, rng=rng)
     touching = [nodule for nodule in truth if nodule.place is Place.JUXTAPLEURAL]
-    free = [nodule for nodule in truth if nodule.place is Place.ISOLATED]
     assert touching
-    assert free
-    smallest = min(nodule.volume_mm3 for nodule in touching)
-    assert smallest < 0.9 * np.mean([nodule.volume_mm3 for nodule in free])
+    for nodule in touching:
+        voxels = np.argwhere(nodule.mask.voxels) + nodule.mask.offset
+        assert lungs.contains(phantom.geometry.index_to_lps(voxels)).mean() > 0.95
+
+
+def test_a_perifissural_nodule_is_flat_and_lies_on_a_line() -> None:
+    host = air(size_mm=80.0)
+    rng = np.random.default_rng(3)
+    planted, truth = plant_at(host, (0.0, 0.0, 0.0), 10.0, rng=rng, place=Place.PERIFISSURAL)
+    assert truth.place is Place.PERIFISSURAL
+    assert truth.mean_diameter_mm == pytest.approx(10.0, abs=0.3)
+    body = np.argwhere(truth.mask.voxels)
+    spread = np.linalg.svd(body - body.mean(axis=0), compute_uv=False)
+    assert spread[2] < 0.8 * spread[0]
+    changed = np.argwhere(planted.hu > -800)
+    away = np.linalg.norm(host.geometry.index_to_lps(changed), axis=1)
+    assert ((away > 10) & (away < 33)).sum() > 500
+
+
+def test_random_kinds_hold_what_is_rare_but_missed() -> None:
+    rng = np.random.default_rng(0)
+    wide = [NoduleKind.draw(rng, 20.0) for _ in range(400)]
+    walls = [10.0 * (1 - kind.cavity_fraction) for kind in wide if kind.cavity_fraction]
+    assert len(walls) > 20
+    assert min(walls) < 2.0
+    assert max(walls) > 4.0
+    faint = [NoduleKind.draw(rng, 8.0) for _ in range(400)]
+    vague = [kind for kind in faint if kind.attenuation is Attenuation.NON_SOLID]
+    assert min(kind.ground_glass_hu for kind in vague) < -660
+    tiny = [NoduleKind.draw(rng, 4.0) for _ in range(400)]
+    assert 0.15 < np.mean([kind.solid_hu > 150 for kind in tiny]) < 0.35
 
 
 def test_same_patient_place_whatever_the_scanning_direction(phantom: Volume) -> None:
