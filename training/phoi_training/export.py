@@ -45,17 +45,29 @@ def export_onnx(
     Raises:
         ExportMismatch: an output differs by more than its tolerance.
     """
-    exported = ExportedNet(_folded(network)).eval()
     image = torch.rand(2, 1, *patch_shape, generator=torch.Generator().manual_seed(0))
+    to_onnx(ExportedNet(_folded(network)), path, image, list(_TOLERANCE))
+    return _compare(network, path, image)
+
+
+def to_onnx(network: nn.Module, path: Path, image: torch.Tensor, outputs: list[str]) -> None:
+    """Write ``path``, without traces of this machine.
+
+    Args:
+        network: takes one tensor, gives a tuple.
+        path: of the ONNX file.
+        image: [2, 1, ...]; its shape is fixed, but for the batch axis, which stays free.
+        outputs: their names; the input is ``image``.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, about itself
         torch.onnx.export(
-            exported,
+            network.eval(),
             (image,),
             str(path),
             input_names=["image"],
-            output_names=list(_TOLERANCE),
+            output_names=outputs,
             dynamic_shapes={"image": {0: torch.export.Dim("batch", min=1, max=64)}},
             opset_version=_OPSET,
             dynamo=True,
@@ -63,7 +75,6 @@ def export_onnx(
             verbose=False,
         )
     _strip_traces(path)
-    return _compare(network, path, image)
 
 
 def _strip_traces(path: Path) -> None:
