@@ -253,8 +253,8 @@ def _fibrosis(host: _Host, rng: np.random.Generator) -> None:
         thickness = rng.uniform(6, 20)
         level = 1 - area.radius(rng) - 0.5 * np.maximum(area.depth, 0) / thickness
         zone = _vague(level + 0.12 * area.noise(rng, 10), 0.5)
-        cell = rng.uniform(4, 9)
-        walls = _network(rng, area, zone > 0.05, cell, rng.uniform(0.8, 2.0)) * zone
+        cell = rng.uniform(5, 10)
+        walls = _network(rng, area, zone > 0.05, cell, cell * rng.uniform(0.1, 0.2)) * zone
         host.paint(area, 0.7 * zone, rng.uniform(-800, -600), rng)
         if honeycomb:
             host.paint(area, zone - walls, rng.uniform(-980, -900), rng, hollow=True)
