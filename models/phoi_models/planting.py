@@ -397,7 +397,7 @@ def _plant_fissure(
     fill(host[box.where], seen, texture(rng, cover, fissure_hu(rng)))
 
 
-_GROUND_GLASS_HU = (20.0, 80.0)
+_GROUND_GLASS_HU = (20.0, 110.0)
 """Ground glass is less even than solid tissue."""
 
 
