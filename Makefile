@@ -57,10 +57,12 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@$(PIP) install -c constraints.txt -e '.[demo]' || $(NO_INSTALL)
 	@touch $@
 
-# torch comes first and alone: any looser request pulls gigabytes of CUDA packages.
+# torch comes first and alone: any looser request pulls gigabytes of CUDA packages. torchvision is
+# only for importing MONAI's detectors, which need its Python code and not its dependencies.
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing Phoi and everything its tests need (some minutes the first time)"
 	@$(PIP) install torch==2.13.0 || $(NO_INSTALL)
+	@$(PIP) install --no-deps torchvision==0.28.0 || $(NO_INSTALL)
 	@$(PIP) install -c constraints.txt -e '.[dev]' || $(NO_INSTALL)
 	@touch $@ $(VENV)/.demo
 

@@ -247,10 +247,15 @@ def starts_along(
         lattice: voxels that hold whole cells.
         overlap: of neighbours, at least, as a part of the patch.
     """
-    step = max(1, int(patch * (1 - overlap)) // lattice) * lattice
+    step = patch_step(patch, lattice, overlap)
     first = min(max(0, math.floor(part[0] / lattice) * lattice), size - patch)
     last = min(max(first, math.ceil(part[1] / lattice) * lattice - patch), size - patch)
     return [*range(first, last, step), last]
+
+
+def patch_step(patch: int, lattice: int, overlap: float) -> int:
+    """Voxels from one patch to the next, whole cells."""
+    return max(1, int(patch * (1 - overlap)) // lattice) * lattice
 
 
 def _holds(start: Index, shape: Index, points: Doubles) -> bool:

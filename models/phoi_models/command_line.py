@@ -39,6 +39,7 @@ _ABOUT = {
     f"{GROUP}.models": _About("List, sign, verify and install model bundles.", "worker"),
     f"{GROUP}.train": _About("Train a detector and register it.", "training"),
     f"{GROUP}.evaluate": _About("Measure a detector: FROC on marked volumes.", "training"),
+    f"{GROUP}.models.import": _About("Import a detector that was trained elsewhere.", "import"),
     f"{GROUP}.models.promote": _About("Make a registered version the champion.", "training"),
     f"{GROUP}.models.register": _About("Register a bundle that was trained elsewhere.", "training"),
 }

@@ -1,0 +1,1 @@
+"""``phoi models import``: detectors that were made elsewhere become signed bundles."""
