@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ import SimpleITK
 import torch
 import typer
 from mlflow import MlflowClient
+from phoi_edge_node.stand_ins.program import free_port
 from phoi_models.bundle import parse_parameters
 from phoi_models.errors import PhoiError
 from phoi_models.home import find_home
@@ -25,6 +29,7 @@ from phoi_training.export import export_onnx
 from phoi_training.fit import Recipe, fit
 from phoi_training.initial import UnusableWeights, initial_network
 from phoi_training.patches import PatchBank, chests
+from phoi_training.ranks import Ranks
 from phoi_training.train import untuned
 from typer.testing import CliRunner, Result
 
@@ -100,7 +105,10 @@ def test_train_then_evaluate(
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("phoi-lung-nodule")
     assert experiment is not None
-    (run,) = client.search_runs([experiment.experiment_id])
+    runs = client.search_runs([experiment.experiment_id])
+    (network,) = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    assert network.info.run_name == "network 1"
+    (run,) = [run for run in runs if run is not network]
     assert len(run.data.params["data_sha256"]) == 64
     assert run.data.metrics["validation_nodules"] > 0
     names = {artefact.path for artefact in client.list_artifacts(run.info.run_id)}
@@ -139,7 +147,7 @@ def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
             untuned("0.0.1"),
             recipe,
             tmp_path / "checkpoint.pt",
-            device=torch.device("cpu"),
+            ranks=Ranks.of_environment(),
             on_metrics=lambda step, _: seen.append(step),
         )
 
@@ -148,6 +156,31 @@ def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
     network = run(20)
     assert seen == [20]
     assert not network.training
+
+
+def test_two_processes_train_one_network(data: Path, tmp_path: Path, current: Path) -> None:
+    """As torchrun starts them on a machine with two GPUs; here on the CPU, over gloo."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    phoi_train = [
+        *("--no-python", str(Path(sys.executable).with_name("phoi")), "train"),
+        *(str(data), str(tmp_path / "bundle"), "--work", str(tmp_path / "work")),
+        *("--steps", "2", "--batch", "1", "--patch", "32", "--workers", "0", "--phantoms", "1"),
+        *("--copies", "0", "--licence", str(LICENCE), "--no-register"),
+    ]
+    done = subprocess.run(
+        [*torchrun, "--master-port", str(free_port()), *phoi_train],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "2 x cpu" in done.stdout
+    assert done.stdout.count("MLflow run:") == 1, "one process reports"
+    assert (tmp_path / "bundle" / "models" / "model.onnx").is_file()
+    state = torch.load(tmp_path / "work" / "network-1" / "checkpoint.pt", weights_only=True)
+    assert state["step"] == 2
 
 
 def test_weights_survive_export_and_return(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from phoi_models.bundle import Calibration, DetectorParameters, OperatingPoint
+from phoi_models.bundle import Calibration, DetectorParameters, OperatingPoint, SecondLook
 from phoi_models.canonical import CanonicalGrid
 from phoi_models.detector import Cancelled, Candidate, Floats, calibrated, detect, merged
 from phoi_models.findings import LungCoverage, Region
@@ -184,3 +184,72 @@ def test_calibration_is_a_sigmoid_of_the_logit(
         np.array([score, 0.995], np.float32), Calibration(slope=slope, intercept=intercept)
     )
     assert 0 < two[0] < two[1] < 1
+
+
+class Constant:
+    """Gives every cell the same score, diameter and offset, and notes what it was shown."""
+
+    def __init__(self, score: float, diameter_mm: float, offset: float = 0.0) -> None:
+        self.score, self.diameter_mm, self.offset = score, diameter_mm, offset
+        self.seen: list[Floats] = []
+
+    def run(self, patches: Floats) -> tuple[Floats, Floats, Floats]:
+        self.seen.append(patches)
+        cells = (len(patches), 1, *(n // STRIDE for n in patches.shape[2:]))
+        heat = np.full(cells, self.score, np.float32)
+        offset = np.full((len(patches), 3, *cells[2:]), self.offset, np.float32)
+        return heat, np.full_like(heat, self.diameter_mm), offset
+
+
+def looking_twice(most: int = 10, least_score: float = 0.1) -> DetectorParameters:
+    second = SecondLook(patch_shape=(16, 16, 16), least_score=least_score, most=most, weight=0.75)
+    return parameters().model_copy(update={"second_look": second})
+
+
+def test_the_second_look_joins_scores_places_and_sizes() -> None:
+    voxel = (21, 18, 30)
+    grid = chest((50, 41, 61), voxel)
+    lungs = lungs_filling(grid.hu.shape)
+    second = Constant(score=0.2, diameter_mm=12.0)
+    (found,) = detect(grid, lungs, looking_twice(), BrightVoxels(), second_look=second)
+    logit = 0.25 * np.log(0.9 / 0.1) + 0.75 * np.log(0.2 / 0.8)
+    assert found.probability == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-4)
+    assert found.diameter_mm == pytest.approx(6.0**0.25 * 12.0**0.75, rel=1e-4)
+    (patch,) = second.seen
+    assert patch.shape == (1, 1, 16, 16, 16)
+    assert np.argwhere(patch[0, 0] >= 1.0).tolist() == [[8, 8, 8]], "the mark is in the middle"
+    away = np.linalg.norm(np.subtract(found.center_lps_mm, grid.index_to_lps(voxel)))
+    assert away <= 0.75 * 5.1, "a cell near the mark, not any of the patch"
+
+
+@settings(max_examples=20, deadline=None)
+@given(voxel=voxel_index)
+def test_two_networks_that_agree_change_nothing(voxel: tuple[int, int, int]) -> None:
+    grid = chest((50, 41, 61), voxel)
+    lungs = lungs_filling(grid.hu.shape)
+    (once,) = detect(grid, lungs, parameters(), BrightVoxels())
+    twice = detect(grid, lungs, looking_twice(), BrightVoxels(), second_look=BrightVoxels())
+    assert twice[0].center_lps_mm == pytest.approx(once.center_lps_mm, abs=1e-3)
+    assert twice[0].probability == pytest.approx(once.probability, abs=1e-5)
+    assert len(twice) == 1
+
+
+def test_only_the_foremost_marks_are_looked_at_again() -> None:
+    grid = chest((50, 41, 61), (10, 10, 10), (10, 30, 50), (40, 20, 30))
+    lungs = lungs_filling(grid.hu.shape)
+    for most, least, expected in ((2, 0.1, [0.9, 0.4, 0.4]), (9, 0.95, [0.9] * 3)):
+        second = Constant(score=0.4, diameter_mm=6.0)
+        how = looking_twice(most, least)
+        found = detect(grid, lungs, how, BrightVoxels(), second_look=second)
+        assert len(second.seen) == sum(p < 0.9 for p in expected)
+        assert sum(c.probability > 0.89 for c in found) == expected.count(0.9)
+        assert found == tuple(sorted(found, key=lambda c: -c.probability))
+
+
+def test_a_second_look_needs_its_network_and_its_parameters() -> None:
+    grid = chest((50, 41, 61))
+    lungs = lungs_filling(grid.hu.shape)
+    with pytest.raises(ValueError, match="second look"):
+        detect(grid, lungs, looking_twice(), BrightVoxels())
+    with pytest.raises(ValueError, match="second look"):
+        detect(grid, lungs, parameters(), BrightVoxels(), second_look=BrightVoxels())

