@@ -6,8 +6,10 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import torch
 from numpy.typing import NDArray
 from phoi_models.boxes import find_boxes, patch_step, to_input_grid
@@ -67,11 +69,14 @@ class _Found:
         return _Found(self.ends_lps_mm[kept], self.scores[kept])
 
 
+def in_onnx_runtime(path: Path, parameters: AnchorBoxParameters) -> Run:
+    """The exported network, on the CPU."""
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda patches: tuple(session.run(list(parameters.outputs), {"image": patches}))
+
+
 def compare(
-    detector: RetinaNetDetector,
-    parameters: AnchorBoxParameters,
-    volume: Volume,
-    run: Callable[[NDArray[np.float32]], tuple[NDArray[np.float32], ...]],
+    detector: RetinaNetDetector, parameters: AnchorBoxParameters, volume: Volume, run: Run
 ) -> Agreement:
     """Hold Phoi's way from a CT to boxes against MONAI's own.
 
@@ -207,9 +212,7 @@ def _part(hu: NDArray[np.int16], axis: int, first: int, count: int) -> NDArray[n
 class _Recorded:
     """A network whose outputs can be had again without running it."""
 
-    def __init__(
-        self, run: Callable[[NDArray[np.float32]], tuple[NDArray[np.float32], ...]]
-    ) -> None:
+    def __init__(self, run: Run) -> None:
         self._run = run
         self._outputs: list[tuple[NDArray[np.float32], ...]] = []
 
@@ -218,7 +221,7 @@ class _Recorded:
         self._outputs.append(self._run(patches))
         return self._outputs[-1]
 
-    def again(self) -> Callable[[NDArray[np.float32]], tuple[NDArray[np.float32], ...]]:
+    def again(self) -> Run:
         """Gives the same outputs in the same order, whatever it is given."""
         outputs = iter(self._outputs)
         return lambda _patches: next(outputs)

@@ -183,7 +183,6 @@ def _from_monai(source: Path, wishes: Wishes, onnx_file: Path, check_on: Path | 
     # These need torch, MONAI and torchvision, and seconds to load.
     from phoi_training.import_model import agreement, retinanet
     from phoi_training.import_model.configuration import Configuration
-    from phoi_training.report import OnnxHeads
 
     configuration = Configuration.of_bundle(source)
     preprocessing = retinanet.read_preprocessing(configuration)
@@ -199,7 +198,8 @@ def _from_monai(source: Path, wishes: Wishes, onnx_file: Path, check_on: Path | 
     )
     retinanet.export(detector, parameters, onnx_file)
     volume = agreement.small_part(_volume(check_on), parameters)
-    agreed = agreement.compare(detector, parameters, volume, OnnxHeads(onnx_file).run)
+    run = agreement.in_onnx_runtime(onnx_file, parameters)
+    agreed = agreement.compare(detector, parameters, volume, run)
     checked = (
         f"{agreed.boxes} boxes of MONAI in torch and of Phoi in ONNX Runtime are the same on"
         f" {'a CT' if check_on else 'a procedural phantom'}: scores within"
