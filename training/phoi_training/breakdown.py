@@ -53,7 +53,8 @@ def wilson(found: int, total: int) -> tuple[float, float]:
     share, weight = found / total, _Z**2 / total
     middle = (share + weight / 2) / (1 + weight)
     reach = _Z * np.sqrt(share * (1 - share) / total + weight / (4 * total)) / (1 + weight)
-    return float(max(0.0, middle - reach)), float(min(1.0, middle + reach))
+    # Of none or all, rounding must not leave the share outside.
+    return float(min(share, max(0.0, middle - reach))), float(max(share, min(1.0, middle + reach)))
 
 
 _GROUPS: Mapping[str, Group] = {
@@ -63,7 +64,7 @@ _GROUPS: Mapping[str, Group] = {
     "place": lambda _, nodule: nodule.place,
     "slice spacing": lambda result, _: _slice_name(result.slice_mm),
 }
-_ORDER = (*SIZE_NAMES, *_SLICE_NAMES)
+_ORDER = (*_GROUPS, *SIZE_NAMES, *_SLICE_NAMES)
 
 
 def _slice_name(slice_mm: float | None) -> str | None:
@@ -80,14 +81,15 @@ def breakdown(results: Sequence[ScanResult], threshold: float) -> dict[str, list
     tables = {}
     for title, group in _GROUPS.items():
         counts = found_by(results, threshold, group)
-        names = sorted(counts, key=lambda name: (_rank(name), name))
+        names = sorted(counts, key=rank)
         if names:
             tables[title] = [Share(str(name), *counts[name]) for name in names]
     return tables
 
 
-def _rank(name: str) -> int:
-    return _ORDER.index(name) if name in _ORDER else len(_ORDER)
+def rank(name: str) -> tuple[int, str]:
+    """Orders groups, and what they are groups by: as they are told, then by name."""
+    return (_ORDER.index(name) if name in _ORDER else len(_ORDER), name)
 
 
 def overall(results: Sequence[ScanResult], threshold: float) -> Share | None:

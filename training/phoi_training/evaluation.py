@@ -177,7 +177,7 @@ def examine(
     result = ScanResult(
         scan.name,
         scan.nodules,
-        _matched(marks, scan),
+        matched(marks, scan),
         scan.complete,
         times[-1] - times[1],
         dict(zip(("read", "resample", "lungs", "detect"), np.diff(times).tolist(), strict=True)),
@@ -196,10 +196,18 @@ def _lungs(grid: CanonicalGrid) -> tuple[LungMask, Region]:
         return LungMask(nowhere, grid.spacing_mm, coverage), Region.WHOLE
 
 
-def _matched(
+def matched(
     marks: Sequence[tuple[Triple, float, float]], scan: Background
 ) -> tuple[Prediction, ...]:
-    """Assign marks, most probable first, to nodules."""
+    """Assign marks to nodules by the rules of LUNA16.
+
+    Args:
+        marks: centre, LPS, mm; diameter, mm; probability. Most probable first.
+        scan: what is to be found.
+
+    Returns:
+        The marks that count: not those on what nobody knows, nor further ones on a nodule.
+    """
     found: set[int] = set()
     predictions = []
     uncertain = [mark for mark in scan.marks if not mark.certain]

@@ -121,14 +121,14 @@ def scorer(chests: Sequence[Background], copies: int, seed: int) -> Callable[[Bu
     from phoi_training.dataset import digest
     from phoi_training.evaluation import froc
     from phoi_training.registry import Score
-    from phoi_training.report import run_evaluation
+    from phoi_training.report import Detector, run_evaluation
 
     recipe = json.dumps([digest(chests), copies, seed])
     identity = hashlib.sha256(recipe.encode()).hexdigest()
 
     def score(bundle: Bundle) -> Score:
-        model = bundle.folder / "models" / "model.onnx"
-        done = run_evaluation(model, bundle.parameters, chests, copies=copies, seed=seed)
+        detector = Detector.open(bundle.folder)
+        done = run_evaluation(detector, chests, copies=copies, seed=seed)
         results = [*done.real, *done.planted]
         if not any(result.complete and result.nodules for result in results):
             raise PhoiError("the evaluation set holds no chest whose nodules are all known")

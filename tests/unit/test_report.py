@@ -1,0 +1,186 @@
+"""The report of an evaluation: its files say the same, stand alone, and look the right way up."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from phoi_models.canonical import CanonicalGrid
+from phoi_models.errors import NotAnalysable, NotAnalysableReason, PhoiError
+from phoi_models.findings import Attenuation
+from phoi_models.geometry import Triple
+from phoi_training.background import Mark, StoredBackground
+from phoi_training.cutouts import Kind, cutouts, picture
+from phoi_training.evaluation import Prediction, ScanResult
+from phoi_training.publish import write_report
+from phoi_training.report import (
+    Detector,
+    Evaluation,
+    evaluation_lines,
+    metrics,
+    run_evaluation,
+    summary,
+)
+from phoi_training.train import untuned
+from PIL import Image
+
+FOUND, FAINT, ABSENT = (
+    Mark((x, 0.0, 0.0), 8.0, attenuation=Attenuation.SOLID) for x in (0.0, 20.0, -20.0)
+)
+
+
+def grid() -> CanonicalGrid:
+    """Lung with a bright ball at each of the three places."""
+    z, y, x = np.indices((60, 80, 100))
+    hu = np.full(z.shape, -850, np.int16)
+    for mark in (FOUND, FAINT, ABSENT):
+        hu[(z - 30) ** 2 + (y - 40) ** 2 + (x - 50 - mark.center_lps_mm[0]) ** 2 < 16] = 40
+    return CanonicalGrid(hu, (-50.0, -40.0, -30.0), 1.0)
+
+
+def scan(name: str = "scan", *, complete: bool = True) -> ScanResult:
+    """One nodule found, one with a faint mark, one with none; one false mark."""
+    predictions = (
+        Prediction((0.5, 0.0, 0.0), 8.0, 0.9, 0),
+        Prediction((0.0, 30.0, 0.0), 6.0, 0.7, None),
+        Prediction((20.0, 0.0, 0.0), 8.0, 0.2, 1),
+    )
+    steps = {"read": 0.1, "resample": 0.2, "lungs": 0.3, "detect": 1.5}
+    return ScanResult(name, (FOUND, FAINT, ABSENT), predictions, complete, 2.0, steps, 2.5)
+
+
+def evaluation(*results: ScanResult) -> Evaluation:
+    pictures = [cutout for result in results for cutout in cutouts(result, grid(), 0.5)]
+    reason = "3 of 100 slices are missing"
+    return Evaluation(
+        untuned("0.0.1"), "default", results, (), tuple(pictures), (("scan 3", reason),)
+    )
+
+
+def test_every_miss_and_every_false_mark_has_a_picture() -> None:
+    shown = cutouts(scan(), grid(), 0.5)
+    assert [(c.kind, c.center_lps_mm) for c in shown] == [
+        (Kind.MISSED, FAINT.center_lps_mm),
+        (Kind.MISSED, ABSENT.center_lps_mm),
+        (Kind.FALSE, (0.0, 30.0, 0.0)),
+    ]
+    assert "p 0.20" in shown[0].caption
+    assert "no mark" in shown[1].caption
+    assert [c.kind for c in cutouts(scan(complete=False), grid(), 0.5)][-1] is Kind.UNKNOWN
+    assert [c.kind for c in cutouts(scan(), grid(), 0.1)] == [Kind.MISSED, Kind.FALSE]
+
+
+def brightest(center: Triple) -> tuple[float, float]:
+    """Where (row, column), 0 to 1, a picture about a place is bright."""
+    png = picture(grid(), center, 8.0, Kind.UNKNOWN)
+    pixels = np.asarray(Image.open(io.BytesIO(png)).convert("L"), dtype=np.float64)
+    rows, columns = np.nonzero(pixels > 220)
+    return float(rows.mean() / len(pixels)), float(columns.mean() / len(pixels))
+
+
+def test_a_picture_shows_the_patients_left_on_the_right_and_the_back_below() -> None:
+    assert brightest((-20.0, 0.0, 0.0))[1] > 0.5  # of balls at -20 and 0, one is to the left
+    assert brightest((20.0, 0.0, 0.0))[1] < 0.5
+    assert brightest((0.0, 15.0, 0.0))[0] < 0.4
+    assert brightest((0.0, -15.0, 0.0))[0] > 0.6
+
+
+def test_a_picture_may_reach_beyond_the_scan() -> None:
+    assert picture(grid(), (49.0, 39.0, 29.0), 8.0, Kind.FALSE)
+    assert picture(grid(), (500.0, 0.0, 0.0), 8.0, Kind.FALSE)
+
+
+def test_all_files_of_a_report_say_the_same(tmp_path: Path) -> None:
+    done = evaluation(scan("scan 1"), scan("scan 2", complete=False))
+    write_report(done, tmp_path)
+    written = json.loads((tmp_path / "summary.json").read_text())
+    assert written["real"]["sensitivity"]["found"] == 2
+    assert written["real"]["sensitivity"]["total"] == 6
+    assert written["real"]["false_per_scan"] == 1.0
+    assert written["left_out"] == [{"scan": "scan 3", "reason": "3 of 100 slices are missing"}]
+    assert metrics(done)["real_cpm"] == written["real"]["froc"]["cpm"]
+    assert metrics(done)["real_sensitivity_attenuation_solid"] == pytest.approx(1 / 3)
+
+    with (tmp_path / "marks.csv").open(newline="") as file:
+        outcomes = [(row["scan"], row["outcome"]) for row in csv.DictReader(file)]
+    assert outcomes == [
+        *[("scan 1", outcome) for outcome in ("hit", "false", "hit", "missed")],
+        *[("scan 2", outcome) for outcome in ("hit", "unknown", "hit", "missed")],
+    ]
+    assert len(list((tmp_path / "cutouts").glob("missed-*.png"))) == 4
+    for name in ("froc", "calibration", "sensitivity"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert b"<svg" in (tmp_path / f"{name}.svg").read_bytes()
+
+    page = (tmp_path / "report.html").read_text()
+    assert "2 of 6" in page
+    assert "3 of 100 slices are missing" in page
+    assert page.count("<figure>") == 6
+    lines = "\n".join(evaluation_lines(done))
+    assert "| solid | 2 | 6 | 0.10 to 0.70 |" in lines
+    assert "- scan 2, (-20, 0, 0) LPS mm: 8 mm, solid, no mark" in lines
+    assert "- scan 3: 3 of 100 slices are missing" in lines
+
+
+def test_the_page_stands_alone_and_runs_nothing(tmp_path: Path) -> None:
+    write_report(evaluation(scan("<script>alert(1)</script>")), tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    sources = re.findall(r'(?:src|href)="([^"]{0,30})', page)
+    assert sources
+    assert all(source.startswith("data:image/") for source in sources)
+
+
+def test_a_second_report_replaces_the_first(tmp_path: Path) -> None:
+    write_report(evaluation(scan()), tmp_path)
+    first = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    write_report(evaluation(scan()), tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == first
+    write_report(evaluation(replace(scan(), nodules=(), predictions=())), tmp_path)
+    assert list((tmp_path / "cutouts").iterdir()) == []
+
+
+def test_without_a_complete_scan_there_is_no_froc(tmp_path: Path) -> None:
+    done = evaluation(scan(complete=False))
+    write_report(done, tmp_path)
+    assert summary(done)["real"]["froc"] is None
+    assert not (tmp_path / "froc.png").exists()
+    assert "FROC</h2>" not in (tmp_path / "report.html").read_text()
+    assert "real_cpm" not in metrics(done)
+
+
+class NoHeads:
+    """A network that must not be run."""
+
+    def run(self, patches: object) -> tuple[()]:
+        raise AssertionError("the scan was to be left out")
+
+
+def test_a_scan_that_cannot_be_read_is_left_out_and_told() -> None:
+    def read() -> None:
+        raise NotAnalysable(NotAnalysableReason.MISSING_SLICES, "2 of 9 slices are missing")
+
+    broken = StoredBackground.on_disk(
+        "broken",
+        "broken",
+        read,  # type: ignore[arg-type]
+        (FOUND,),
+        sha256="0",
+        source="",
+    )
+    told: list[ScanResult | None] = []
+    detector = Detector(untuned("0.0.1"), NoHeads())
+    done = run_evaluation(detector, [broken], copies=2, seed=0, on_scan=told.append)
+    assert done.left_out == (("broken", "missing_slices: 2 of 9 slices are missing"),)
+    assert told == [None] * 3
+    with pytest.raises(PhoiError, match="no operating point 'bold'; the model has default"):
+        run_evaluation(detector, [], copies=0, seed=0, operating_point="bold")
+    with pytest.raises(PhoiError, match="is no model bundle"):
+        Detector.open(Path("/nonexistent"))
