@@ -1,7 +1,8 @@
 """A procedural chest: anatomy without limit, without a patient, and with its truth.
 
-Body, ribs, spine, two lungs with fissures, trachea and bronchi, tapering and branching vessels,
-heart, diaphragm, gastric gas, table, partial volume and correlated noise, in Hounsfield units.
+Body, ribs, spine, five lobes with their fissures, trachea and bronchi, tapering and branching
+vessels, heart, diaphragm, gastric gas, table, partial volume, kernel, dose and correlated noise, in
+Hounsfield units.
 It is made for tests and as one of the backgrounds of training; it is no model of a real person.
 
 Coordinates are patient coordinates (LPS, mm) with the origin near the carina. Arrays are
@@ -15,12 +16,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
+from phoi_models.findings import Lobe
 from phoi_models.geometry import Geometry, Triple, as_triple
+from phoi_models.planting_host import LungSpace
 from phoi_models.volume import Volume
 
 RIGHT_LUNG, LEFT_LUNG = 1, 2
@@ -33,7 +37,44 @@ _BOTTOM_MM, _TOP_MM = -175.0, 165.0
 _FINEST_SLICE_MM = 1.5  # thicker slices are averaged from thinner ones: partial volume
 
 
+class Kernel(StrEnum):
+    """How a reconstruction weighs fine detail against noise."""
+
+    SOFT = "soft"
+    STANDARD = "standard"
+    SHARP = "sharp"
+
+
 @dataclass(frozen=True)
+class Acquisition:
+    """How a phantom is scanned.
+
+    Attributes:
+        kernel: soft ones blur edges and noise, sharp ones enhance both.
+        dose: relative; noise grows with its inverse square root.
+        slice_mm: slice thickness, mm; None if slices neither overlap nor leave gaps.
+
+    Raises:
+        ValueError: dose or slice thickness is not positive.
+    """
+
+    kernel: Kernel = Kernel.STANDARD
+    dose: float = 1.0
+    slice_mm: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.dose <= 0 or (self.slice_mm is not None and self.slice_mm <= 0):
+            raise ValueError("dose and slice thickness are positive")
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, spacing_z_mm: float) -> Acquisition:
+        """Any kernel, a tenth of the full dose to twice it, up to twofold overlap of slices."""
+        kernel = Kernel(rng.choice(list(Kernel)))
+        dose = float(np.exp(rng.uniform(np.log(0.1), np.log(2.0))))
+        return cls(kernel, dose, spacing_z_mm * rng.uniform(1.0, 2.0))
+
+
+@dataclass(frozen=True, eq=False)
 class Chest:
     """A phantom and its truth.
 
@@ -41,10 +82,22 @@ class Chest:
         volume: the CT.
         lungs: uint8 array (z, y, x) on the grid of the volume: 0, ``RIGHT_LUNG``, ``LEFT_LUNG``;
             airways and vessels inside a lung count as lung.
+        lobes: as ``lungs``: 0, or one more than the position of the lobe in ``Lobe``.
     """
 
     volume: Volume
     lungs: NDArray[np.uint8]
+    lobes: NDArray[np.uint8]
+
+    def space(self, spacing_mm: float = 1.0) -> LungSpace:
+        """Where nodules can be planted, with the true lobes, on an isotropic grid, mm."""
+        geometry = self.volume.geometry
+        nearest = []
+        for count, step in zip(geometry.shape, geometry.spacing_mm, strict=True):
+            centres = np.arange(int((count - 1) * step / spacing_mm) + 1) * spacing_mm
+            nearest.append(np.rint(centres / step).astype(int))
+        lobes = self.lobes[np.ix_(*nearest)]
+        return LungSpace(lobes > 0, geometry.origin_lps_mm, spacing_mm, lobes)
 
 
 @dataclass(frozen=True)
@@ -115,21 +168,29 @@ def chest_phantom(
     noise_hu: float = 20.0,
     cut_apex: bool = False,
     cut_base: bool = False,
+    acquisition: Acquisition | None = None,
 ) -> Volume:
     """The CT of a random chest without nodules.
 
     Args:
         rng: the only source of randomness; the same state gives the same voxels.
-        spacing_mm: voxel spacing (z, y, x), mm; slice thickness equals the z spacing.
-        noise_hu: standard deviation of the noise in soft tissue, HU.
+        spacing_mm: voxel spacing (z, y, x), mm.
+        noise_hu: standard deviation of the noise at full dose, HU.
         cut_apex: leave out the top of the lungs.
         cut_base: leave out the lowest part of the lungs.
+        acquisition: kernel, dose and slice thickness; if not given a standard kernel, full dose
+            and slices as thick as they lie apart.
 
     Returns:
         About 340 x 358 x 358 mm, axes along (S, P, L).
     """
     return chest_with_lungs(
-        rng, spacing_mm, noise_hu=noise_hu, cut_apex=cut_apex, cut_base=cut_base
+        rng,
+        spacing_mm,
+        noise_hu=noise_hu,
+        cut_apex=cut_apex,
+        cut_base=cut_base,
+        acquisition=acquisition,
     ).volume
 
 
@@ -140,8 +201,10 @@ def chest_with_lungs(
     noise_hu: float = 20.0,
     cut_apex: bool = False,
     cut_base: bool = False,
+    acquisition: Acquisition | None = None,
 ) -> Chest:
-    """As :func:`chest_phantom`, with the true lungs."""
+    """As :func:`chest_phantom`, with the true lungs and lobes."""
+    scan = acquisition or Acquisition()
     anatomy = _Anatomy.draw(rng)
     thinner = int(np.ceil(spacing_mm[0] / _FINEST_SLICE_MM))
     bottom = -50.0 if cut_base else _BOTTOM_MM
@@ -149,7 +212,7 @@ def chest_with_lungs(
     canvas = _blank(spacing_mm, thinner, bottom, top)
 
     _paint_body(canvas, anatomy)
-    lungs = _paint_lungs(canvas, anatomy, rng)
+    lungs, lobes = _paint_lungs(canvas, anatomy, rng)
     _paint_mediastinum(canvas, anatomy)
     _paint_abdomen(canvas, anatomy, rng)
     _paint_bones(canvas, anatomy)
@@ -158,8 +221,11 @@ def chest_with_lungs(
         _paint_vessels(canvas, anatomy, lungs, side, rng)
     _paint_table(canvas)
 
-    hu = _mean_of_slices(canvas.hu, thinner)
-    hu += _noise(hu.shape, noise_hu, rng)
+    thickness = scan.slice_mm or spacing_mm[0]
+    hu = _reconstructed(
+        _slices(canvas.hu, thinner, thickness / canvas.spacing[0]), scan.kernel, spacing_mm
+    )
+    hu += _noise(hu.shape, noise_hu / np.sqrt(scan.dose), scan.kernel, rng)
     first = (
         float(canvas.x[0, 0]),
         float(canvas.y[0, 0]),
@@ -169,7 +235,8 @@ def chest_with_lungs(
     axes = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
     geometry = Geometry(shape, spacing_mm, first, axes)
     volume = Volume(np.clip(np.rint(hu), -1024, 3071).astype(np.int16), geometry)
-    return Chest(volume, np.ascontiguousarray(lungs[thinner // 2 :: thinner]))
+    middle = slice(thinner // 2, None, thinner)
+    return Chest(volume, lungs[middle].copy(), lobes[middle].copy())
 
 
 def flipped(volume: Volume, *axes: int) -> Volume:
@@ -282,20 +349,54 @@ def _paint_body(canvas: _Canvas, anatomy: _Anatomy) -> None:
     canvas.paint(_inside(skin + np.float32(anatomy.fat_mm))[None], 50.0)
 
 
-def _paint_lungs(canvas: _Canvas, anatomy: _Anatomy, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Two lungs on their domes, with parenchyma and an oblique fissure each."""
+def _paint_lungs(
+    canvas: _Canvas, anatomy: _Anatomy, rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Two lungs on their domes, with parenchyma and fissures; labels of the lungs and lobes."""
     labels = np.zeros(canvas.hu.shape, np.uint8)
+    lobes = np.zeros(canvas.hu.shape, np.uint8)
     for side, low, high in ((RIGHT_LUNG, -150.0, 0.0), (LEFT_LUNG, 0.0, 150.0)):
         box = canvas.box((low, -110.0, -1e3), (high, 110.0, anatomy.apex_mm + 2))
         part = canvas.crop(box)
         distance = _lung_distance(part, anatomy, side)
+        inside = distance < 0
         part.paint(_inside(distance), anatomy.lung_hu + _smooth_texture(part, rng))
-        labels[box][distance < 0] = side
+        labels[box][inside] = side
         lean, height = rng.uniform(0.7, 1.1), rng.uniform(-20.0, 0.0)
-        plane = np.abs(part.z - height - lean * part.y) / np.float32(np.hypot(1.0, lean))
-        fissure = np.clip(1.0 - plane / np.float32(1.2), 0, 0.12)
-        part.paint(fissure * (distance < -1), 0.0)
-    return labels
+        above = ((part.z - height - lean * part.y) / np.hypot(1.0, lean)).astype(np.float32)
+        _paint_fissure(part, above, distance < -1)
+        lobes[box] = _lobes(part, above, height, side) * inside
+        if side == RIGHT_LUNG:
+            _paint_fissure(part, part.z - _horizontal_mm(height), (distance < -1) & (above > 0))
+    return labels, lobes
+
+
+def _paint_fissure(canvas: _Canvas, above_mm: _Float, where: NDArray[np.bool_]) -> None:
+    """A surface thinner than a voxel, at distance 0."""
+    fissure = np.clip(1.0 - np.abs(above_mm) / np.float32(1.2), 0, 0.12)
+    canvas.paint(fissure * where, 0.0)
+
+
+def _horizontal_mm(oblique_mm: float) -> float:
+    """Height, LPS z, of the horizontal fissure for that of the oblique one at y = 0."""
+    return oblique_mm + 18.0
+
+
+def _lobes(canvas: _Canvas, above_mm: _Float, height: float, side: int) -> NDArray[np.uint8]:
+    """One more than the position of each voxel's lobe in ``Lobe``, (z, y, x).
+
+    Upper lobes (and the right middle one, below the horizontal fissure) lie in front of the
+    oblique fissure, lower lobes behind it.
+    """
+    number = {lobe: position for position, lobe in enumerate(Lobe, start=1)}
+    if side == LEFT_LUNG:
+        front: int | NDArray[np.int_] = number[Lobe.LEFT_UPPER]
+        behind = number[Lobe.LEFT_LOWER]
+    else:
+        higher = canvas.z > _horizontal_mm(height)
+        front = np.where(higher, number[Lobe.RIGHT_UPPER], number[Lobe.RIGHT_MIDDLE])
+        behind = number[Lobe.RIGHT_LOWER]
+    return np.where(above_mm > 0, front, behind).astype(np.uint8)
 
 
 def _lung_distance(canvas: _Canvas, anatomy: _Anatomy, side: int) -> _Float:
@@ -483,17 +584,48 @@ def _paint_table(canvas: _Canvas) -> None:
     canvas.paint(shell[None].astype(np.float32), -100.0)
 
 
-def _mean_of_slices(hu: _Float, thinner: int) -> _Float:
-    """Average neighbouring thin slices into thick ones."""
+def _slices(hu: _Float, thinner: int, thickness: float) -> _Float:
+    """Average thin slices into thick ones; both numbers count thin slices, the first is a step."""
+    width = max(1, round(thickness))
+    if width != thinner:
+        hu = ndimage.uniform_filter1d(hu, width, axis=0, mode="nearest")
+        chosen: _Float = np.ascontiguousarray(hu[thinner // 2 :: thinner][: len(hu) // thinner])
+        return chosen
     count = hu.shape[0] // thinner
     means: _Float = hu[: count * thinner].reshape(count, thinner, *hu.shape[1:]).mean(axis=1)
     return means
 
 
-def _noise(shape: tuple[int, ...], sigma_hu: float, rng: np.random.Generator) -> _Float:
-    """Noise of the given standard deviation, HU, correlated in plane as after filtering."""
-    white = rng.standard_normal(shape, dtype=np.float32)
+_SOFT_MM, _SHARP_MM, _OVERSHOOT = 0.6, 0.9, 0.7
+
+
+def _reconstructed(hu: _Float, kernel: Kernel, spacing: Triple) -> _Float:
+    """What a kernel does to edges, in plane."""
+    if kernel is Kernel.STANDARD:
+        return hu
+    width = _SOFT_MM if kernel is Kernel.SOFT else _SHARP_MM
+    blurred: _Float = ndimage.gaussian_filter(hu, (0, width / spacing[1], width / spacing[2]))
+    return blurred if kernel is Kernel.SOFT else hu + np.float32(_OVERSHOOT) * (hu - blurred)
+
+
+_GRAIN = {
+    Kernel.SOFT: (0.0625, 0.25, 0.375, 0.25, 0.0625),
+    Kernel.STANDARD: (0.25, 0.5, 0.25),
+    Kernel.SHARP: (-0.25, 1.0, -0.25),
+}
+
+
+def _noise(
+    shape: tuple[int, ...], sigma_hu: float, kernel: Kernel, rng: np.random.Generator
+) -> _Float:
+    """Noise of a standard deviation for the standard kernel, HU, correlated in plane.
+
+    A kernel changes its grain and its strength: a soft one has less of it, a sharp one more.
+    """
+    taps = np.array(_GRAIN[kernel], np.float32)
+    grain = rng.standard_normal(shape, dtype=np.float32)
     for axis in (1, 2):
-        white = ndimage.convolve1d(white, np.array([0.25, 0.5, 0.25], np.float32), axis)
-    grain: _Float = white * np.float32(sigma_hu / 0.375)
-    return grain
+        grain = ndimage.convolve1d(grain, taps, axis)
+    strength = {Kernel.SOFT: 0.6, Kernel.STANDARD: 1.0, Kernel.SHARP: 1.8}[kernel]
+    noise: _Float = grain * np.float32(sigma_hu * strength / float(taps @ taps))
+    return noise

@@ -23,7 +23,7 @@ from scipy.spatial import ConvexHull, QhullError
 
 from phoi_models.distractors import fissure, fissure_hu
 from phoi_models.distractors import plant_distractors as plant_distractors
-from phoi_models.findings import Attenuation, NoduleMask
+from phoi_models.findings import Attenuation, Lobe, NoduleMask
 from phoi_models.geometry import Geometry, Triple, as_triple
 from phoi_models.planting_host import (
     Ball,
@@ -137,6 +137,7 @@ class PlantedNodule:
         solid_diameter_mm: mean diameter of the solid core, mm; None unless part-solid.
         kind: what it is made of.
         place: where it sits.
+        lobe: None where the host does not know its lobes.
         mask: host voxels that are at least half filled by it.
     """
 
@@ -146,6 +147,7 @@ class PlantedNodule:
     solid_diameter_mm: float | None
     kind: NoduleKind
     place: Place
+    lobe: Lobe | None
     mask: NoduleMask
 
 
@@ -368,13 +370,15 @@ def _plant(
             body = within
             truth = _measure(shape.body, scale, _Clip(lungs, box.centre))
     part_solid = kind.attenuation is Attenuation.PART_SOLID
+    centre = as_triple(box.centre + truth.centre)
     return PlantedNodule(
-        center_lps_mm=as_triple(box.centre + truth.centre),
+        center_lps_mm=centre,
         mean_diameter_mm=truth.diameter,
         volume_mm3=truth.volume,
         solid_diameter_mm=kind.core_fraction * diameter_mm if part_solid else None,
         kind=kind,
         place=site.place,
+        lobe=None if lungs is None else lungs.lobe(centre),
         mask=_tight(body, box),
     )
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +22,12 @@ from scipy import ndimage
 
 from phoi_models.canonical import to_canonical
 from phoi_models.errors import PhoiError
+from phoi_models.findings import Lobe
 from phoi_models.geometry import Geometry, Triple, as_triple
 from phoi_models.lungs import segment_lungs
 from phoi_models.volume import Volume
 
+_Value = TypeVar("_Value", np.bool_, np.uint8)
 Floats = NDArray[np.float64]
 Distance = Callable[[Floats], Floats]
 """About the signed distance, mm, of LPS offsets (n, 3), mm, to a surface; negative inside."""
@@ -53,11 +56,14 @@ class LungSpace:
         inside: bool array (z, y, x) on a canonical grid.
         origin_lps_mm: LPS position of the centre of its first voxel, mm.
         spacing_mm: its voxel size, mm.
+        lobes: on the same grid 0, or one more than the position of the lobe in ``Lobe``; None
+            where the lobes are not known.
     """
 
     inside: NDArray[np.bool_]
     origin_lps_mm: Triple
     spacing_mm: float
+    lobes: NDArray[np.uint8] | None = None
 
     @classmethod
     def of(cls, volume: Volume) -> LungSpace:
@@ -107,12 +113,24 @@ class LungSpace:
 
     def contains(self, lps_mm: Floats) -> NDArray[np.bool_]:
         """Which LPS positions (n, 3), mm, lie in a lung."""
+        found: NDArray[np.bool_] = self._at(self.inside, lps_mm)
+        return found
+
+    def lobe(self, lps_mm: Triple) -> Lobe | None:
+        """The lobe at an LPS position, mm; None outside the lungs or where none is known."""
+        if self.lobes is None:
+            return None
+        number = int(self._at(self.lobes, np.array([lps_mm]))[0])
+        return list(Lobe)[number - 1] if number else None
+
+    def _at(self, grid: NDArray[_Value], lps_mm: Floats) -> NDArray[_Value]:
+        """Values at LPS positions (n, 3), mm; 0 outside the grid."""
         offset = (lps_mm - np.asarray(self.origin_lps_mm))[:, ::-1] / self.spacing_mm
         index = np.rint(offset).astype(int)
-        within = ((index >= 0) & (index < self.inside.shape)).all(axis=1)
+        within = ((index >= 0) & (index < grid.shape)).all(axis=1)
         z, y, x = np.where(within[:, None], index, 0).T
-        found: NDArray[np.bool_] = self.inside[z, y, x] & within
-        return found
+        values: NDArray[_Value] = grid[z, y, x] * within
+        return values
 
     def draw(self, rng: np.random.Generator, count: int, *, surface: bool = False) -> Floats:
         """Random LPS positions (count, 3), mm, in the lungs or on their surface."""

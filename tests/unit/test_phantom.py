@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from phoi_models.findings import Lobe
 from phoi_models.phantom import (
     LEFT_LUNG,
     RIGHT_LUNG,
+    Acquisition,
     Chest,
+    Kernel,
     chest_phantom,
     chest_with_lungs,
     flipped,
     gantry_tilted,
 )
+from phoi_models.planting import plant_nodules
 from phoi_models.volume import Volume
 from scipy import ndimage
 
@@ -68,6 +74,64 @@ def test_trachea_is_air_and_surroundings_are_air(chest: Chest) -> None:
 def test_vessels_are_in_the_lungs(chest: Chest) -> None:
     inside = chest.volume.hu[chest.lungs > 0]
     assert 0.005 < float(np.mean(inside > -300)) < 0.08
+
+
+def test_five_lobes_fill_the_lungs_each_in_its_place(chest: Chest) -> None:
+    assert ((chest.lobes > 0) == (chest.lungs > 0)).all()
+    middle = {}
+    for number, lobe in enumerate(Lobe, start=1):
+        voxels = np.argwhere(chest.lobes == number)
+        assert len(voxels) * chest.volume.geometry.voxel_volume_mm3 / 1000 > 100
+        middle[lobe] = chest.volume.geometry.index_to_lps(voxels).mean(axis=0)
+    x, y, z = 0, 1, 2
+    for lobe, place in middle.items():
+        assert (place[x] > 0) == (lobe in {Lobe.LEFT_UPPER, Lobe.LEFT_LOWER})
+    assert middle[Lobe.RIGHT_UPPER][z] > middle[Lobe.RIGHT_MIDDLE][z]
+    assert middle[Lobe.RIGHT_MIDDLE][y] < middle[Lobe.RIGHT_LOWER][y]
+    assert middle[Lobe.LEFT_LOWER][z] < middle[Lobe.LEFT_UPPER][z]
+
+
+def test_a_planted_nodule_knows_its_lobe(chest: Chest) -> None:
+    space = chest.space()
+    rng = np.random.default_rng(0)
+    _, truth = plant_nodules(chest.volume, space, [10.0] * 6, rng=rng)
+    assert len(truth) >= 4
+    for nodule in truth:
+        z, y, x = np.rint(chest.volume.geometry.lps_to_index(nodule.center_lps_mm)).astype(int)
+        numbers = chest.lobes[z - 1 : z + 2, y - 1 : y + 2, x - 1 : x + 2]
+        assert nodule.lobe is not None
+        assert list(Lobe).index(nodule.lobe) + 1 in numbers
+    assert space.lobe((0.0, 0.0, 500.0)) is None
+
+
+def scanned(**protocol: Any) -> Volume:
+    acquisition = Acquisition(**protocol)
+    return chest_phantom(np.random.default_rng(7), COARSE, acquisition=acquisition)
+
+
+def test_noise_follows_dose_and_kernel(chest: Chest) -> None:
+    def noise(volume: Volume) -> float:
+        z, y, x = np.rint(volume.geometry.lps_to_index((22.0, -28.0, -45.0))).astype(int)
+        heart = volume.hu[z, y - 6 : y + 7, x - 6 : x + 7].astype(float)
+        return float(heart.std())
+
+    full = noise(chest.volume)
+    assert noise(scanned(dose=0.25)) == pytest.approx(2 * full, rel=0.1)
+    assert noise(scanned(kernel=Kernel.SOFT)) < 0.75 * full
+    assert noise(scanned(kernel=Kernel.SHARP)) > 1.5 * full
+
+
+def test_thick_overlapping_slices_blur_along_z(chest: Chest) -> None:
+    def steps(volume: Volume) -> float:
+        return float(np.diff(volume.hu.astype(np.float32), axis=0).std())
+
+    assert steps(scanned(slice_mm=10.0, dose=100.0)) < 0.8 * steps(scanned(dose=100.0))
+
+
+@pytest.mark.parametrize("protocol", [{"dose": 0.0}, {"slice_mm": -1.0}])
+def test_an_impossible_acquisition_is_refused(protocol: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="positive"):
+        Acquisition(**protocol)  # type: ignore[arg-type]
 
 
 def test_apex_and_base_can_be_cut(chest: Chest) -> None:
