@@ -16,11 +16,11 @@ from phoi_training.import_model.retinanet import build_detector
 
 
 def configuration(
-    *, backbone: str = "resnet10", patch: tuple[int, int, int] = (64, 64, 32), **changes: Any
+    *, depth: int = 10, patch: tuple[int, int, int] = (64, 64, 32), **changes: Any
 ) -> dict[str, Any]:
     """What ``configs/inference.json`` says; ``changes`` replace what stands at a key."""
-    resnet = (
-        f"$monai.networks.nets.resnet.{backbone}(spatial_dims=3,n_input_channels=1,"
+    backbone = (
+        f"$monai.networks.nets.resnet.resnet{depth}(spatial_dims=3,n_input_channels=1,"
         "conv1_t_stride=[2,2,1],conv1_t_size=[7,7,7])"
     )
     pyramid = "monai.apps.detection.networks.retinanet_network.resnet_fpn_feature_extractor"
@@ -38,7 +38,7 @@ def configuration(
             "feature_map_scales": [1, 2, 4],
             "base_anchor_shapes": [[6, 8, 4], [8, 6, 5], [10, 10, 6]],
         },
-        "backbone": resnet,
+        "backbone": backbone,
         "feature_extractor": f"${pyramid}(@backbone,3,False,[1,2],None)",
         "network_def": {
             "_target_": "RetinaNet",

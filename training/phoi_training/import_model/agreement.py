@@ -26,7 +26,8 @@ from phoi_training.import_model.monai_parts import (
     Spacing,
 )
 
-Run = Callable[[NDArray[np.float32]], tuple[NDArray[np.float32], ...]]
+Floats = NDArray[np.float32]
+Run = Callable[[Floats], tuple[Floats, ...]]
 """A network: from patches to its outputs."""
 
 _COMPARED = 300
@@ -53,7 +54,7 @@ class Agreement:
 
 
 @dataclass(frozen=True, eq=False)
-class _Found:
+class Found:
     """Boxes in the patient.
 
     Attributes:
@@ -64,9 +65,10 @@ class _Found:
     ends_lps_mm: NDArray[np.float64]
     scores: NDArray[np.float64]
 
-    def above(self, score: float) -> _Found:
+    def above(self, score: float) -> Found:
+        """Those of a higher score."""
         kept = self.scores > score
-        return _Found(self.ends_lps_mm[kept], self.scores[kept])
+        return Found(self.ends_lps_mm[kept], self.scores[kept])
 
 
 def in_onnx_runtime(path: Path, parameters: AnchorBoxParameters) -> Run:
@@ -102,13 +104,13 @@ def compare(
     lowered = parameters.model_copy(update={"score_threshold": float(best.scores[-1])})
     boxes = find_boxes(grid, lowered, recorded.again())
     ends = [grid.index_to_lps(end) for end in np.split(boxes.corners, 2, axis=1)]
-    own = _Found(np.stack(ends, axis=1), boxes.scores)
-    return _agreement(own, _found_by_monai(detector, lowered, volume), lowered.score_threshold)
+    own = Found(np.stack(ends, axis=1), boxes.scores)
+    return _agreement(own, found_by_monai(detector, lowered, volume), lowered.score_threshold)
 
 
-def _found_by_monai(
+def found_by_monai(
     detector: RetinaNetDetector, parameters: AnchorBoxParameters, volume: Volume
-) -> _Found:
+) -> Found:
     """MONAI's transforms and detector, as its bundle runs them."""
     affine = np.eye(4)
     affine[:3, :3] = volume.geometry.matrix * _RAS_OF_LPS[:, None]
@@ -125,7 +127,7 @@ def _found_by_monai(
         found = detector([image.as_tensor().float()], use_inferer=True)[0]
     corners = found[detector.target_box_key].numpy().astype(np.float64).reshape(-1, 2, 3)
     ends = (corners @ to_ras[:3, :3].T + to_ras[:3, 3]) * _RAS_OF_LPS
-    return _Found(ends, found[detector.pred_score_key].numpy().astype(np.float64))
+    return Found(ends, found[detector.pred_score_key].numpy().astype(np.float64))
 
 
 def _set(detector: RetinaNetDetector, parameters: AnchorBoxParameters) -> None:
@@ -149,7 +151,7 @@ def _steps(parameters: AnchorBoxParameters) -> list[int]:
     return [patch_step(patch, lattice, parameters.overlap) for patch, lattice in axes]
 
 
-def _agreement(own: _Found, theirs: _Found, threshold: float) -> Agreement:
+def _agreement(own: Found, theirs: Found, threshold: float) -> Agreement:
     """The largest differences between each box and its equal on the other side."""
     clearly = threshold + _MOST_SCORE_DIFFERENCE  # so that its equal is not below the threshold
     pairs = [_nearest(own.above(clearly), theirs), _nearest(theirs.above(clearly), own)]
@@ -163,7 +165,7 @@ def _agreement(own: _Found, theirs: _Found, threshold: float) -> Agreement:
     return Agreement(len(own.scores), float(score.max()), float(corner.max()))
 
 
-def _nearest(boxes: _Found, others: _Found) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _nearest(boxes: Found, others: Found) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """For each box the largest distance of a corner, mm, and that of the score, to its nearest."""
     if not others.scores.size:
         infinite = np.full(boxes.scores.shape, np.inf)
@@ -214,9 +216,9 @@ class _Recorded:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._outputs: list[tuple[NDArray[np.float32], ...]] = []
+        self._outputs: list[tuple[Floats, ...]] = []
 
-    def run(self, patches: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+    def run(self, patches: Floats) -> tuple[Floats, ...]:
         """Run it."""
         self._outputs.append(self._run(patches))
         return self._outputs[-1]
