@@ -342,7 +342,10 @@ class Sites:
         return np.asarray(start + directions(rng, 1)[0] * shift)
 
     def _free(self, centre: Floats, diameter_mm: float) -> bool:
-        return all(
+        # The canonical grid of the lungs may reach a little beyond the scan.
+        index = self._geometry.lps_to_index(centre)
+        scanned = (index > -0.5).all() and (index < np.asarray(self._geometry.shape) - 0.5).all()
+        return bool(scanned) and all(
             np.linalg.norm(centre - other) > (diameter_mm + width) / 2 + 5
             for other, width in self._taken
         )
