@@ -27,7 +27,13 @@ NOT_BETTER_STATUS = 3
 
 def register_command(
     bundle: Annotated[
-        Path, typer.Argument(exists=True, file_okay=False, help="Default: what Phoi comes with.")
+        Path,
+        typer.Argument(
+            exists=True,
+            file_okay=False,
+            help="Default: what Phoi comes with.",
+            show_default=False,
+        ),
     ] = SHIPPED / "phoi-lung-nodule",
     *,
     tracking_uri: Annotated[str, typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow.")],
