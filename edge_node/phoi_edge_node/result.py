@@ -117,6 +117,8 @@ class TriageResult:
         detail: one English clause for LIMITED, NOT_ANALYSABLE and FAILED, else "".
         analysed_at: UTC.
         timing_s: seconds by named step.
+        runtime: what the networks ran on and in which form, as "CPUExecutionProvider int8", which
+            may change the last digits of findings; "" where nobody said.
         passed_over: why each other series was not analysed, by Series Instance UID.
     """
 
@@ -131,6 +133,7 @@ class TriageResult:
     analysed_at: datetime
     timing_s: Mapping[str, float] = field(default_factory=dict)
     passed_over: Mapping[str, str] = field(default_factory=dict)
+    runtime: str = ""
 
 
 class Verdict(StrEnum):

@@ -46,6 +46,7 @@ def make_result(
         series_reason=series_reason,
         analysed_at=at,
         timing_s=analysis.timing_s,
+        runtime=analysis.runtime,
     )
 
 

@@ -16,7 +16,7 @@ from phoi_protos.transport import TlsFiles
 from phoi_inference.errors import SettingsError
 from phoi_inference.scheduler import SchedulerSettings
 from phoi_inference.server import Worker
-from phoi_inference.sessions import Provider, SessionSettings
+from phoi_inference.sessions import FormChoice, Provider, SessionSettings
 from phoi_inference.settings import WorkerSettings
 
 # With the end of what is abandoned, this stays within the usual 10 s before a SIGKILL.
@@ -57,6 +57,14 @@ def command(
             envvar="PHOI_WORKER_PROVIDER", help="auto takes the fastest that works on this machine."
         ),
     ] = Provider.AUTO,
+    form: Annotated[
+        FormChoice,
+        typer.Option(
+            envvar="PHOI_WORKER_FORM",
+            help="In which numbers networks compute. auto takes 8-bit integers where the model has"
+            " them and this CPU has instructions for them.",
+        ),
+    ] = FormChoice.AUTO,
     threads: Annotated[
         int, typer.Option(min=0, help="CPU threads of one analysis; 0: one per core.")
     ] = 0,
@@ -89,7 +97,7 @@ def command(
             sources=frozenset(source or ()),
             tls=_tls(tls_certificate, tls_key, tls_ca),
             metrics_port=metrics_port,
-            sessions=SessionSettings(provider, threads),
+            sessions=SessionSettings(provider, threads, form),
             scheduler=SchedulerSettings(capacity=queue, parallel=parallel),
         )
     )

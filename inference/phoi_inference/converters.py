@@ -116,7 +116,7 @@ def model(state: ModelState) -> pb.Model:
     )
 
 
-def analysis(result: VolumeAnalysis, identity: ModelIdentity, provider: str) -> pb.Analysis:
+def analysis(result: VolumeAnalysis, identity: ModelIdentity) -> pb.Analysis:
     """Write a result."""
     return pb.Analysis(
         model=model_reference(identity),
@@ -127,7 +127,7 @@ def analysis(result: VolumeAnalysis, identity: ModelIdentity, provider: str) -> 
             volume_ml=result.coverage.volume_ml,
         ),
         timing_s=dict(result.timing_s),
-        execution_provider=provider,
+        execution_provider=result.runtime,
     )
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
-from phoi_models.bundle import Bundle, heatmap_outputs
+from phoi_models.bundle import AnyParameters, Bundle, DetectorParameters, heatmap_outputs
 from phoi_models.bundle_store import BundleStore
 from phoi_models.errors import BadBundle, UntrustedBundle
 from phoi_models.findings import Region, VolumeAnalysis
@@ -30,7 +30,8 @@ class ModelState:
     Attributes:
         identity: at its default operating point.
         operating_points: names; known once it is loaded.
-        provider: execution provider; "" unless loaded.
+        provider: execution provider and form of the networks, as "CPUExecutionProvider int8"; ""
+            unless loaded.
     """
 
     identity: ModelIdentity
@@ -47,7 +48,20 @@ class _Loaded:
     @property
     def state(self) -> ModelState:
         names = tuple(sorted(self.bundle.parameters.operating_points))
-        return ModelState(self.bundle.identity(), names, self.heads.provider)
+        return ModelState(self.bundle.identity(), names, self.runtime)
+
+    @property
+    def runtime(self) -> str:
+        """What of this worker may change findings in their last digits."""
+        return f"{self.heads.provider} {self.heads.form}"
+
+    @property
+    def parameters(self) -> AnyParameters:
+        """How to feed and read the networks here."""
+        parameters = self.bundle.parameters
+        if isinstance(parameters, DetectorParameters) and not self.heads.takes_any_shape:
+            return parameters.model_copy(update={"patch_multiple": None})
+        return parameters
 
 
 class Engine:
@@ -106,10 +120,6 @@ class Engine:
         with self._loading:
             self._loaded.pop(identity.bundle_hash, None)
 
-    def provider(self, identity: ModelIdentity) -> str:
-        """Execution provider of a model; "" unless loaded."""
-        return self._state(identity).provider
-
     def analyze(
         self,
         identity: ModelIdentity,
@@ -127,10 +137,10 @@ class Engine:
             UnknownModel, UntrustedBundle, BadBundle: see ``load``.
         """
         model = self._ready(identity)
-        parameters = model.bundle.parameters
+        parameters = model.parameters
         if identity.operating_point not in parameters.operating_points:
             raise BadRequest("the model has no such operating point")
-        return analyze_volume(
+        analysis = analyze_volume(
             volume,
             parameters,
             model.heads,
@@ -140,6 +150,7 @@ class Engine:
             on_progress=lambda step, fraction: on_progress(step, fraction),
             cancelled=cancelled,
         )
+        return replace(analysis, runtime=model.runtime)
 
     def _state(self, identity: ModelIdentity) -> ModelState:
         loaded = self._loaded.get(identity.bundle_hash)
@@ -174,5 +185,6 @@ class Engine:
             version=identity.version,
             bundle=identity.bundle_hash[:12],
             provider=heads.provider,
+            form=heads.form,
         )
         return _Loaded(bundle, heads, second_look)

@@ -162,7 +162,7 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
             findings=len(result.findings),
             seconds=round(time.monotonic() - started, 3),
         )
-        message = converters.analysis(result, model, self._engine.provider(model))
+        message = converters.analysis(result, model)
         message.timing_s.update(timing_s)
         return message
 

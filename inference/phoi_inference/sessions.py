@@ -1,15 +1,17 @@
-"""ONNX Runtime: the best execution provider present, one session per loaded bundle."""
+"""ONNX Runtime: the best execution provider present, the fastest form, a session per network."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import structlog
 from numpy.typing import NDArray
-from phoi_models.bundle import OutputShapes
+from phoi_models.bundle import Form, OnnxForms, OutputShapes
 from phoi_models.errors import BadBundle, PhoiError
 from phoi_models.geometry import Index
 
@@ -29,6 +31,14 @@ class Provider(StrEnum):
     CPU = "cpu"
 
 
+class FormChoice(StrEnum):
+    """In which form networks run."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    INT8 = "int8"
+
+
 # Fastest first.
 _NAMES = {
     Provider.TENSORRT: "TensorrtExecutionProvider",
@@ -36,6 +46,7 @@ _NAMES = {
     Provider.OPENVINO: "OpenVINOExecutionProvider",
     Provider.CPU: _CPU,
 }
+_GPU = {_NAMES[Provider.TENSORRT], _NAMES[Provider.CUDA]}
 
 
 @dataclass(frozen=True)
@@ -44,29 +55,32 @@ class SessionSettings:
 
     Attributes:
         provider: AUTO takes the fastest that works here.
-        threads: intra-op threads of the CPU provider; 0 means one per core.
+        threads: of the CPU and OpenVINO providers; 0 means one per core.
+        form: AUTO takes 8-bit integers where the bundle has them and they are known to be faster:
+            on a CPU with instructions for them.
     """
 
     provider: Provider = Provider.AUTO
     threads: int = 0
+    form: FormChoice = FormChoice.AUTO
 
 
 class OnnxHeads:
     """A network on ONNX Runtime: the ``Heads`` of ``phoi_models.detector``. Thread-safe."""
 
-    def __init__(self, onnx: bytes, settings: SessionSettings, outputs: OutputShapes) -> None:
+    def __init__(self, onnx: OnnxForms, settings: SessionSettings, outputs: OutputShapes) -> None:
         """Start a session.
 
         Args:
-            onnx: the network.
+            onnx: the network, in the forms it has.
             settings: how it runs.
             outputs: what it is to give for one patch; ``run`` gives them in this order.
 
         Raises:
-            BadBundle: ONNX Runtime cannot read the network.
+            BadBundle: ONNX Runtime cannot read the network, or it lacks the form asked for.
             PhoiError: the provider that was asked for does not work here.
         """
-        self._session = _start(onnx, settings)
+        self._session, self.form = _start(onnx, settings)
         self._outputs = outputs
 
     @property
@@ -74,6 +88,11 @@ class OnnxHeads:
         """ONNX Runtime's name of the execution provider in use."""
         name: str = self._session.get_providers()[0]
         return name
+
+    @property
+    def takes_any_shape(self) -> bool:
+        """Patches of ever new shapes cost nothing; on a GPU each is tuned or compiled anew."""
+        return self.provider not in _GPU
 
     def run(self, patches: Float32) -> tuple[Float32, ...]:
         """The outputs for a batch of patches.
@@ -98,31 +117,72 @@ class OnnxHeads:
                 raise BadBundle(f"the network's {name} has shape {output.shape}")
 
 
-def _start(onnx: bytes, settings: SessionSettings) -> onnxruntime.InferenceSession:
+def _start(onnx: OnnxForms, settings: SessionSettings) -> tuple[onnxruntime.InferenceSession, Form]:
     present = onnxruntime.get_available_providers()
     wanted = list(_NAMES) if settings.provider is Provider.AUTO else [settings.provider]
     for provider in wanted:
         name = _NAMES[provider]
         if name not in present:
             continue
-        session = _session(onnx, name, settings)
+        form = chosen_form(settings.form, onnx, name, fast_int8=has_int8_instructions())
+        session = _session(onnx[form], name, settings)
         # A provider whose libraries are missing is dropped by ONNX Runtime without an error.
         if session.get_providers()[0] == name:
-            _log.info("session started", provider=name, onnxruntime=onnxruntime.__version__)
-            return session
+            version = onnxruntime.__version__
+            _log.info("session started", provider=name, form=form, onnxruntime=version)
+            return session, form
         _log.warning("execution provider does not work here", provider=name)
     raise PhoiError(
         f"execution provider {settings.provider} does not work here; present: {', '.join(present)}"
     )
 
 
+def chosen_form(choice: FormChoice, onnx: OnnxForms, provider: str, *, fast_int8: bool) -> Form:
+    """The form in which a network runs.
+
+    Args:
+        choice: what was asked for.
+        onnx: the forms there are.
+        provider: ONNX Runtime's name of the execution provider.
+        fast_int8: the CPU multiplies and adds 8-bit integers in one instruction.
+
+    Raises:
+        BadBundle: the network lacks the form that was asked for.
+    """
+    if choice is FormChoice.AUTO:
+        wanted = Form.INT8 in onnx and provider not in _GPU and fast_int8
+        return Form.INT8 if wanted else Form.FLOAT32
+    form = Form(choice)
+    if form not in onnx:
+        raise BadBundle(
+            f"the bundle has no networks in {form}: let the worker choose (--form auto)"
+        )
+    return form
+
+
+@cache
+def has_int8_instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this CPU has instructions for dot products of 8-bit integers (x86: VNNI).
+
+    Without them 8-bit networks are hardly faster, and on x86 sums of products may overflow 16 bits,
+    which changes findings. Where nothing is known the answer is no.
+    """
+    try:
+        words = cpuinfo.read_text(encoding="utf-8").split()
+    except OSError:
+        return False
+    return not {"avx512_vnni", "avx_vnni", "asimddp"}.isdisjoint(words)
+
+
 def _session(onnx: bytes, name: str, settings: SessionSettings) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = settings.threads
     options.log_severity_level = 3
+    own: dict[str, str] = {}
+    if name == _NAMES[Provider.OPENVINO] and settings.threads:
+        own["num_of_threads"] = str(settings.threads)  # it has threads of its own
+    fallback = [] if name == _CPU else [_CPU]
     try:
-        return onnxruntime.InferenceSession(
-            onnx, options, providers=list(dict.fromkeys([name, _CPU]))
-        )
+        return onnxruntime.InferenceSession(onnx, options, providers=[(name, own), *fallback])
     except Exception:  # ONNX Runtime's own exceptions share no public base
         raise BadBundle("ONNX Runtime cannot read the network") from None

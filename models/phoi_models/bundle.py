@@ -2,7 +2,8 @@
 
 ``configs/metadata.json`` (with the section ``phoi``: ``DetectorParameters`` for Phoi's own kind of
 network, ``AnchorBoxParameters`` for one that was imported),
-``models/model.onnx``, ``docs/README.md`` (the model card), ``LICENSE`` and ``manifest.json``.
+``models/model.onnx``, ``docs/README.md`` (the model card), ``LICENSE`` and ``manifest.json``. The
+same networks in 8-bit integers may lie beside those in float32 (``models/model.int8.onnx``).
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
+from enum import StrEnum
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal, Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -49,12 +51,31 @@ MODEL = "models/model.onnx"
 SECOND_LOOK = "models/second_look.onnx"
 REQUIRED_FILES = (METADATA, MODEL, "docs/README.md", "LICENSE")
 MAX_BUNDLE_BYTES = 1 << 30
+CPM_TOLERANCE = 0.01
+"""So much of the mean sensitivity of the FROC (CPM) another form of a network may lose."""
 
 Probability = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Length = Annotated[float, Field(gt=0)]
 OutputShapes = Mapping[str, tuple[int, ...]]
 """Of the network's outputs for one patch: by name, in order; channels first."""
+
+
+class Form(StrEnum):
+    """In which numbers a network computes."""
+
+    FLOAT32 = "fp32"
+    INT8 = "int8"
+
+
+OnnxForms = Mapping[Form, bytes]
+"""One network: the bytes of its ONNX file in each form; always in float32."""
+
+
+def form_file(name: str, form: Form) -> str:
+    """The file of a network in one form: ``models/model.onnx``, ``models/model.int8.onnx``."""
+    path = PurePosixPath(name)
+    return name if form is Form.FLOAT32 else str(path.with_suffix(f".{form}{path.suffix}"))
 
 
 class _Parameters(BaseModel):
@@ -92,6 +113,33 @@ class SecondLook(_Parameters):
     weight: Probability
 
 
+class Int8Form(_Parameters):
+    """Networks in 8-bit integers lie beside those in float32 and may run in their place.
+
+    Both were measured on the same chests; a form that loses more than ``CPM_TOLERANCE`` is none.
+
+    Attributes:
+        cpm: mean sensitivity of the FROC of the 8-bit networks.
+        fp32_cpm: that of the networks in float32.
+        scans: on which both were measured.
+        nodules: in these scans.
+    """
+
+    cpm: float = Field(ge=0, le=1)
+    fp32_cpm: float = Field(ge=0, le=1)
+    scans: Count
+    nodules: Count
+
+    @model_validator(mode="after")
+    def _accepted(self) -> Self:
+        if self.cpm < self.fp32_cpm - CPM_TOLERANCE:
+            raise ValueError(
+                f"the 8-bit networks find too little: CPM {self.cpm:.3f}, {self.fp32_cpm:.3f} in "
+                f"float32, and {CPM_TOLERANCE} may be lost"
+            )
+        return self
+
+
 class _ModelParameters(_Parameters):
     """What every kind of detector says of itself."""
 
@@ -126,18 +174,23 @@ class DetectorParameters(_ModelParameters):
         spacing_mm: of the isotropic canonical grid, mm.
         window_hu: HU mapped linearly to 0 and 1; beyond is clipped.
         patch_shape: shape of a patch along (z, y, x), voxels.
+        patch_multiple: the network takes patches of any shape whose sides are multiples of this,
+            so that they can be fitted to the lungs; None: of ``patch_shape`` only.
         stride: voxels of a patch to a cell of the outputs.
         margin: voxels at each side of a patch whose predictions another patch's replace.
         calibration: from score to probability.
         operating_points: thresholds by name; "default" is always one of them.
         second_look: how ``models/second_look.onnx`` is used; None if there is none.
+        int8: that every network is there in 8-bit integers too; None if it is not.
     """
 
     kind: Literal["center-heatmap"]
     spacing_mm: float = Field(gt=0, le=10)
     stride: int = Field(ge=1)
     margin: int = Field(ge=0)
+    patch_multiple: Count | None = None
     second_look: SecondLook | None = None
+    int8: Int8Form | None = None
 
     @property
     def outputs(self) -> OutputShapes:
@@ -152,6 +205,9 @@ class DetectorParameters(_ModelParameters):
         margin = math.ceil(self.margin / self.stride) * self.stride  # whole cells are dropped
         if 2 * margin >= min(self.patch_shape):
             raise ValueError("margin leaves nothing of a patch")
+        multiple = self.patch_multiple or self.stride
+        if any(n % multiple for n in self.patch_shape) or multiple % self.stride:
+            raise ValueError("patch_multiple must be a multiple of stride and divide patch_shape")
         return self
 
 
@@ -215,6 +271,7 @@ class AnchorBoxParameters(_ModelParameters):
     nms_iou: float = Field(ge=0, le=1)
     most_boxes: Count
     second_look: None = None
+    int8: None = None
 
     @property
     def outputs(self) -> OutputShapes:
@@ -265,8 +322,8 @@ class Bundle:
     manifest: Manifest
     key_id: str
     parameters: AnyParameters
-    onnx: bytes = field(repr=False)
-    second_look: bytes | None = field(default=None, repr=False)
+    onnx: OnnxForms = field(repr=False)
+    second_look: OnnxForms | None = field(default=None, repr=False)
 
     @property
     def bundle_hash(self) -> str:
@@ -293,11 +350,20 @@ class Bundle:
         parameters = parse_parameters(contents[METADATA])
         if (parameters.name, parameters.version) != (manifest.name, manifest.version):
             raise BadBundle(f"{METADATA} and {MANIFEST_NAME} name different models")
-        second_look = contents.get(SECOND_LOOK)
-        if (parameters.second_look is None) != (second_look is None):
-            raise BadBundle(f"{METADATA} and the folder disagree on {SECOND_LOOK}")
-        onnx = contents[MODEL]
-        return cls(folder, manifest, signed.key_id, parameters, onnx, second_look)
+        networks = _networks(contents, parameters)
+        return cls(
+            folder,
+            manifest,
+            signed.key_id,
+            parameters,
+            networks[MODEL],
+            networks.get(SECOND_LOOK),
+        )
+
+
+def network_files(parameters: AnyParameters) -> tuple[str, ...]:
+    """The networks of a bundle, each by the file of its float32 form."""
+    return (MODEL,) if parameters.second_look is None else (MODEL, SECOND_LOOK)
 
 
 def parse_parameters(metadata: bytes) -> AnyParameters:
@@ -406,6 +472,9 @@ def _entry(content: bytes) -> FileEntry:
     return FileEntry(sha256=hashlib.sha256(content).hexdigest(), size=len(content))
 
 
+_NETWORKS = tuple(form_file(name, form) for name in (MODEL, SECOND_LOOK) for form in Form)
+
+
 def _verified_contents(folder: Path, manifest: Manifest) -> Mapping[str, bytes]:
     """Metadata and networks, after every file proved to be the one that was signed."""
     if sum(entry.size for entry in manifest.files.values()) > MAX_BUNDLE_BYTES:
@@ -421,9 +490,23 @@ def _verified_contents(folder: Path, manifest: Manifest) -> Mapping[str, bytes]:
         content = _read_exactly(files[name], entry.size)
         if content is None or _entry(content) != entry:
             raise UntrustedBundle(f"{name} is not the file that was signed")
-        if name in (METADATA, MODEL, SECOND_LOOK):
+        if name in (METADATA, *_NETWORKS):
             contents[name] = content
     return contents
+
+
+def _networks(contents: Mapping[str, bytes], parameters: AnyParameters) -> dict[str, OnnxForms]:
+    """Every network in every form, by the file of its float32 form.
+
+    Raises:
+        BadBundle: the files are not those that the metadata speak of.
+    """
+    names = network_files(parameters)
+    forms = (Form.FLOAT32,) if parameters.int8 is None else tuple(Form)
+    wanted = {form_file(name, form) for name in names for form in forms}
+    if odd := sorted(wanted ^ (contents.keys() - {METADATA})):
+        raise BadBundle(f"{METADATA} and the folder disagree on {odd[0]}")
+    return {name: {form: contents[form_file(name, form)] for form in forms} for name in names}
 
 
 def _read_exactly(path: Path, size: int) -> bytes | None:

@@ -123,8 +123,11 @@ class VolumeAnalysis:
         findings: most probable first.
         coverage: of the lungs by the volume.
         timing_s: seconds by named step.
+        runtime: execution provider and form of the networks, as "CPUExecutionProvider int8"; ""
+            where nobody said.
     """
 
     findings: tuple[Finding, ...]
     coverage: LungCoverage
     timing_s: Mapping[str, float] = field(default_factory=dict)
+    runtime: str = ""

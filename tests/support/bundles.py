@@ -95,7 +95,10 @@ def parameters(**changes: Any) -> dict[str, Any]:
 
 
 def write_bundle(folder: Path, *, slow: bool = False, **changes: Any) -> Path:
-    """Write an unsigned test bundle into ``folder``; ``changes`` go to its parameters."""
+    """Write an unsigned test bundle into ``folder``; ``changes`` go to its parameters.
+
+    With ``int8`` among them the same network stands for the one in 8-bit integers.
+    """
     metadata = {"version": "1.0.0", "task": "tests", "phoi": parameters(**changes)}
     contents = {
         "configs/metadata.json": json.dumps(metadata).encode(),
@@ -103,6 +106,8 @@ def write_bundle(folder: Path, *, slow: bool = False, **changes: Any) -> Path:
         "docs/README.md": b"A test model. It marks bright blobs.\n",
         "LICENSE": b"Apache-2.0\n",
     }
+    if "int8" in changes:
+        contents["models/model.int8.onnx"] = contents["models/model.onnx"]
     for name, content in contents.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from phoi_models.bundle import Bundle, parse_parameters, sign_bundle
+from phoi_models.bundle import Bundle, Form, parse_parameters, sign_bundle
 from phoi_models.errors import BadBundle, PhoiError, UntrustedBundle
 from phoi_models.signing import (
     SignedManifest,
@@ -44,7 +44,7 @@ def test_a_signed_bundle_is_read(bundle: Path) -> None:
     assert loaded.manifest.name == "test-blobs"
     assert loaded.manifest.created == "2026-11-23T08:30:00Z"
     assert loaded.key_id == key_id(KEY.public_key())
-    assert loaded.onnx == (bundle / "models/model.onnx").read_bytes()
+    assert loaded.onnx == {Form.FLOAT32: (bundle / "models/model.onnx").read_bytes()}
     assert loaded.parameters.operating_points["sensitive"].probability == 0.2
     assert loaded.identity("sensitive").bundle_hash == loaded.bundle_hash
 

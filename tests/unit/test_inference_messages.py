@@ -147,12 +147,14 @@ def test_a_result_arrives_as_it_was_found(
     apex: bool,  # noqa: FBT001
     base: bool,  # noqa: FBT001
 ) -> None:
-    sent = VolumeAnalysis(tuple(found), LungCoverage(apex, base, 4000.5), {"detect": 1.25})
+    coverage, timing_s = LungCoverage(apex, base, 4000.5), {"detect": 1.25}
+    sent = VolumeAnalysis(tuple(found), coverage, timing_s, "CPUExecutionProvider int8")
 
-    written = worker.analysis(sent, MODEL, "CPUExecutionProvider").SerializeToString()
+    written = worker.analysis(sent, MODEL).SerializeToString()
     got = edge.analysis(pb.Analysis.FromString(written), SHAPE)
 
     assert (got.coverage, got.timing_s) == (sent.coverage, sent.timing_s)
+    assert got.runtime == "CPUExecutionProvider int8"
     for mine, theirs in zip(got.findings, sent.findings, strict=True):
         np.testing.assert_array_equal(mine.mask.voxels, theirs.mask.voxels)
         assert mine.mask.offset == theirs.mask.offset
@@ -177,9 +179,7 @@ def result() -> pb.Analysis:
         short_axis_lps_mm=((0.0, 0.0, 0.0), (0.0, 5.0, 0.0)),
         mask=NoduleMask((1, 1, 1), voxels),
     )
-    return worker.analysis(
-        VolumeAnalysis((finding,), LungCoverage(True, True, 4000.0)), MODEL, "CPU"
-    )
+    return worker.analysis(VolumeAnalysis((finding,), LungCoverage(True, True, 4000.0)), MODEL)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ def analysis_json(result: TriageResult) -> Mapping[str, Any]:
         document["detail"] = result.detail
         document["findings"] = [_finding(nodule) for nodule in result.nodules]
         document["suggested_priority"] = result.suggested_priority.value
+    document["runtime"] = result.runtime
     document["timing_s"] = {step: round(s, 3) for step, s in result.timing_s.items()}
     return document
 

@@ -104,6 +104,7 @@ def analysis(message: pb.Analysis, shape: Index) -> VolumeAnalysis:
         findings=tuple(_finding(finding, shape) for finding in message.findings),
         coverage=LungCoverage(coverage.apex, coverage.base, coverage.volume_ml),
         timing_s=dict(message.timing_s),
+        runtime=message.execution_provider,
     )
 
 

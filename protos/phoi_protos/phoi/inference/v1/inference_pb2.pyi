@@ -487,7 +487,7 @@ class Analysis(_message.Message):
     TIMING_S_FIELD_NUMBER: _builtins.int
     EXECUTION_PROVIDER_FIELD_NUMBER: _builtins.int
     execution_provider: _builtins.str
-    """for example CPUExecutionProvider"""
+    """and form, for example CPUExecutionProvider int8"""
     @_builtins.property
     def model(self) -> Global___ModelReference:
         """the bundle that ran"""
