@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from phoi_inference.sessions import OnnxHeads, Provider, SessionSettings
@@ -79,9 +80,8 @@ def phoi(
 
 @dataclass(frozen=True, eq=False)
 class Exported:
-    """A MONAI bundle, what was made of it, and the CT on which both are compared."""
+    """What was made of a MONAI bundle, its own detector, and the CT on which both are compared."""
 
-    source: Path
     bundle: Path
     detector: RetinaNetDetector
     parameters: AnchorBoxParameters
@@ -95,11 +95,16 @@ def real() -> Volume:
 
 
 @pytest.fixture(scope="module")
-def exported(home: Home, real: Volume, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_monai_bundle(tmp_path_factory.mktemp("monai") / "b", configuration(patch=PATCH))
+
+
+@pytest.fixture(scope="module")
+def exported(
+    source: Path, home: Home, real: Volume, tmp_path_factory: pytest.TempPathFactory
+) -> Exported:
     """Imported by the command line, compared on real CT."""
-    folder = tmp_path_factory.mktemp("import")
-    source = write_monai_bundle(folder / "source", configuration(patch=PATCH))
-    bundle = folder / "bundle"
+    bundle = tmp_path_factory.mktemp("import") / "bundle"
     arguments = ["phoi", "models", "import", str(source), str(bundle), "--threshold", "0.4"]
     arguments += ["--threshold", "sensitive=0.2", "--check-on", str(lidc_idri_0001())]
     with pytest.MonkeyPatch.context() as patched:
@@ -115,18 +120,18 @@ def exported(home: Home, real: Volume, tmp_path_factory: pytest.TempPathFactory)
     assert isinstance(parameters, AnchorBoxParameters)
     run = agreement.in_onnx_runtime(bundle / "models" / "model.onnx", parameters)
     volume = agreement.small_part(real, parameters)
-    return Exported(source, bundle, detector, parameters, volume, run)
+    return Exported(bundle, detector, parameters, volume, run)
 
 
 def test_the_bundle_is_signed_licensed_and_says_that_nothing_was_validated(
-    exported: Exported, home: Home
+    source: Path, exported: Exported, home: Home
 ) -> None:
     bundle = Bundle.load(exported.bundle, TrustStore.load(home.trust))
 
     assert (bundle.manifest.name, bundle.manifest.version) == ("lung-nodule-ct-detection", "0.6.9")
     points = {name: p.probability for name, p in bundle.parameters.operating_points.items()}
     assert points == {"default": 0.4, "sensitive": 0.2}
-    licence = (exported.source / "LICENSE").read_text()
+    licence = (source / "LICENSE").read_text()
     assert (exported.bundle / "LICENSE").read_text() == licence
     card = (exported.bundle / "docs" / "README.md").read_text()
     assert "**Nothing was validated here**" in card
@@ -267,6 +272,12 @@ class _Evil:
 
 def _evil_weights(source: Path, folder: Path) -> Path:
     shutil.copytree(source, folder)
+    torch.save(_Evil(), folder / "models" / "model.pt")
+    return folder
+
+
+def _evil_pickle(source: Path, folder: Path) -> Path:
+    shutil.copytree(source, folder)
     (folder / "models" / "model.pt").write_bytes(pickle.dumps(_Evil()))
     return folder
 
@@ -290,18 +301,19 @@ BROKEN: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
     "classes": (_two_classes, "tells 2 classes"),
     "transform": (_normalised, "has NormalizeIntensity, which"),
     "weights": (_other_weights, "do not fit the network that the bundle describes: 1 tensors are"),
-    "pickle": (_evil_weights, "cannot be read, or holds more than weights"),
+    "object": (_evil_weights, "cannot be read, or holds more than weights"),
+    "pickle": (_evil_pickle, "cannot be read, or holds more than weights"),
 }
 
 
 @pytest.mark.parametrize("broken", BROKEN)
 def test_a_wrong_bundle_is_refused_with_one_line_that_says_why(
-    exported: Exported, tmp_path: Path, phoi: Callable[..., tuple[int, str]], broken: str
+    source: Path, tmp_path: Path, phoi: Callable[..., tuple[int, str]], broken: str
 ) -> None:
     make, why = BROKEN[broken]
-    source = make(exported.source, tmp_path / "source")
+    wrong = make(source, tmp_path / "source")
 
-    status, printed = phoi(source, tmp_path / "bundle", "--threshold", "0.5")
+    status, printed = phoi(wrong, tmp_path / "bundle", "--threshold", "0.5")
 
     assert status == 1
     assert why in printed
@@ -321,33 +333,35 @@ def test_a_wrong_bundle_is_refused_with_one_line_that_says_why(
     ],
 )
 def test_a_wrong_wish_is_refused(
-    exported: Exported,
+    source: Path,
     tmp_path: Path,
     phoi: Callable[..., tuple[int, str]],
     options: list[str],
     why: str,
 ) -> None:
-    status, printed = phoi(exported.source, tmp_path / "bundle", *options)
+    status, printed = phoi(source, tmp_path / "bundle", *options)
 
     assert (status, why in printed) == (1, True)
 
 
-def test_weights_are_read_from_torchscript_too(exported: Exported, tmp_path: Path) -> None:
+def test_weights_are_read_from_torchscript_too(source: Path, tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
-    inner = exported.detector.network
-    image = torch.zeros(1, 1, *PATCH)
+    content = Configuration.of_bundle(source)
+    filled, empty = (build_detector(content).network for _ in range(2))
+    load_weights(filled, source)
+    filled.use_list_output = True
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # tracing warns of everything it cannot follow
-        traced = torch.jit.trace(inner, image, strict=False, check_trace=False)  # type: ignore[no-untyped-call]
-    traced.save(tmp_path / "models" / "model.ts")
-    empty = build_detector(Configuration.of_bundle(exported.source)).network
+        image = torch.zeros(1, 1, *PATCH)
+        traced = torch.jit.trace(filled, image, strict=False, check_trace=False)  # type: ignore[no-untyped-call]
+        traced.save(tmp_path / "models" / "model.ts")
 
     assert load_weights(empty, tmp_path).name == "model.ts"
-    wanted = inner.state_dict()
+    wanted = filled.state_dict()
     assert all(torch.equal(wanted[name], tensor) for name, tensor in empty.state_dict().items())
 
 
-def test_a_bundle_that_names_no_patch_needs_one(exported: Exported) -> None:
+def test_a_bundle_that_names_no_patch_needs_one() -> None:
     content = Configuration(configuration(patch=PATCH))
     detector = build_detector(content)
     detector.inferer = None
@@ -363,16 +377,16 @@ def test_a_bundle_that_names_no_patch_needs_one(exported: Exported) -> None:
     assert made((64, 48, 24)).patch_shape == (64, 48, 24)
 
 
-def _plain(folder: Path, *, model: bytes | None = None, **changes: Any) -> Path:
+def _plain(folder: Path, *, network: bytes = b"", **changes: Any) -> Path:
     """A plain ONNX of the blob network under names of its own, with its manifest."""
     folder.mkdir(exist_ok=True)
-    network = onnx.load_from_string(model or blob_network())
-    for names in (*((n.input, n.output) for n in network.graph.node),):
-        for part in names:
-            part[:] = [{"image": "ct", "heatmap": "score"}.get(name, name) for name in part]
-    network.graph.input[0].name = "ct"
-    network.graph.output[0].name = "score"
-    (folder / "blobs.onnx").write_bytes(network.SerializeToString())
+    model = onnx.load_from_string(network or blob_network())
+    own = {"image": "ct", "heatmap": "score"}
+    for node in model.graph.node:
+        node.input[:] = [own.get(name, name) for name in node.input]
+        node.output[:] = [own.get(name, name) for name in node.output]
+    model.graph.input[0].name, model.graph.output[0].name = "ct", "score"
+    (folder / "blobs.onnx").write_bytes(model.SerializeToString())
     (folder / "LICENCE.txt").write_text("MIT\n")
     section = blob_parameters(patch_shape=[48, 48, 48])
     del section["operating_points"]
@@ -388,6 +402,17 @@ def _plain(folder: Path, *, model: bytes | None = None, **changes: Any) -> Path:
     return folder / "manifest.json"
 
 
+class _Original:
+    """The blob network, as it was before its names changed."""
+
+    def __init__(self) -> None:
+        providers = ["CPUExecutionProvider"]
+        self._session = onnxruntime.InferenceSession(blob_network(), providers=providers)
+
+    def run(self, patches: agreement.Floats) -> tuple[agreement.Floats, ...]:
+        return tuple(self._session.run(None, {"image": patches}))
+
+
 def test_a_plain_onnx_is_imported_and_finds_the_same_nodules(
     tmp_path: Path, home: Home, phoi: Callable[..., tuple[int, str]]
 ) -> None:
@@ -401,8 +426,9 @@ def test_a_plain_onnx_is_imported_and_finds_the_same_nodules(
     assert (tmp_path / "bundle" / "LICENSE").read_text() == "MIT\n"
     chest = plain_chest([((60.0, 0.0, 0.0), 15.0)])
     own = OnnxHeads(bundle.onnx, CPU, bundle.parameters.outputs)
-    original = OnnxHeads(blob_network(), CPU, bundle.parameters.outputs)
-    found, wanted = (analyze_volume(chest, bundle.parameters, heads) for heads in (own, original))
+    found, wanted = (
+        analyze_volume(chest, bundle.parameters, heads) for heads in (own, _Original())
+    )
     assert wanted.findings
     assert [f.center_lps_mm for f in found.findings] == [f.center_lps_mm for f in wanted.findings]
 
@@ -427,7 +453,7 @@ def _unbounded() -> bytes:
         ({"surprise": 1}, 1, "manifest.json: surprise"),
         ({"parameters": {"kind": "other"}}, 1, "manifest.json: parameters"),
         ({"parameters": blob_parameters(patch_shape=[48, 48, 48], stride=8)}, 1, "has shape"),
-        ({"model_bytes": _unbounded}, 3, "end the network in a sigmoid"),
+        ({"network": _unbounded()}, 3, "end the network in a sigmoid"),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -438,9 +464,7 @@ def test_a_wrong_onnx_is_refused(
     status: int,
     why: str,
 ) -> None:
-    model = changes["model_bytes"]() if "model_bytes" in changes else None
-    kept = {key: value for key, value in changes.items() if key != "model_bytes"}
-    manifest = _plain(tmp_path / "source", model=model, **kept)
+    manifest = _plain(tmp_path / "source", **changes)
 
     ended, printed = phoi(manifest, tmp_path / "bundle", "--threshold", "0.5")
 

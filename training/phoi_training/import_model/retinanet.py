@@ -7,7 +7,6 @@ here; weights are read as tensors, never as Python objects.
 from __future__ import annotations
 
 import inspect
-import pickle
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -182,7 +181,7 @@ def _stored_weights(path: Path) -> Mapping[str, Tensor]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # TorchScript is deprecated, and still shipped
                 stored = torch.jit.load(path, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
-    except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError):
+    except Exception:  # what torch's reader stumbles over has no common base
         raise CannotImport(f"{path.name} cannot be read, or holds more than weights") from None
     if isinstance(stored, Mapping) and len(stored) == 1:  # {"model": weights}
         (only,) = stored.values()
