@@ -11,11 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from phoi_models.canonical import CanonicalGrid
 from phoi_models.errors import NotAnalysable, NotAnalysableReason, PhoiError
 from phoi_models.findings import Attenuation
 from phoi_models.geometry import Triple
-from phoi_training.background import Mark, StoredBackground
+from phoi_models.phantom import chest_phantom
+from phoi_models.planting import plant_at
+from phoi_models.planting_host import LungSpace
+from phoi_models.transplant import Lesion
+from phoi_training.background import Background, Mark, StoredBackground
 from phoi_training.cutouts import Kind, cutouts, picture
 from phoi_training.evaluation import Prediction, ScanResult
 from phoi_training.publish import write_report
@@ -156,11 +161,33 @@ def test_without_a_complete_scan_there_is_no_froc(tmp_path: Path) -> None:
     assert "real_cpm" not in metrics(done)
 
 
-class NoHeads:
-    """A network that must not be run."""
+class Blind:
+    """A network that sees nothing, and counts how often it was asked."""
 
-    def run(self, patches: object) -> tuple[()]:
-        raise AssertionError("the scan was to be left out")
+    runs = 0
+
+    def run(self, patches: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+        self.runs += 1
+        cells = tuple(n // 4 for n in patches.shape[2:])
+        return tuple(np.zeros((len(patches), c, *cells), np.float32) for c in (1, 1, 3))
+
+
+def test_copies_have_more_nodules_and_only_those_count() -> None:
+    volume = chest_phantom(np.random.default_rng(0), (4.0, 4.0, 4.0))
+    own = Mark((60.0, 0.0, 0.0), 12.0)
+    host = Background("host", "host", volume, LungSpace.of(volume), (own,), complete=True)
+    ill, truth = plant_at(volume, own.center_lps_mm, 16.0, rng=np.random.default_rng(0))
+    lesion = Lesion.cut(ill, host.lungs, truth.center_lps_mm, truth.mean_diameter_mm)
+    detector = Detector(untuned("0.0.1"), Blind())
+    done = run_evaluation(detector, [host], copies=1, seed=0, lesions=[lesion])
+    (real,), (planted,), (moved,) = done.real, done.planted, done.transplanted
+    assert [real.scan, planted.scan] == ["host", "host, planted 1"]
+    assert real.nodules == (own,)
+    assert len(moved.nodules) == 1
+    assert own not in planted.nodules
+    assert all(nodule.attenuation is not None for nodule in planted.nodules)
+    missed = sum(len(result.nodules) for results in done.sets.values() for result in results)
+    assert len(done.cutouts) == missed > 6
 
 
 def test_a_scan_that_cannot_be_read_is_left_out_and_told() -> None:
@@ -175,11 +202,14 @@ def test_a_scan_that_cannot_be_read_is_left_out_and_told() -> None:
         sha256="0",
         source="",
     )
-    told: list[ScanResult | None] = []
-    detector = Detector(untuned("0.0.1"), NoHeads())
-    done = run_evaluation(detector, [broken], copies=2, seed=0, on_scan=told.append)
+    done_with: list[None] = []
+    blind = Blind()
+    detector = Detector(untuned("0.0.1"), blind)
+    done = run_evaluation(
+        detector, [broken], copies=2, seed=0, on_scan=lambda: done_with.append(None)
+    )
     assert done.left_out == (("broken", "missing_slices: 2 of 9 slices are missing"),)
-    assert told == [None] * 3
+    assert (len(done_with), blind.runs) == (1, 0)
     with pytest.raises(PhoiError, match="no operating point 'bold'; the model has default"):
         run_evaluation(detector, [], copies=0, seed=0, operating_point="bold")
     with pytest.raises(PhoiError, match="is no model bundle"):

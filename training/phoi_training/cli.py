@@ -194,6 +194,12 @@ def evaluate_command(
     copies: Annotated[
         int, typer.Option(min=0, help="Also evaluate so many planted copies of each chest.")
     ] = 0,
+    transplant: Annotated[
+        bool,
+        typer.Option(
+            "--transplant", help="Also set real nodules of the data set into a copy of each chest."
+        ),
+    ] = False,
     only: Annotated[
         list[str] | None,
         typer.Option(help="Evaluate these chests only, as in 'subset9/*'; may be repeated."),
@@ -235,6 +241,7 @@ def evaluate_command(
     from phoi_training.dataset import load
     from phoi_training.publish import log_evaluation, write_report
     from phoi_training.report import Detector, evaluation_lines, run_evaluation
+    from phoi_training.transplanted import lesions_of
 
     console = Console()
     aside = Console(stderr=True)
@@ -248,16 +255,20 @@ def evaluate_command(
     ]
     if not chests:
         raise PhoiError("no chest of that name in the data set")
+    lesions, refused = lesions_of(chests) if transplant else ([], [])
+    for line in refused:
+        aside.print(f"not transplanted: {line}", markup=False)
     with _progress_bar(aside) as bar:
-        task = bar.add_task("evaluate", total=len(chests) * (1 + copies))
+        task = bar.add_task("evaluate", total=len(chests))
         evaluation = run_evaluation(
             detector,
             chests,
             copies=copies,
             seed=seed,
+            lesions=lesions,
             operating_point=operating_point,
             batch_size=batch_size,
-            on_scan=lambda _: bar.advance(task),
+            on_scan=lambda: bar.advance(task),
         )
     for line in evaluation_lines(evaluation):
         console.print(line, markup=False, soft_wrap=True)

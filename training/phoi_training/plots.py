@@ -14,7 +14,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from phoi_training.breakdown import rank
 from phoi_training.evaluation import RATES, ScanResult, froc_curve
 
-_COLOURS = {"real": "#0b6e99", "planted": "#d9730d"}
+_COLOURS = {"real": "#0b6e99", "planted": "#d9730d", "transplanted": "#5b8c3e"}
 _STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,

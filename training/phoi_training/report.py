@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -13,6 +13,7 @@ import onnxruntime
 from phoi_models.bundle import METADATA, MODEL, SECOND_LOOK, AnyParameters, parse_parameters
 from phoi_models.detector import Floats, Heads
 from phoi_models.errors import NotAnalysable, PhoiError
+from phoi_models.transplant import Lesion
 
 from phoi_training.background import Background
 from phoi_training.breakdown import (
@@ -28,6 +29,7 @@ from phoi_training.card import froc_lines, scan_table, size_table
 from phoi_training.cutouts import TITLES, Cutout, cutouts
 from phoi_training.dataset import planted_copy
 from phoi_training.evaluation import RATES, ScanResult, as_rows, examine, froc
+from phoi_training.transplanted import transplanted_copy
 
 EXPERIMENT = "phoi-evaluation"
 _NODULES = 10
@@ -77,7 +79,7 @@ class Detector:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Results on chests as they are, and apart from them on planted copies.
+    """Results on chests as they are, and apart from them on copies with more nodules.
 
     Attributes:
         parameters: of the model.
@@ -85,6 +87,7 @@ class Evaluation:
         real, planted: one result per scan.
         cutouts: pictures of misses and of marks on no nodule, at the operating point.
         left_out: scans that could not be analysed, each with the reason.
+        transplanted: one result per scan into which real nodules of others were set.
     """
 
     parameters: AnyParameters
@@ -93,6 +96,7 @@ class Evaluation:
     planted: tuple[ScanResult, ...]
     cutouts: tuple[Cutout, ...] = ()
     left_out: tuple[tuple[str, str], ...] = ()
+    transplanted: tuple[ScanResult, ...] = ()
 
     @property
     def threshold(self) -> float:
@@ -102,12 +106,13 @@ class Evaluation:
     @property
     def sets(self) -> dict[str, tuple[ScanResult, ...]]:
         """The results by what was to be found, without empty ones."""
-        both = {"real": self.real, "planted": self.planted}
-        return {name: results for name, results in both.items() if results}
+        every = {"real": self.real, "planted": self.planted, "transplanted": self.transplanted}
+        return {name: results for name, results in every.items() if results}
 
     def rows(self) -> dict[str, list[dict[str, Any]]]:
         """Every mark and every miss."""
-        return {"real": as_rows(self.real), "planted": as_rows(self.planted)}
+        sets = {"real": self.real, "planted": self.planted, **self.sets}
+        return {name: as_rows(results) for name, results in sets.items()}
 
 
 def run_evaluation(
@@ -116,20 +121,22 @@ def run_evaluation(
     *,
     copies: int,
     seed: int,
+    lesions: Sequence[Lesion] = (),
     operating_point: str = "default",
     batch_size: int = 1,
-    on_scan: Callable[[ScanResult | None], None] = lambda _result: None,
+    on_scan: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """Run a model over chests and over ``copies`` planted copies of each.
+    """Run a model over chests, over ``copies`` planted copies of each, and one with real nodules.
 
     Args:
         detector: the model.
         chests: read one by one; one that cannot be analysed is left out and listed.
         copies: planted copies of each chest.
-        seed: of what is planted.
+        seed: of what is planted, and of where.
+        lesions: real nodules; if there are any, some are set into one more copy of each chest.
         operating_point: name of the threshold at which misses and false marks are listed.
         batch_size: patches given to the network at once.
-        on_scan: told each result, and None instead of each that there is none of.
+        on_scan: called when a chest and its copies are done.
 
     Raises:
         PhoiError: the model has no such operating point.
@@ -139,50 +146,59 @@ def run_evaluation(
         raise PhoiError(
             f"no operating point {operating_point!r}; the model has {', '.join(points)}"
         )
-    threshold = points[operating_point].probability
-    real: list[ScanResult] = []
-    planted: list[ScanResult] = []
+    sets: dict[str, list[ScanResult]] = {"real": [], "planted": [], "transplanted": []}
     pictures: list[Cutout] = []
     left_out: list[tuple[str, str]] = []
     for number, chest in enumerate(chests):
-        for copy in range(copies + 1):
-            rng = np.random.default_rng([seed, number, copy])
-            try:
+        try:
+            for name, scan in _variants(chest, copies, lesions, [seed, number]):
                 result, grid = examine(
-                    _planted(chest, rng, copy) if copy else chest,
+                    scan,
                     detector.parameters,
                     detector.heads,
                     second_look=detector.second_look,
                     batch_size=batch_size,
                 )
-            except NotAnalysable as reason:
-                left_out.append((_name(chest, copy), str(reason)))
-                for _ in range(copy, copies + 1):
-                    on_scan(None)
-                break
-            (planted if copy else real).append(result)
-            pictures += cutouts(result, grid, threshold)
-            on_scan(result)
+                sets[name].append(result)
+                pictures += cutouts(result, grid, points[operating_point].probability)
+        except NotAnalysable as reason:
+            left_out.append((chest.name, str(reason)))
+        on_scan()
     return Evaluation(
         detector.parameters,
         operating_point,
-        tuple(real),
-        tuple(planted),
+        tuple(sets["real"]),
+        tuple(sets["planted"]),
         tuple(pictures),
         tuple(left_out),
+        tuple(sets["transplanted"]),
     )
 
 
-def _planted(chest: Background, rng: np.random.Generator, copy: int) -> Background:
-    """A copy with nodules planted; real ones are counted apart, so neither found nor missed."""
-    low, high = np.log(_DIAMETERS_MM)
+def _variants(
+    chest: Background, copies: int, lesions: Sequence[Lesion], seed: Sequence[int]
+) -> Iterator[tuple[str, Background]]:
+    """The chest, and copies with more nodules, in which its own count as neither found nor missed.
+
+    Raises:
+        NotAnalysable: there are no lungs to plant into.
+    """
+    yield "real", chest
+    for copy in range(1, copies + 1):
+        yield "planted", _planted(chest, copy, np.random.default_rng([*seed, copy]))
+    if lesions:
+        rng = np.random.default_rng([*seed, 0])
+        some = [lesions[i] for i in rng.permutation(len(lesions))[:_NODULES]]
+        moved, _ = transplanted_copy(chest, some, rng)
+        yield "transplanted", replace(moved, name=f"{chest.name}, transplanted")
+
+
+def _planted(chest: Background, copy: int, rng: np.random.Generator) -> Background:
     known = replace(chest, marks=tuple(replace(mark, certain=False) for mark in chest.marks))
-    changed, _ = planted_copy(known, rng, list(np.exp(rng.uniform(low, high, _NODULES))))
-    return replace(changed, name=_name(chest, copy))
-
-
-def _name(chest: Background, copy: int) -> str:
-    return f"{chest.name}, planted {copy}" if copy else chest.name
+    low, high = np.log(_DIAMETERS_MM)
+    diameters = np.exp(rng.uniform(low, high, _NODULES))
+    planted, _ = planted_copy(known, rng, list(diameters))
+    return replace(planted, name=f"{chest.name}, planted {copy}")
 
 
 def summary(evaluation: Evaluation) -> dict[str, Any]:
@@ -252,7 +268,7 @@ def _froc(results: Sequence[ScanResult]) -> dict[str, Any] | None:
 
 
 def evaluation_lines(evaluation: Evaluation) -> list[str]:
-    """Markdown: by case, by group, FROC; real and planted nodules apart; misses, false marks."""
+    """Markdown: by case, by group, FROC, for each kind of nodules apart; misses and false marks."""
     parameters = evaluation.parameters
     lines = [f"# {parameters.name} {parameters.version} at p >= {evaluation.threshold:.2f}", ""]
     for title, results in evaluation.sets.items():
