@@ -22,7 +22,6 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
 
 from phoi_models.distractors import fissure, fissure_hu
-from phoi_models.distractors import plant_distractors as plant_distractors
 from phoi_models.findings import Attenuation, Lobe, NoduleMask
 from phoi_models.geometry import Geometry, Triple, as_triple
 from phoi_models.planting_host import (

@@ -109,3 +109,11 @@ def test_the_seed_decides_and_nothing_outside_the_lung_is_darkened() -> None:
     assert len(centres) >= 4
     outside = HOST.hu > 0
     assert (first.hu[outside] >= HOST.hu[outside]).all()
+
+
+def test_distractors_avoid_what_they_are_told() -> None:
+    avoid = [((0.0, 0.0, 0.0), 40.0)]
+    changed, centres = plant_distractors(HOST, LUNGS, 12, rng=np.random.default_rng(2), avoid=avoid)
+    assert changed.digest() != HOST.digest()
+    assert centres
+    assert np.linalg.norm(centres, axis=1).min() > 20

@@ -15,7 +15,6 @@ from phoi_models.planting import (
     NoduleKind,
     Place,
     plant_at,
-    plant_distractors,
     plant_nodules,
 )
 from phoi_models.volume import Volume
@@ -174,19 +173,6 @@ def test_same_patient_place_whatever_the_scanning_direction(phantom: Volume) -> 
     for truth in truths:
         np.testing.assert_allclose(truth.center_lps_mm, center, atol=0.1)
         assert truth.mask.voxels.sum() == pytest.approx(truths[0].mask.voxels.sum(), rel=0.05)
-
-
-def test_distractors_avoid_what_they_are_told(phantom: Volume, lungs: LungSpace) -> None:
-    _, nodules = plant_nodules(phantom, lungs, [10.0] * 5, rng=np.random.default_rng(1))
-    avoid = [(nodule.center_lps_mm, nodule.mean_diameter_mm) for nodule in nodules]
-    changed, centres = plant_distractors(
-        phantom, lungs, 8, rng=np.random.default_rng(2), avoid=avoid
-    )
-    assert len(centres) >= 4
-    assert changed.digest() != phantom.digest()
-    for centre in centres:
-        for place, diameter in avoid:
-            assert np.linalg.norm(np.subtract(centre, place)) > diameter / 2
 
 
 @pytest.mark.parametrize(("center", "diameter"), [((500.0, 0.0, 0.0), 8.0), ((0.0, 0.0, 0.0), 2.0)])
