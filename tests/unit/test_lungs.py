@@ -29,6 +29,13 @@ def segmented(volume: Volume, spacing_mm: float = 1.0) -> tuple[CanonicalGrid, L
     return grid, segment_lungs(grid.hu, spacing_mm)
 
 
+def positions(volume: Volume) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """LPS coordinates, mm, of the voxel centres: x, y, z."""
+    index = np.moveaxis(np.indices(volume.geometry.shape), 0, -1)
+    x, y, z = np.moveaxis(volume.geometry.index_to_lps(index), -1, 0)
+    return x, y, z
+
+
 def labels_on(volume: Volume, grid: CanonicalGrid, lungs: LungMask) -> np.ndarray:
     """The mask's labels at the voxel centres of a volume."""
     index = np.moveaxis(np.indices(volume.geometry.shape), 0, -1)
@@ -58,8 +65,7 @@ def test_both_lungs_of_a_phantom_are_found_on_their_sides(seed: int) -> None:
 def test_the_trachea_is_not_lung() -> None:
     volume, lungs = truth(0)
     grid, mask = segmented(volume)
-    index = np.moveaxis(np.indices(volume.geometry.shape), 0, -1)
-    x, y, z = np.moveaxis(volume.geometry.index_to_lps(index), -1, 0)
+    x, y, z = positions(volume)
     lumen = (volume.hu < -930) & (lungs == 0) & (abs(x) < 8) & (abs(y) < 40) & (z > 20) & (z < 100)
     assert np.count_nonzero(lumen) > 1000
     assert np.mean(labels_on(volume, grid, mask)[lumen] == 0) > 0.98
@@ -124,6 +130,33 @@ def test_a_nodule_on_the_pleura_is_inside() -> None:
     assert mask.nearest(grid.lps_to_index(center)) == (Side.LEFT, 0.0)
     inside = labels_on(volume, grid, mask)[ball & (lungs > 0)]
     assert np.mean(inside == LEFT) > 0.9
+
+
+def test_a_loop_of_bowel_under_the_diaphragm_is_not_lung() -> None:
+    volume, lungs = truth(0)
+    x, y, z = positions(volume)
+    column = (lungs == LEFT) & (abs(x - 60) < 2) & (abs(y + 20) < 2)
+    dome = float(z[column].min())
+    loop = (x - 60) ** 2 + (y + 20) ** 2 + (z - dome + 14) ** 2 < 9**2
+    hu = np.where(loop, np.int16(-985), volume.hu)
+    grid, mask = segmented(Volume(hu, volume.geometry), 2.0)
+    assert np.count_nonzero(loop) > 400
+    assert np.mean(labels_on(volume, grid, mask)[loop] > 0) < 0.05
+
+
+@pytest.mark.parametrize("what", ["effusion behind the lung", "consolidated lower lobe"])
+def test_lung_without_air_is_outside_and_the_rest_keeps_its_side(what: str) -> None:
+    """A stated limit: the mask is that of the lung that holds air."""
+    volume, lungs = truth(1)
+    _, y, z = positions(volume)
+    airless = (lungs == LEFT) & (y > 40 if what.startswith("effusion") else z < 0.8 * y - 10)
+    hu = np.where(airless, np.int16(15), volume.hu)
+    grid, mask = segmented(Volume(hu, volume.geometry), 2.0)
+    found = labels_on(volume, grid, mask)
+    assert np.mean(airless[lungs == LEFT]) > 0.15
+    assert np.mean(found[airless] == LEFT) < 0.35
+    aerated = (lungs > 0) & ~airless
+    assert np.mean(found[aerated] == lungs[aerated]) > 0.93
 
 
 def two_boxes() -> LungMask:
