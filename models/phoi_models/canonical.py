@@ -19,6 +19,8 @@ PADDING_HU = -2048
 """Fills what the scan did not cover, when a leaning or oblique block lies in the upright grid."""
 
 _ALIGNED = 2e-4
+_BLOCK = 32
+"""Rows of a banded matrix that are multiplied at once: nearly all of it is zero."""
 _LPS_OF_AXIS = (2, 1, 0)
 
 
@@ -122,9 +124,15 @@ def _resampling_matrix(count: int, size: float, new: int, spacing_mm: float) -> 
 def _resampled(hu: NDArray[np.int16], matrices: list[NDArray[np.float32]]) -> NDArray[np.int16]:
     """Apply one resampling matrix along each axis (z, y, x)."""
     along_z, along_y, along_x = matrices
+    rows, columns = _blocks(along_y), _blocks(along_x)
+    half = np.empty((len(along_y), hu.shape[2]), dtype=np.float32)
     flat = np.empty((len(hu), len(along_y), len(along_x)), dtype=np.float32)
     for plane, result in zip(hu, flat, strict=True):
-        np.matmul(along_y @ plane.astype(np.float32), along_x.T, out=result)
+        values = plane.astype(np.float32)
+        for new, old, weights in rows:
+            np.matmul(weights, values[old], out=half[new])
+        for new, old, weights in columns:
+            np.matmul(half[:, old], weights.T, out=result[:, new])
     out = np.empty((len(along_z), *flat.shape[1:]), dtype=np.int16)
     for weights, rounded in zip(along_z, out, strict=True):
         mixed = np.zeros(flat.shape[1:], dtype=np.float32)
@@ -132,6 +140,17 @@ def _resampled(hu: NDArray[np.int16], matrices: list[NDArray[np.float32]]) -> ND
             mixed += weights[k] * flat[k]
         np.rint(mixed, out=rounded, casting="unsafe")
     return out
+
+
+def _blocks(matrix: NDArray[np.float32]) -> list[tuple[slice, slice, NDArray[np.float32]]]:
+    """The parts of a banded matrix that are not zero: rows, columns, weights."""
+    blocks = []
+    for first in range(0, len(matrix), _BLOCK):
+        rows = slice(first, min(first + _BLOCK, len(matrix)))
+        used = np.flatnonzero(matrix[rows].any(axis=0))
+        columns = slice(int(used[0]), int(used[-1]) + 1)
+        blocks.append((rows, columns, np.ascontiguousarray(matrix[rows, columns])))
+    return blocks
 
 
 def _interpolated(volume: Volume, spacing_mm: float) -> CanonicalGrid:
