@@ -29,10 +29,12 @@ from phoi_models.bundle import (
 from phoi_models.canonical import to_canonical
 from phoi_models.detector import Floats, detect
 from phoi_models.errors import BadBundle, Cancelled
-from phoi_models.findings import LungCoverage, Region
+from phoi_models.findings import LungCoverage, Region, Side
 from phoi_models.geometry import Geometry, Triple
 from phoi_models.lungs import LEFT, LungMask
+from phoi_models.pipeline import analyze_volume
 from phoi_models.volume import Volume
+from support.chests import LEFT_LUNG_LPS_MM, plain_chest
 
 LEVEL = AnchorLevel(stride=(4, 4, 2), anchors=((6.0, 8.0, 4.0), (10.0, 10.0, 6.0)))
 COARSE = AnchorLevel(stride=(8, 8, 4), anchors=((12.0, 16.0, 8.0),))
@@ -236,6 +238,18 @@ def test_only_patches_that_touch_the_lungs_are_run() -> None:
     assert near.patches < whole.patches / 4
     assert told == sorted(told)
     assert told[-1] == 1.0
+
+
+def test_a_whole_analysis_ends_in_one_measured_finding_on_its_side() -> None:
+    empty, ball = plain_chest(), plain_chest([(LEFT_LUNG_LPS_MM, 16.0)])
+    dense = np.where(ball.hu != empty.hu, 500, ball.hu).astype(np.int16)
+    coarse = parameters(input_spacing_mm=(2.0, 2.0, 2.5))
+
+    result = analyze_volume(Volume(dense, ball.geometry), coarse, BrightVoxels())
+
+    (finding,) = result.findings
+    assert finding.side is Side.LEFT
+    assert finding.center_lps_mm == pytest.approx(LEFT_LUNG_LPS_MM, abs=2.0)
 
 
 def test_it_stops_when_asked() -> None:

@@ -52,6 +52,14 @@ class Agreement:
     score_difference: float
     corner_difference_mm: float
 
+    def sentence(self, on: str) -> str:
+        """What was found, for people; ``on`` says on what volume."""
+        return (
+            f"{self.boxes} boxes of MONAI in torch and of Phoi in ONNX Runtime are the same on"
+            f" {on}: scores within {self.score_difference:.1g}, corners within"
+            f" {self.corner_difference_mm:.1g} mm"
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import shutil
 import tempfile
@@ -36,6 +37,7 @@ from phoi_training.import_model.errors import CannotImport, OutputsDiffer
 
 OUTPUTS_DIFFER_STATUS = 3
 _LICENCES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "docs/license.txt", "docs/LICENSE")
+_LARGE_PATCH = 16_000_000
 _ORIGINAL_CARD = "docs/ORIGINAL.md"
 
 
@@ -125,6 +127,7 @@ def import_command(
     Exit status: 0 imported, 1 it cannot be imported, 3 it would not compute what the original does.
 
     Example: phoi models import lung_nodule_ct_detection out/monai-nodule --threshold 0.5
+    --patch 192,192,80
     """
     home = find_home()
     key = load_signing_key(home.signing_key)
@@ -196,19 +199,19 @@ def _from_monai(source: Path, wishes: Wishes, onnx_file: Path, check_on: Path | 
         patch=wishes.patch,
         operating_points=wishes.operating_points,
     )
+    _warn_if_large(parameters.patch_shape)
     retinanet.export(detector, parameters, onnx_file)
     volume = agreement.small_part(_volume(check_on), parameters)
     run = agreement.in_onnx_runtime(onnx_file, parameters)
     agreed = agreement.compare(detector, parameters, volume, run)
-    checked = (
-        f"{agreed.boxes} boxes of MONAI in torch and of Phoi in ONNX Runtime are the same on"
-        f" {'a CT' if check_on else 'a procedural phantom'}: scores within"
-        f" {agreed.score_difference:.1g}, corners within {agreed.corner_difference_mm:.1g} mm"
-    )
     card = source / "docs" / "README.md"
     return Imported(
         parameters,
-        Origin(f"MONAI bundle, weights {_identity(weights)}", metadata, [checked]),
+        Origin(
+            f"MONAI bundle, weights {_identity(weights)}",
+            metadata,
+            [agreed.sentence("a CT" if check_on else "a procedural phantom")],
+        ),
         licence,
         card if card.is_file() else None,
     )
@@ -240,6 +243,15 @@ def _from_onnx(source: Path, wishes: Wishes, onnx_file: Path) -> Imported:
     weights = source.parent / manifest.model
     origin = Origin(f"ONNX file {_identity(weights)}", told, [checked])
     return Imported(parameters, origin, licence)
+
+
+def _warn_if_large(patch: Index) -> None:
+    if math.prod(patch) > _LARGE_PATCH:
+        typer.echo(
+            f"patches of {patch} voxels need much memory; if this fails, give smaller ones,"
+            " as --patch 192,192,80",
+            err=True,
+        )
 
 
 def _metadata(source: Path) -> Mapping[str, Any]:
