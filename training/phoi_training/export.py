@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,18 @@ class ExportMismatch(PhoiError):
 
 
 def export_onnx(
-    network: CenterHeatmapNet | MeanNet, path: Path, patch_shape: tuple[int, int, int]
+    network: CenterHeatmapNet | MeanNet,
+    path: Path,
+    patch_shape: tuple[int, int, int],
+    patch_multiple: int | None = None,
 ) -> float:
     """Write ``path`` and compare it with torch on noise.
 
     Args:
         network: trained, in evaluation mode.
         path: of the ONNX file; batch normalisation is folded into the convolutions.
-        patch_shape: fixed input shape (z, y, x); the batch axis stays free.
+        patch_shape: input shape (z, y, x) to compare on; the batch axis stays free.
+        patch_multiple: of which the sides of a patch are free multiples; None: they are fixed.
 
     Returns:
         The largest absolute difference of the heat map between torch and ONNX Runtime.
@@ -46,11 +50,17 @@ def export_onnx(
         ExportMismatch: an output differs by more than its tolerance.
     """
     image = torch.rand(2, 1, *patch_shape, generator=torch.Generator().manual_seed(0))
-    to_onnx(ExportedNet(_folded(network)), path, image, list(_TOLERANCE))
+    to_onnx(ExportedNet(_folded(network)), path, image, list(_TOLERANCE), patch_multiple)
     return _compare(network, path, image)
 
 
-def to_onnx(network: nn.Module, path: Path, image: torch.Tensor, outputs: list[str]) -> None:
+def to_onnx(
+    network: nn.Module,
+    path: Path,
+    image: torch.Tensor,
+    outputs: list[str],
+    patch_multiple: int | None = None,
+) -> None:
     """Write ``path``, without traces of this machine.
 
     Args:
@@ -58,6 +68,7 @@ def to_onnx(network: nn.Module, path: Path, image: torch.Tensor, outputs: list[s
         path: of the ONNX file.
         image: [2, 1, ...]; its shape is fixed, but for the batch axis, which stays free.
         outputs: their names; the input is ``image``.
+        patch_multiple: of which the sides of a patch are free multiples; None: they are fixed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
@@ -68,13 +79,22 @@ def to_onnx(network: nn.Module, path: Path, image: torch.Tensor, outputs: list[s
             str(path),
             input_names=["image"],
             output_names=outputs,
-            dynamic_shapes={"image": {0: torch.export.Dim("batch", min=1, max=64)}},
+            dynamic_shapes={"image": _free_axes(patch_multiple)},
             opset_version=_OPSET,
             dynamo=True,
             external_data=False,
             verbose=False,
         )
     _strip_traces(path)
+
+
+def _free_axes(patch_multiple: int | None) -> dict[int, Any]:
+    """What the exporter is to leave open, by axis of [N, 1, D, H, W]."""
+    free: dict[int, Any] = {0: torch.export.Dim("batch", min=1, max=64)}
+    if patch_multiple is not None:
+        for axis, name in enumerate(("depth", "height", "width"), start=2):
+            free[axis] = patch_multiple * torch.export.Dim(name, min=2, max=64)
+    return free
 
 
 def _strip_traces(path: Path) -> None:
@@ -125,6 +145,7 @@ def write_bundle(
     *,
     card: str,
     licence: Path,
+    pictures: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write a whole, unsigned bundle in MONAI Bundle layout; an old one there is replaced.
 
@@ -134,12 +155,13 @@ def write_bundle(
         parameters: with ``second_look`` if there are several networks.
         card: the model card, Markdown.
         licence: file to copy.
+        pictures: PNG files of the card, by their names inside the bundle.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         new = Path(scratch) / "bundle"
         first, *others = networks
-        export_onnx(first, new / MODEL, parameters.patch_shape)
+        export_onnx(first, new / MODEL, parameters.patch_shape, parameters.patch_multiple)
         if parameters.second_look is not None:
             export_onnx(MeanNet(others), new / SECOND_LOOK, parameters.second_look.patch_shape)
         for name in ("configs", "docs"):
@@ -147,6 +169,8 @@ def write_bundle(
         metadata = json.dumps(_metadata(parameters), indent=2) + "\n"
         (new / "configs" / "metadata.json").write_text(metadata)
         (new / "docs" / "README.md").write_text(card)
+        for name, png in (pictures or {}).items():
+            (new / name).write_bytes(png)
         shutil.copyfile(licence, new / "LICENSE")
         if folder.exists():
             shutil.rmtree(folder)
