@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from phoi_models.bundle import DetectorParameters
 
+from phoi_training.breakdown import breakdown, calibration_error, reliability
+from phoi_training.cutouts import Cutout
 from phoi_training.evaluation import RATES, ScanResult, by_size, froc
 
 _HASH_DIGITS = 16
@@ -38,18 +40,25 @@ class Provenance:
 
 
 def model_card(
-    parameters: DetectorParameters, provenance: Provenance, validation: Sequence[ScanResult]
+    parameters: DetectorParameters,
+    provenance: Provenance,
+    validation: Sequence[ScanResult],
+    failures: Sequence[Cutout] = (),
 ) -> str:
-    """What a person must know before trusting the model."""
+    """What a person must know before trusting the model.
+
+    Args:
+        parameters: of the model.
+        provenance: where it comes from.
+        validation: on patients held out, at calibrated probabilities.
+        failures: what ``failures.png`` beside the card shows, row by row.
+    """
     threshold = parameters.operating_points["default"].probability
     return "\n".join(
         [
             f"# {parameters.name} {parameters.version}",
             "",
-            "Finds suspected lung nodules of 4 to 45 mm in chest CT. For research and evaluation:"
-            " **not a cleared medical device**. It marks; a radiologist decides. Its probability is"
-            " that of a mark being a nodule, not of cancer.",
-            "",
+            *_INTENDED_USE,
             "## What it was trained on",
             "",
             *_training_lines(provenance),
@@ -65,26 +74,85 @@ def model_card(
             *_held_out_lines(provenance.held_out),
             "## Validation, on anatomy held out from training",
             "",
-            "Thresholds and calibration were set on these same scans, so the figures flatter."
-            " Planted nodules come from the generator that training used, so their figures flatter"
-            " too: judge by real nodules.",
+            *_validation_lines(provenance),
+            f"Default operating point: probability {threshold:.2f}.",
             "",
             *scan_table(validation, threshold),
             "",
             *size_table(validation, threshold),
             "",
+            *group_lines(validation, threshold),
             *froc_lines(validation),
             "",
-            "## Limits",
-            "",
-            "- Few real nodules were trained on; most were planted.",
-            "- Ground glass below 6 mm, nodules below 4 mm, hilar masses and nodules inside a"
-            " consolidation are likely to be missed.",
-            "- Branching vessels, scars and pleural plaques cause most false marks.",
-            "- Slices thicker than 5 mm, children, and lungs after surgery were not tried.",
-            "",
+            *_calibration_lines(validation),
+            *_failure_lines(failures),
+            *_LIMITS,
         ]
     )
+
+
+_INTENDED_USE = (
+    "For research and evaluation: **not a cleared medical device**.",
+    "",
+    "## Intended use",
+    "",
+    "Finds suspected lung nodules and masses of 4 to 45 mm in chest CT of adults, so that studies"
+    " can be put in order and no mark is overlooked. It marks; a radiologist looks at every study"
+    " and decides. Its probability is that of a mark being a nodule, not of cancer. No finding does"
+    " not mean a healthy lung: it looks for nothing else.",
+    "",
+)
+
+_LIMITS = (
+    "## Limits",
+    "",
+    "- Few real nodules were trained on; most were planted.",
+    "- Ground glass below 6 mm, nodules below 4 mm, hilar masses and nodules inside a consolidation"
+    " are likely to be missed.",
+    "- Branching vessels, scars and pleural plaques cause most false marks. Diffuse disease was"
+    " planted, not real.",
+    "- Slices thicker than 5 mm, children, and lungs after surgery were not tried.",
+    "",
+)
+
+
+def _validation_lines(provenance: Provenance) -> list[str]:
+    lines = [
+        "Thresholds and calibration were set on these same scans, so the figures flatter. Planted"
+        " nodules come from the generator that training used, so their figures flatter too: judge"
+        " by real nodules.",
+        "",
+    ]
+    if provenance.folds:
+        lines += [
+            "Each scan was seen by the one network that had not been trained on its patient. The"
+            " model is all of them together; there is no patient here whom none of them saw.",
+            "",
+        ]
+    return lines
+
+
+def _calibration_lines(results: Sequence[ScanResult]) -> list[str]:
+    rows = reliability(results)
+    error = calibration_error(rows)
+    if error is None:
+        return []
+    lines = ["| probability | mean | share of nodules | marks |", "|---|---|---|---|"]
+    lines += [
+        f"| {row.hits.name} | {row.predicted:.2f} | {row.hits.value:.2f} | {row.hits.total} |"
+        for row in rows
+    ]
+    return [*lines, "", f"Expected calibration error {error:.3f}.", ""]
+
+
+def _failure_lines(failures: Sequence[Cutout]) -> list[str]:
+    if not failures:
+        return []
+    lines = ["## Failures", "", "![Missed nodules and false marks](failures.png)", ""]
+    lines += ["Row by row:", ""]
+    for number, failure in enumerate(failures, 1):
+        lines.append(f"{number}. {failure.kind}: {failure.scan}, {failure.caption}")
+    return [*lines, ""]
 
 
 def _training_lines(provenance: Provenance) -> list[str]:
@@ -144,6 +212,21 @@ def size_table(results: Sequence[ScanResult], threshold: float) -> list[str]:
     rows = ["| mean diameter | found | of |", "|---|---|---|"]
     sizes = by_size(results, threshold)
     return rows + [f"| {name} | {found} | {total} |" for name, found, total in sizes]
+
+
+def group_lines(results: Sequence[ScanResult], threshold: float) -> list[str]:
+    """Found nodules by attenuation, margin, place and slice spacing, at a threshold."""
+    lines = []
+    for title, groups in breakdown(results, threshold).items():
+        if title == "size":
+            continue
+        lines += [f"| {title} | found | of | 95 % interval |", "|---|---|---|---|"]
+        for group in groups:
+            low, high = group.interval
+            interval = f"{low:.2f} to {high:.2f}"
+            lines.append(f"| {group.name} | {group.found} | {group.total} | {interval} |")
+        lines.append("")
+    return lines
 
 
 def froc_lines(results: Sequence[ScanResult]) -> list[str]:

@@ -17,10 +17,12 @@ import numpy as np
 import torch
 from phoi_models.bundle import Calibration, DetectorParameters, OperatingPoint, SecondLook
 from phoi_models.detector import calibrated
-from phoi_models.networks import STRIDE, CenterHeatmapNet
+from phoi_models.networks import SMALLEST_PATCH, STRIDE, CenterHeatmapNet
 from rich.console import Console
+from rich.progress import track
 
 from phoi_training.card import Provenance, model_card
+from phoi_training.cutouts import Cutout, Kind, contact_sheet, cutouts, worst
 from phoi_training.dataset import (
     Background,
     NoTrainingData,
@@ -35,7 +37,7 @@ from phoi_training.evaluation import (
     as_rows,
     by_size,
     calibrate,
-    evaluate,
+    examine,
     froc,
     threshold_at,
 )
@@ -43,11 +45,13 @@ from phoi_training.export import write_bundle
 from phoi_training.fit import Recipe, fit
 from phoi_training.initial import initial_network
 from phoi_training.patches import PATCH_MARGIN, Chest, PatchBank, chests
+from phoi_training.quantise import CannotQuantise, quantise_bundle
 from phoi_training.ranks import Ranks
 
 EXPERIMENT = "phoi-lung-nodule"
 _VALIDATION_NODULES = 8
 _FALSE_PER_SCAN = {"default": 1.0, "sensitive": 4.0}
+_FAILURES_SHOWN = 8
 _LOOK_AGAIN_FROM, _LOOK_AGAIN_AT = 0.05, 24
 
 
@@ -69,6 +73,7 @@ class Job:
         variants: planted copies of each background to train on.
         phantoms: procedural chests to train on; at most 2 to validate on.
         copies: planted copies of each held-out chest.
+        int8: try to add the networks in 8-bit integers.
         tracking_uri: of MLflow.
         licence: file that goes into the bundle.
     """
@@ -87,6 +92,7 @@ class Job:
     variants: int = 16
     phantoms: int = 48
     copies: int = 2
+    int8: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,11 +144,13 @@ def train(job: Job, console: Console) -> Trained:
         school = School.of(job, backgrounds, digest_sha256, ranks)
         networks: list[CenterHeatmapNet] = []
         results: list[ScanResult] = []
+        failures: list[Cutout] = []
         for fold in folds:
             with mlflow.start_run(run_name=f"network {fold.number + 1}", nested=True):
-                network, found = _one_network(job, fold, school, console)
+                network, found, failed = _one_network(job, fold, school, console)
             networks.append(network)
             results += found
+            failures += failed
 
         parameters = _joined(untuned(job.version), networks, job.recipe.patch)
         parameters, results = tuned(parameters, results)
@@ -160,10 +168,36 @@ def train(job: Job, console: Console) -> Trained:
             seed=job.recipe.seed,
             started_from=None if job.init is None else job.init.name,
         )
-        card = model_card(parameters, provenance, results)
-        write_bundle(job.bundle, networks, parameters, card=card, licence=job.licence)
+        shown = worst(failures, _FAILURES_SHOWN)
+        card = model_card(parameters, provenance, results, shown)
+        pictures = {"docs/failures.png": contact_sheet(shown)} if shown else {}
+        write_bundle(
+            job.bundle, networks, parameters, card=card, licence=job.licence, pictures=pictures
+        )
+        if job.int8:
+            _add_int8(job, backgrounds, console)
         mlflow.log_artifacts(str(job.bundle), "bundle")
     return Trained(job.bundle, run.info.run_id, parameters, tuple(results), metrics)
+
+
+def _add_int8(job: Job, backgrounds: Sequence[Background], console: Console) -> None:
+    """Put the networks in 8-bit integers into the bundle too, if they find as much."""
+    seeds = [[job.recipe.seed, number] for number in range(min(job.phantoms, 2))]
+    phantoms = [phantom_background(np.random.default_rng(seed)) for seed in seeds]
+    chests, copies = [*backgrounds, *phantoms], max(1, job.copies)
+    try:
+        compared = quantise_bundle(
+            job.bundle, chests[::2], chests[1::2], copies=copies, seed=job.recipe.seed
+        )
+    except CannotQuantise as reason:
+        console.print(f"no networks in 8-bit integers: {reason}")
+        return
+    mlflow.log_metrics({"int8_cpm": compared.int8.cpm, "int8_fp32_cpm": compared.fp32.cpm})
+    verdict = "added" if compared.accepted else "not added: they find too little"
+    console.print(
+        f"networks in 8-bit integers {verdict} (CPM {compared.int8.cpm:.3f}, "
+        f"{compared.fp32.cpm:.3f} in float32)"
+    )
 
 
 def take_part(job: Job) -> None:
@@ -218,7 +252,7 @@ class School:
 
 def _one_network(
     job: Job, fold: Fold, school: School, console: Console
-) -> tuple[CenterHeatmapNet, list[ScanResult]]:
+) -> tuple[CenterHeatmapNet, list[ScanResult], list[Cutout]]:
     """Train without a fold's patients, and validate on them; scores are not yet calibrated."""
     console.print(
         f"network {fold.number + 1} of {job.folds}: {len(fold.training)} backgrounds to train on,"
@@ -227,10 +261,21 @@ def _one_network(
     network = school.teach(job, fold)
     validated = validation_chests(fold.held_out, job.copies, min(job.phantoms, 2), fold.number)
     heads = TorchHeads(network, school.ranks.device)
-    results = evaluate(validated, untuned(job.version), heads)
-    alone, at_probabilities = tuned(untuned(job.version), results)
-    mlflow.log_metrics(summary(at_probabilities, alone))
-    return network, results
+    parameters = untuned(job.version)
+    examined = [
+        examine(chest, parameters, heads) for chest in track(validated, "validate", console=console)
+    ]
+    results = [result for result, _ in examined]
+    alone, rated = tuned(parameters, results)
+    mlflow.log_metrics(summary(rated, alone))
+    threshold = alone.operating_points["default"].probability
+    failures = [
+        failure
+        for result, (_, grid) in zip(rated, examined, strict=True)
+        for failure in cutouts(result, grid, threshold)
+        if failure.kind is not Kind.UNKNOWN
+    ]
+    return network, results, failures
 
 
 def split(
@@ -295,6 +340,7 @@ def untuned(version: str) -> DetectorParameters:
         spacing_mm=1.0,
         window_hu=(-1000.0, 400.0),
         patch_shape=(96, 96, 96),
+        patch_multiple=SMALLEST_PATCH,
         stride=STRIDE,
         margin=8,
         calibration=Calibration(slope=1.0, intercept=0.0),
