@@ -200,7 +200,9 @@ def _run(
         if runner.cancelled():
             raise Cancelled("the analysis was cancelled")
         batch = tiles[first : first + runner.batch_size]
-        patches = np.stack([cut_patch(canonical.hu, tile.start, shape, parameters) for tile in batch])
+        patches = np.stack(
+            [cut_patch(canonical.hu, tile.start, shape, parameters) for tile in batch]
+        )
         maps.put(batch, runner.heads.run(patches[:, None]))
         runner.on_progress(share * (first + len(batch)) / len(tiles))
     return maps

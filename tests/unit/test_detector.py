@@ -118,6 +118,15 @@ def test_marks_far_from_the_lungs_are_dropped_unless_the_whole_volume_is_asked_f
     assert len(detect(grid, lungs, parameters(), BrightVoxels(), region=Region.WHOLE)) == 3
 
 
+def test_a_mass_on_the_chest_wall_counts_although_its_middle_lies_outside_the_lung() -> None:
+    """A real one of 45 mm on the diaphragm: its middle lay 15 mm outside the lung mask."""
+    grid = chest((96, 64, 64), (48, 40, 32))
+    lungs = lungs_filling((96, 64, 64), border=4)
+    lungs.labels[28:68, 25:, 12:52] = 0  # the mask goes around it
+    assert len(detect(grid, lungs, parameters(), BrightVoxels(diameter_mm=40.0))) == 1
+    assert detect(grid, lungs, parameters(), BrightVoxels(diameter_mm=20.0)) == ()
+
+
 def test_progress_rises_to_one_and_cancelling_stops_before_the_next_batch() -> None:
     grid = chest((64, 64, 64), (32, 32, 32))
     lungs = lungs_filling((64, 64, 64))
