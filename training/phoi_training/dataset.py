@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from phoi_models.canonical import to_canonical
+from phoi_models.disease import plant_disease
 from phoi_models.distractors import plant_distractors
 from phoi_models.errors import PhoiError
 from phoi_models.feedback import INDEX, FeedbackDataset, Label
@@ -226,6 +227,8 @@ def planted_copy(
         return background, ()
     volume, lungs = background.volume, background.lungs
     marks = list(background.marks)
+    if diseased:
+        volume = plant_disease(volume, lungs, rng, avoid=_balls(marks))
     for lesion in _lesions(donor, rng):
         if moved := transplant(volume, lungs, lesion, rng=rng, avoid=_balls(marks)):
             volume, center, diameter = moved
