@@ -32,7 +32,7 @@ PATCH_MARGIN = 16
 """Patches of the bank are so much wider than those trained on, voxels: room to cut at random."""
 _NODULES, _DISTRACTORS, _ELSEWHERE = 12, 6, 5
 _DIAMETERS_MM = (3.5, 45.0)
-_DISEASED = 0.3
+_DISEASED = 0.4
 _THICK_SLICES, _THICK_MM = 0.2, (2.0, 5.0)
 _SHUFFLED = 600
 _REACH = 25.0
