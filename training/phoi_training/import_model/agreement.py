@@ -27,11 +27,13 @@ from phoi_training.import_model.monai_parts import (
 )
 
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 Run = Callable[[Floats], tuple[Floats, ...]]
 """A network: from patches to its outputs."""
 
 _COMPARED = 300
-_MOST_SCORE_DIFFERENCE = 1e-3
+_MOST_LOGIT_DIFFERENCE = 0.01
+"""Of the logits of scores: 0.0025 of a score of 0.5, one hundredth of a small one."""
 _MOST_CORNER_DIFFERENCE_MM = 0.1
 _AIR_HU = -1024
 _PAIRS = ("LR", "PA", "SI")
@@ -44,7 +46,7 @@ class Agreement:
 
     Attributes:
         boxes: compared, on both sides.
-        score_difference: the largest.
+        score_difference: the largest, of scores from 0 to 1.
         corner_difference_mm: the largest of any corner along any axis.
     """
 
@@ -70,12 +72,12 @@ class Found:
         scores: [N].
     """
 
-    ends_lps_mm: NDArray[np.float64]
-    scores: NDArray[np.float64]
+    ends_lps_mm: Doubles
+    scores: Doubles
 
-    def above(self, score: float) -> Found:
-        """Those of a higher score."""
-        kept = self.scores > score
+    def clearly_above(self, score: float) -> Found:
+        """Those whose equals on the other side are not below ``score``."""
+        kept = _logit(self.scores) > _logit(np.array(score)) + _MOST_LOGIT_DIFFERENCE
         return Found(self.ends_lps_mm[kept], self.scores[kept])
 
 
@@ -161,10 +163,12 @@ def _steps(parameters: AnchorBoxParameters) -> list[int]:
 
 def _agreement(own: Found, theirs: Found, threshold: float) -> Agreement:
     """The largest differences between each box and its equal on the other side."""
-    clearly = threshold + _MOST_SCORE_DIFFERENCE  # so that its equal is not below the threshold
-    pairs = [_nearest(own.above(clearly), theirs), _nearest(theirs.above(clearly), own)]
-    corner, score = (np.concatenate(column) for column in zip(*pairs, strict=True))
-    apart = (corner > _MOST_CORNER_DIFFERENCE_MM) | (score > _MOST_SCORE_DIFFERENCE)
+    pairs = [
+        _to_nearest(own.clearly_above(threshold), theirs),
+        _to_nearest(theirs.clearly_above(threshold), own),
+    ]
+    corner, logit, score = (np.concatenate(column) for column in zip(*pairs, strict=True))
+    apart = (corner > _MOST_CORNER_DIFFERENCE_MM) | (logit > _MOST_LOGIT_DIFFERENCE)
     if not corner.size or apart.any():
         raise OutputsDiffer(
             f"MONAI in torch and ONNX Runtime disagree: {np.count_nonzero(apart)} of {corner.size}"
@@ -173,14 +177,21 @@ def _agreement(own: Found, theirs: Found, threshold: float) -> Agreement:
     return Agreement(len(own.scores), float(score.max()), float(corner.max()))
 
 
-def _nearest(boxes: Found, others: Found) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """For each box the largest distance of a corner, mm, and that of the score, to its nearest."""
+def _to_nearest(boxes: Found, others: Found) -> tuple[Doubles, Doubles, Doubles]:
+    """From each box to its nearest: the farthest corner, mm; differences of logit and score."""
     if not others.scores.size:
         infinite = np.full(boxes.scores.shape, np.inf)
-        return infinite, infinite
+        return infinite, infinite, infinite
     away = np.abs(boxes.ends_lps_mm[:, None] - others.ends_lps_mm[None]).max(axis=(2, 3))
-    nearest = away.argmin(axis=1)
-    return away.min(axis=1), np.abs(boxes.scores - others.scores[nearest])
+    scores = others.scores[away.argmin(axis=1)]
+    logits = np.abs(_logit(boxes.scores) - _logit(scores))
+    return away.min(axis=1), logits, np.abs(boxes.scores - scores)
+
+
+def _logit(scores: Doubles) -> Doubles:
+    inside = np.clip(scores, 1e-9, 1 - 1e-5)  # nearer to 1, float32 has too few digits
+    logit: Doubles = np.log(inside / (1 - inside))
+    return logit
 
 
 def small_part(volume: Volume, parameters: AnchorBoxParameters) -> Volume:
