@@ -220,6 +220,7 @@ def test_one_reader_who_outlines_twice_is_one_reader(tmp_path: Path) -> None:
         ("<LidcReadMessage", "no XML"),
         ('<LidcReadMessage xmlns="http://www.nih.gov"/>', "lacks its ResponseHeader"),
         (message("<nonNodule><imageZposition>1</imageZposition></nonNodule>"), "lacks its locus"),
+        (message(f"<unblindedReadNodule>{roi(1, ['nan,1'])}</unblindedReadNodule>"), "no number"),
         (message(f"<unblindedReadNodule>{roi(1, ['a,1'])}</unblindedReadNodule>"), "158.xml"),
     ],
 )
@@ -326,9 +327,10 @@ def test_damaged_tables_of_luna16_are_refused(tmp_path: Path) -> None:
     table.write_text("seriesuid,coordX,coordY,diameter_mm\n")
     with pytest.raises(BadAnnotations, match="lacks the column coordZ"):
         luna16_backgrounds(tmp_path)
-    table.write_text("seriesuid,coordX,coordY,coordZ,diameter_mm\n1.2,1,2,x,4\n")
-    with pytest.raises(BadAnnotations, match="line 2: a coordinate is no number"):
-        luna16_backgrounds(tmp_path)
+    for wrong in ("x", "nan", ""):
+        table.write_text(f"seriesuid,coordX,coordY,coordZ,diameter_mm\n1.2,1,2,{wrong},4\n")
+        with pytest.raises(BadAnnotations, match="line 2: a coordinate is no number"):
+            luna16_backgrounds(tmp_path)
 
 
 def test_luna16_without_its_excluded_marks_is_told(tmp_path: Path) -> None:

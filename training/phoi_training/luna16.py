@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import math
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -86,13 +87,20 @@ def _marks(table: Path, *, certain: bool) -> Iterator[tuple[str, Mark]]:
         for row in rows:
             uid, *numbers = (row[name] for name in _COLUMNS)
             try:
-                x, y, z, diameter = (float(number) for number in numbers)
+                x, y, z, diameter = (_finite(number) for number in numbers)
             except (TypeError, ValueError):
                 raise BadAnnotations(
                     f"{table.name}, line {rows.line_num}: a coordinate is no number"
                 ) from None
             width = diameter if diameter > 0 else _UNMEASURED_MM
             yield uid, Mark((x, y, z), width, certain)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("neither infinite nor NaN")
+    return number
 
 
 def _background(path: Path, marks: tuple[Mark, ...]) -> StoredBackground:

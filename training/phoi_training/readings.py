@@ -7,6 +7,7 @@ at larger findings that are none (Armato et al., Med Phys 2011;38:915-31). Every
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -176,7 +177,7 @@ def _message_readings(root: ElementTree.Element) -> SeriesReadings:
                 outlines.append(Outline(contours, reader, _ratings(nodule)))
         for other in session.iterfind(f"{_NAMESPACE}nonNodule"):
             (column, row) = _corner(_child(other, "locus"))
-            points.append((float(_text(other, "imageZposition")), column, row))
+            points.append((_number(other, "imageZposition"), column, row))
     return SeriesReadings(tuple(outlines), tuple(points))
 
 
@@ -185,11 +186,11 @@ def _contours(nodule: ElementTree.Element) -> Iterator[tuple[float, NDArray[np.f
     for roi in nodule.iterfind(f"{_NAMESPACE}roi"):
         corners = [_corner(edge) for edge in roi.iterfind(f"{_NAMESPACE}edgeMap")]
         if corners and _text(roi, "inclusion").upper() == "TRUE":
-            yield float(_text(roi, "imageZposition")), np.array(corners, dtype=np.float64)
+            yield _number(roi, "imageZposition"), np.array(corners, dtype=np.float64)
 
 
 def _corner(element: ElementTree.Element) -> tuple[float, float]:
-    return float(_text(element, "xCoord")), float(_text(element, "yCoord"))
+    return _number(element, "xCoord"), _number(element, "yCoord")
 
 
 def _ratings(nodule: ElementTree.Element) -> dict[str, int]:
@@ -209,6 +210,13 @@ def _child(element: ElementTree.Element, name: str) -> ElementTree.Element:
     if found is None:
         raise BadReadings(f"an element lacks its {name}")
     return found
+
+
+def _number(element: ElementTree.Element, name: str) -> float:
+    number = float(_text(element, name))
+    if not math.isfinite(number):
+        raise BadReadings(f"{name} is no number")
+    return number
 
 
 def _text(element: ElementTree.Element, *names: str) -> str:
