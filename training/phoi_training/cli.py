@@ -81,6 +81,9 @@ def command(
     ] = 16,
     phantoms: Annotated[int, typer.Option(min=0, help="Procedural chests to train on.")] = 48,
     copies: Annotated[int, typer.Option(min=0, help="Planted copies of held-out chests.")] = 2,
+    int8: Annotated[
+        bool, typer.Option(help="Add the networks in 8-bit integers if they find as much.")
+    ] = True,
     seed: Annotated[int, typer.Option(help="Decides everything random.")] = 0,
     version: Annotated[str, typer.Option(help="Version of the new model.")] = "1.0.0",
     init: Annotated[
@@ -159,6 +162,7 @@ def command(
             variants=variants,
             phantoms=phantoms,
             copies=copies,
+            int8=int8,
         )
         with plain_errors():
             ranks = Ranks.of_environment()
