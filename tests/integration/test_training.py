@@ -111,6 +111,9 @@ def test_train_then_evaluate(
     (run,) = [run for run in runs if run is not network]
     assert len(run.data.params["data_sha256"]) == 64
     assert run.data.metrics["validation_nodules"] > 0
+    assert run.data.metrics["int8_cpm"] >= run.data.metrics["int8_fp32_cpm"] - 0.01
+    assert parameters.int8 is not None
+    assert (bundle / "models" / "model.int8.onnx").is_file()
     names = {artefact.path for artefact in client.list_artifacts(run.info.run_id)}
     assert {"bundle", "environment.json", "split.json", "validation.json"} <= names
     (version,) = client.search_model_versions("name = 'phoi-lung-nodule'")
