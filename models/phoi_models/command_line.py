@@ -41,6 +41,7 @@ _ABOUT = {
     f"{GROUP}.evaluate": _About("Measure a detector: FROC on marked volumes.", "training"),
     f"{GROUP}.models.import": _About("Import a detector that was trained elsewhere.", "import"),
     f"{GROUP}.models.promote": _About("Make a registered version the champion.", "training"),
+    f"{GROUP}.models.quantise": _About("Add a bundle's networks in 8-bit integers.", "training"),
     f"{GROUP}.models.register": _About("Register a bundle that was trained elsewhere.", "training"),
 }
 
