@@ -20,6 +20,7 @@ from phoi_training.breakdown import (
     overall,
     reliability,
     seconds_by_step,
+    size_errors,
     wilson,
 )
 from phoi_training.evaluation import RATES, Prediction, ScanResult, as_rows, froc, matched
@@ -171,6 +172,21 @@ def test_false_marks_count_on_complete_scans_only() -> None:
     assert false_per_scan([known, known, unknown], 0.5) == 1.0
     assert false_per_scan([unknown], 0.5) is None
     assert [row["outcome"] for row in as_rows([known, unknown])] == ["false", *["unknown"] * 4]
+
+
+def test_errors_of_size_are_told_by_kind_and_size() -> None:
+    solid = [replace(at(20.0 * i, 8.0), attenuation=Attenuation.SOLID) for i in range(3)]
+    hazy = replace(at(80, 12), attenuation=Attenuation.NON_SOLID)
+    marks = tuple(
+        Prediction((0.0, 0.0, 0.0), 8.0, 0.9, i, measured)
+        for i, measured in enumerate((8.0, 9.0, None, 11.0))
+    )
+    groups = {g.name: g for g in size_errors([ScanResult("a", (*solid, hazy), marks, True, 1.0)])}
+    assert list(groups) == ["all", "solid", "solid, 6 to 10 mm"]
+    assert groups["all"].errors_mm == (0.0, 1.0, -1.0)
+    assert groups["solid"].agreement.bias == 0.5
+    assert groups["solid"].agreement.upper == pytest.approx(0.5 + 1.96 * np.sqrt(0.5))
+    assert size_errors([]) == []
 
 
 def test_seconds_are_told_by_step() -> None:

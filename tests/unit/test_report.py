@@ -133,6 +133,19 @@ def test_all_files_of_a_report_say_the_same(tmp_path: Path) -> None:
     assert "- scan 3: 3 of 100 slices are missing" in lines
 
 
+def test_the_size_of_planted_nodules_is_compared_with_the_truth(tmp_path: Path) -> None:
+    done = evaluation(scan())
+    measured = tuple(replace(p, measured_mm=9.0) for p in scan().predictions)
+    done = replace(done, planted=(replace(scan(), predictions=measured),))
+    write_report(done, tmp_path)
+    (every, *_) = json.loads((tmp_path / "summary.json").read_text())["planted"]["size_error_mm"]
+    assert (every["name"], every["count"], every["bias"]) == ("all", 2, 1.0)
+    assert metrics(done)["planted_size_error_mm_bias"] == 1.0
+    assert "| all | 2 | +1.00 | +1.0 to +1.0 |" in evaluation_lines(done)
+    assert "Size <span" in (tmp_path / "report.html").read_text()
+    assert (tmp_path / "sizes.png").exists()
+
+
 def test_the_page_stands_alone_and_runs_nothing(tmp_path: Path) -> None:
     write_report(evaluation(scan("<script>alert(1)</script>")), tmp_path)
     page = (tmp_path / "report.html").read_text()

@@ -1,4 +1,4 @@
-"""Where a detector is good and where it is not: sensitivity by group, calibration, time.
+"""Where a detector is good and where not: sensitivity by group, calibration, sizes, time.
 
 Intervals of shares are Wilson's (J Am Stat Assoc 1927;22:209-12), 95 %.
 """
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from phoi_training.evaluation import SIZE_NAMES, Group, ScanResult, found_by, size_of
+from phoi_training.measurement import Agreement, agreement
 
 _Z = 1.959964
 _BINS = 10
@@ -142,6 +143,58 @@ def calibration_error(rows: Sequence[Reliability]) -> float | None:
     if total == 0:
         return None
     return sum(row.hits.total * abs(row.predicted - row.hits.value) for row in rows) / total
+
+
+@dataclass(frozen=True)
+class SizeError:
+    """Measured minus true mean diameter, mm, of found nodules.
+
+    Attributes:
+        name: of which nodules.
+        true_mm, errors_mm: one entry for each of them.
+    """
+
+    name: str
+    true_mm: tuple[float, ...]
+    errors_mm: tuple[float, ...]
+
+    @property
+    def agreement(self) -> Agreement:
+        """Bias and limits of agreement.
+
+        Raises:
+            ValueError: fewer than two nodules.
+        """
+        return agreement(self.errors_mm)
+
+
+def size_errors(results: Sequence[ScanResult]) -> list[SizeError]:
+    """Of all nodules that were measured, then by attenuation, then by attenuation and size.
+
+    Groups of fewer than two are left out.
+    """
+    measured = [
+        (result.nodules[p.nodule], p.measured_mm)
+        for result in results
+        for p in result.predictions
+        if p.nodule is not None and p.measured_mm is not None
+    ]
+    groups: dict[str, list[tuple[float, float]]] = {}
+    for nodule, measured_mm in measured:
+        kind = nodule.attenuation or "attenuation not known"
+        for name in ("all", str(kind), f"{kind}, {size_of(nodule)}"):
+            groups.setdefault(name, []).append((nodule.diameter_mm, measured_mm))
+    order = {name: (name != "all", *_parts(name)) for name in groups}
+    return [
+        SizeError(name, tuple(t for t, _ in groups[name]), tuple(m - t for t, m in groups[name]))
+        for name in sorted(groups, key=lambda name: order[name])
+        if len(groups[name]) > 1
+    ]
+
+
+def _parts(name: str) -> tuple[str, tuple[int, str]]:
+    kind, _, size = name.partition(", ")
+    return kind, rank(size) if size else (-1, "")
 
 
 def seconds_by_step(results: Sequence[ScanResult]) -> dict[str, tuple[float, float]]:

@@ -13,7 +13,7 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,14 @@ import torch
 from numpy.typing import NDArray
 from phoi_models.bundle import AnyParameters, Calibration
 from phoi_models.canonical import CanonicalGrid, to_canonical
-from phoi_models.detector import Floats, Heads, detect
+from phoi_models.detector import Candidate, Floats, Heads, detect
 from phoi_models.errors import NotAnalysable
 from phoi_models.findings import LungCoverage, Region
 from phoi_models.geometry import Triple
 from phoi_models.lungs import LungMask, segment_lungs
+from phoi_models.measure import measure
 from phoi_models.networks import CenterHeatmapNet
+from phoi_models.volume import Volume
 from scipy import optimize
 
 from phoi_training.background import Background, Mark
@@ -62,12 +64,14 @@ class Prediction:
         diameter_mm: as the network estimates it.
         probability: calibrated.
         nodule: index of the nodule that it is the first to hit; None for a false mark.
+        measured_mm: mean diameter as an analysis measures it; None if it was not measured.
     """
 
     center_lps_mm: Triple
     diameter_mm: float
     probability: float
     nodule: int | None
+    measured_mm: float | None = None
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,7 @@ def examine(
     *,
     second_look: Heads | None = None,
     batch_size: int = 1,
+    measured_from: float | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[ScanResult, CanonicalGrid]:
     """Run the detector on one scan and match its marks.
@@ -147,6 +152,7 @@ def examine(
     Args:
         scan: read if it is not yet in memory.
         parameters, heads, second_look, batch_size: as of :func:`phoi_models.detector.detect`.
+        measured_from: least probability of a mark that is measured if it hits; None for no mark.
         clock: seconds, monotonic.
 
     Returns:
@@ -174,16 +180,30 @@ def examine(
     )
     times.append(clock())
     marks = [(c.center_lps_mm, c.diameter_mm, c.probability) for c in candidates]
+    predictions = matched(marks, scan)
+    if measured_from is not None and region is Region.LUNGS:
+        predictions = tuple(_measured(p, measured_from, volume, grid, lungs) for p in predictions)
     result = ScanResult(
         scan.name,
         scan.nodules,
-        matched(marks, scan),
+        predictions,
         scan.complete,
         times[-1] - times[1],
         dict(zip(("read", "resample", "lungs", "detect"), np.diff(times).tolist(), strict=True)),
         volume.geometry.spacing_mm[0],
     )
     return result, grid
+
+
+def _measured(
+    mark: Prediction, least: float, volume: Volume, grid: CanonicalGrid, lungs: LungMask
+) -> Prediction:
+    """With its mean diameter, if it hits a nodule with at least so much probability."""
+    if mark.nodule is None or mark.probability < least:
+        return mark
+    candidate = Candidate(mark.center_lps_mm, mark.diameter_mm, mark.probability)
+    finding = measure(volume, candidate, grid, lungs)
+    return replace(mark, measured_mm=finding.mean_diameter_mm)
 
 
 def _lungs(grid: CanonicalGrid) -> tuple[LungMask, Region]:
@@ -408,6 +428,7 @@ def _row(result: ScanResult, prediction: Prediction | None, nodule: Mark | None)
         "diameter_mm": None if prediction is None else round(prediction.diameter_mm, 1),
         "hit": prediction is not None and nodule is not None,
         "outcome": _outcome(result, prediction, nodule),
+        "measured_mm": None if prediction is None else prediction.measured_mm,
         "true_diameter_mm": None if nodule is None else nodule.diameter_mm,
         "attenuation": None if nodule is None else nodule.attenuation,
         "margin": None if nodule is None else nodule.margin,

@@ -10,8 +10,9 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
+from phoi_models.findings import Attenuation
 
-from phoi_training.breakdown import rank
+from phoi_training.breakdown import SizeError, rank
 from phoi_training.evaluation import RATES, ScanResult, froc_curve
 
 _COLOURS = {"real": "#0b6e99", "planted": "#d9730d", "transplanted": "#5b8c3e"}
@@ -147,7 +148,34 @@ def groups_plot(figures: Mapping[str, Any], names: Sequence[str]) -> Figure | No
         axes.set_xlim(0, 1.02)
         axes.set_xlabel("sensitivity at the operating point")
         axes.grid(visible=True, axis="x")
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(names), frameon=False)
+    return figure
+
+
+def sizes_plot(groups: Sequence[SizeError]) -> Figure | None:
+    """Error of the mean diameter against the truth, with bias and limits; None without any.
+
+    Args:
+        groups: all nodules first, as of :func:`phoi_training.breakdown.size_errors`.
+    """
+    if not groups:
+        return None
+    every = groups[0].agreement
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(6.4, 3.2))
+        axes = figure.subplots()
+        for level, style in ((every.bias, "-"), (every.lower, "--"), (every.upper, "--")):
+            axes.axhline(level, color="#888888", linestyle=style, linewidth=1)
+            axes.annotate(f"{level:+.1f}", (1.01, level), xycoords=("axes fraction", "data"))
+        kinds = [group for group in groups if group.name in set(Attenuation)]
+        for group, marker in zip(kinds, "os^", strict=False):
+            axes.plot(
+                group.true_mm, group.errors_mm, marker, markersize=4, alpha=0.8, label=group.name
+            )
+        axes.set_xlabel("true mean diameter, mm")
+        axes.set_ylabel("measured minus true, mm")
+        axes.grid(visible=True)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
     return figure
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import mlflow
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from phoi_training.breakdown import size_errors
 from phoi_training.cutouts import TITLES, Cutout, Kind
-from phoi_training.plots import calibration_plot, drawn, froc_plot, groups_plot
+from phoi_training.plots import calibration_plot, drawn, froc_plot, groups_plot, sizes_plot
 from phoi_training.report import EXPERIMENT, Evaluation, evaluation_lines, metrics, summary
 
 _MOST_PICTURES = 48
@@ -27,6 +28,7 @@ _COLUMNS = (
     "z_lps_mm",
     "probability",
     "diameter_mm",
+    "measured_mm",
     "true_diameter_mm",
     "attenuation",
     "margin",
@@ -101,6 +103,7 @@ def _plots(evaluation: Evaluation, figures: dict[str, Any]) -> dict[str, dict[st
         "froc": froc_plot(evaluation.sets, figures),
         "calibration": calibration_plot(figures, names),
         "sensitivity": groups_plot(figures, names),
+        "sizes": sizes_plot(size_errors(evaluation.planted)),
     }
     return {name: drawn(plot) for name, plot in plots.items() if plot is not None}
 

@@ -24,8 +24,9 @@ from phoi_training.breakdown import (
     overall,
     reliability,
     seconds_by_step,
+    size_errors,
 )
-from phoi_training.card import froc_lines, scan_table, size_table
+from phoi_training.card import froc_lines, group_lines, scan_table, size_table
 from phoi_training.cutouts import TITLES, Cutout, cutouts
 from phoi_training.dataset import planted_copy
 from phoi_training.evaluation import RATES, ScanResult, as_rows, examine, froc
@@ -146,6 +147,7 @@ def run_evaluation(
         raise PhoiError(
             f"no operating point {operating_point!r}; the model has {', '.join(points)}"
         )
+    threshold = points[operating_point].probability
     sets: dict[str, list[ScanResult]] = {"real": [], "planted": [], "transplanted": []}
     pictures: list[Cutout] = []
     left_out: list[tuple[str, str]] = []
@@ -158,9 +160,11 @@ def run_evaluation(
                     detector.heads,
                     second_look=detector.second_look,
                     batch_size=batch_size,
+                    # The diameters of real nodules are those of readers, who differ among them.
+                    measured_from=threshold if name == "planted" else None,
                 )
                 sets[name].append(result)
-                pictures += cutouts(result, grid, points[operating_point].probability)
+                pictures += cutouts(result, grid, threshold)
         except NotAnalysable as reason:
             left_out.append((chest.name, str(reason)))
         on_scan()
@@ -231,6 +235,16 @@ def _set_summary(results: Sequence[ScanResult], threshold: float) -> dict[str, A
         },
         "calibration_error": calibration_error(bins),
         "calibration": [{"predicted": row.predicted, **_known(row.hits)} for row in bins],
+        "size_error_mm": [
+            {
+                "name": group.name,
+                "count": group.agreement.count,
+                "bias": group.agreement.bias,
+                "lower": group.agreement.lower,
+                "upper": group.agreement.upper,
+            }
+            for group in size_errors(results)
+        ],
         "seconds": {
             step: {"median": middle, "largest": largest}
             for step, (middle, largest) in seconds_by_step(results).items()
@@ -276,22 +290,24 @@ def evaluation_lines(evaluation: Evaluation) -> list[str]:
         lines += [f"## {title.capitalize()} nodules, {seconds:.1f} s per scan", ""]
         lines += [*scan_table(results, evaluation.threshold), ""]
         lines += [*size_table(results, evaluation.threshold), ""]
-        lines += [*_group_lines(results, evaluation.threshold), *froc_lines(results), ""]
+        lines += [*group_lines(results, evaluation.threshold), *froc_lines(results), ""]
+        lines += _size_lines(results)
     return lines + _list_lines(evaluation)
 
 
-def _group_lines(results: Sequence[ScanResult], threshold: float) -> list[str]:
-    lines = []
-    for title, groups in breakdown(results, threshold).items():
-        if title == "size":
-            continue
-        lines += [f"| {title} | found | of | 95 % interval |", "|---|---|---|---|"]
-        for group in groups:
-            low, high = group.interval
-            interval = f"{low:.2f} to {high:.2f}"
-            lines.append(f"| {group.name} | {group.found} | {group.total} | {interval} |")
-        lines.append("")
-    return lines
+def _size_lines(results: Sequence[ScanResult]) -> list[str]:
+    groups = size_errors(results)
+    if not groups:
+        return []
+    lines = [
+        "| error of the mean diameter | found | bias, mm | 95 % limits, mm |",
+        "|---|---|---|---|",
+    ]
+    for group in groups:
+        found = group.agreement
+        limits = f"{found.lower:+.1f} to {found.upper:+.1f}"
+        lines.append(f"| {group.name} | {found.count} | {found.bias:+.2f} | {limits} |")
+    return [*lines, ""]
 
 
 def _list_lines(evaluation: Evaluation) -> list[str]:
@@ -326,6 +342,8 @@ def _metrics(figures: dict[str, Any]) -> list[tuple[str, float]]:
         found += [("cpm", figures["froc"]["cpm"]), ("cpm_low", low), ("cpm_high", high)]
     for title, groups in figures["sensitivity_by"].items():
         found += [(_metric_name(title, group["name"]), group["value"]) for group in groups]
+    for group in figures["size_error_mm"][:1]:
+        found += [(f"size_error_mm_{key}", group[key]) for key in ("bias", "lower", "upper")]
     found.append(("seconds_per_scan", figures["seconds"]["all"]["median"]))
     return found
 
