@@ -69,10 +69,10 @@ def test_targets_lead_back_to_the_nodule(center: Triple, diameter: float) -> Non
 @given(st.integers(0, 10_000))
 def test_augmentation_moves_marks_with_their_voxels(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    made = augmented(patch((10.0, 30.0, 20.0, 10.0)), rng)
+    made = augmented(patch((12.0, 30.0, 20.0, 16.0)), rng)
     z, y, x = made.marks[0, :3].round().astype(int)
     assert made.hu[z, y, x] > -300
-    assert (made.hu > -300).sum() == pytest.approx(np.pi / 6 * 1000, rel=0.5)
+    assert (made.hu > -300).sum() == pytest.approx(np.pi / 6 * 16**3, rel=0.5)
 
 
 def test_no_loss_where_nobody_knows() -> None:

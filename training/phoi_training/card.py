@@ -51,7 +51,7 @@ def model_card(
         parameters: of the model.
         provenance: where it comes from.
         validation: on patients held out, at calibrated probabilities.
-        failures: what ``failures.png`` beside the card shows, row by row.
+        failures: what ``failures.png`` beside the card shows, row by row, at a raw score of 0.5.
     """
     threshold = parameters.operating_points["default"].probability
     return "\n".join(
@@ -149,7 +149,7 @@ def _failure_lines(failures: Sequence[Cutout]) -> list[str]:
     if not failures:
         return []
     lines = ["## Failures", "", "![Missed nodules and false marks](failures.png)", ""]
-    lines += ["Row by row:", ""]
+    lines += ["At a score of 0.5, before calibration. Row by row:", ""]
     for number, failure in enumerate(failures, 1):
         lines.append(f"{number}. {failure.kind}: {failure.scan}, {failure.caption}")
     return [*lines, ""]

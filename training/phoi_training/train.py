@@ -262,19 +262,15 @@ def _one_network(
     validated = validation_chests(fold.held_out, job.copies, min(job.phantoms, 2), fold.number)
     heads = TorchHeads(network, school.ranks.device)
     parameters = untuned(job.version)
-    examined = [
-        examine(chest, parameters, heads) for chest in track(validated, "validate", console=console)
-    ]
-    results = [result for result, _ in examined]
+    score = parameters.operating_points["default"].probability
+    results: list[ScanResult] = []
+    failures: list[Cutout] = []
+    for chest in track(validated, "validate", console=console):
+        result, grid = examine(chest, parameters, heads)
+        results.append(result)
+        failures += [f for f in cutouts(result, grid, score) if f.kind is not Kind.UNKNOWN]
     alone, rated = tuned(parameters, results)
     mlflow.log_metrics(summary(rated, alone))
-    threshold = alone.operating_points["default"].probability
-    failures = [
-        failure
-        for result, (_, grid) in zip(rated, examined, strict=True)
-        for failure in cutouts(result, grid, threshold)
-        if failure.kind is not Kind.UNKNOWN
-    ]
     return network, results, failures
 
 
