@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import main_job
+from benchmarks import detection, main_job
 from benchmarks.results import RESULTS, write_results
 
 
@@ -12,7 +12,9 @@ def main() -> None:
     """Measure everything; print and write the results."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--runs", type=int, default=5, help="counted runs (default 5)")
-    results, model = main_job.measure(parser.parse_args().runs)
+    runs = parser.parse_args().runs
+    whole, model = main_job.measure(runs)
+    results = (*whole, *detection.measure(runs))
     write_results(results, model)
     for result in results:
         spread = f"({result.lowest:g} to {result.highest:g}, {result.runs} runs)"
