@@ -187,9 +187,10 @@ class PatchStream(IterableDataset[dict[str, Floats]]):
         rng = np.random.default_rng([*self._seed, 0 if worker is None else worker.id])
         waiting: list[Patch] = []
         while True:
-            waiting.extend(self._bank.patches(self._chests[rng.integers(len(self._chests))]))
+            fresh = self._bank.patches(self._chests[rng.integers(len(self._chests))])
+            waiting.extend(fresh)
             rng.shuffle(waiting)
-            keep = min(_SHUFFLED, len(waiting) // 2)
+            keep = min(_SHUFFLED, len(waiting) - len(fresh) // 2)
             for patch in waiting[keep:]:
                 part = random_part(patch, self._patch, rng)
                 yield targets(augmented(part, rng), self._parameters)
