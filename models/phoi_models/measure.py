@@ -2,8 +2,9 @@
 
 The nodule is where the attenuation lies above the middle between nodule and surrounding lung
 (half-maximum, which a symmetric blur does not move), connected to the candidate's centre, inside
-the lung, and cut free from what hangs on it (``detach.py``). What the network said of its size
-bounds the search.
+the lung, and cut free from vessels and pleura by an opening whose radius follows the nodule's own
+thickness (after Kuhnigk et al., IEEE Trans Med Imaging 2006;25:417-34). What the network said of
+its size bounds the search.
 
 The work is done on a block of the volume sampled finer by whole factors, so that each native voxel
 centre is a sample: the native mask is read off, and axes lie on native transverse planes.
@@ -17,10 +18,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.spatial import ConvexHull, QhullError
 
 from phoi_models.canonical import CanonicalGrid
-from phoi_models.detach import detached
 from phoi_models.detector import Candidate
 from phoi_models.findings import Attenuation, Finding, NoduleMask, Segment
 from phoi_models.geometry import Geometry, Index, as_triple
@@ -35,12 +34,12 @@ _DENSEST_HU = 100.0
 _SOLID_HU = -350.0
 _GROUND_GLASS_HU = -550.0
 _BLUR_MM = 1.3
-_SURROUNDED = 2 / 3
-_UNEVEN = 0.1
 _WALL_MM = 1.5
-_RIM_MM = 0.5
+# Radius of the opening as a fraction of the nodule's own thickness, tried in this order. The
+# first is never wider than a small vessel, so that the lobes of a mass stay.
+_OPENINGS = (0.4, 0.6, 0.8, 0.9, 0.95)
+_FIRST_OPENING_MM = 1.5
 _SMALLEST_SOLID_PART_MM = 2.0
-_REACH, _REACH_MM = 0.6, 1.0
 _CUBE = ndimage.generate_binary_structure(3, 3)
 
 
@@ -230,17 +229,15 @@ def _allowed(block: _Block) -> tuple[Mask, Mask]:
     """Where the nodule is sought, and where it may be.
 
     It is sought a little way into the chest wall, so that the opening does not round off the
-    edges where it meets the pleura, and then cut to the lung, which may end half a voxel of its
-    grid farther out than its mask. A mass so broad that the lung mask leaves out its middle may
-    fill the candidate's ball.
+    edges where it meets the pleura, and then cut to the lung. A mass so broad that the lung
+    mask leaves out its middle may fill the candidate's ball.
     """
     near = block.distance_mm <= 0.8 * block.diameter_mm + 4.0
     own = block.distance_mm <= 0.5 * block.diameter_mm
     within = block.lung
     if np.count_nonzero(own & within) < 0.5 * np.count_nonzero(own):
         within = within | own
-    away = block.outer_distance(within)
-    return near & (away <= _WALL_MM), near & (away <= _RIM_MM)
+    return near & (block.outer_distance(within) <= _WALL_MM), near & within
 
 
 def _background(block: _Block) -> float:
@@ -265,62 +262,55 @@ def _level(block: _Block, allowed: Mask, background: float) -> float:
 
 
 def _grown(mask: Mask, block: _Block) -> Mask:
-    """The part of ``mask`` that is the candidate's, cavities filled, neighbours cut off."""
-    mask = _without_holes(mask, block)
+    """The part of ``mask`` that belongs to the candidate, cut free from what is thinner.
+
+    The weakest opening whose result stays near the size that the network gave is taken. Where
+    none does (a nodule that melts into a large vessel or the hilum), that size bounds it.
+    """
+    mask = ndimage.binary_fill_holes(mask)
     inner = block.inner_distance(mask)
     near = block.distance_mm <= 0.2 * block.diameter_mm + 0.8
-    deepest = np.unravel_index(int(np.argmax(np.where(near, inner, -1.0))), mask.shape)
-    return _detached(mask, deepest, block)
+    seed = np.unravel_index(int(np.argmax(np.where(near, inner, -1.0))), mask.shape)
+    radius = float(inner[seed])
+    if radius <= 0:
+        return np.zeros_like(mask)
+    opened = mask
+    gentle = min(_OPENINGS[0] * radius, _FIRST_OPENING_MM)
+    for opening in (gentle, *(fraction * radius for fraction in _OPENINGS)):
+        opened = _opened(mask, inner, seed, opening, block)
+        if float(block.distance_mm[opened].max()) <= 0.7 * block.diameter_mm + 2.0:
+            return opened
+    index = np.moveaxis(np.indices(mask.shape, dtype=np.float32), 0, -1) - np.array(seed)
+    away = np.linalg.norm(index @ block.geometry.matrix.T, axis=-1)
+    bounded: Mask = opened & (away <= 0.55 * block.diameter_mm + 0.5)
+    return bounded
 
 
-def _detached(mask: Mask, seed: tuple[np.intp, ...], block: _Block) -> Mask:
-    """What of ``mask`` is one body around ``seed`` and no larger than the candidate may be."""
-    at = (int(seed[0]), int(seed[1]), int(seed[2]))
-    reach = _REACH * block.diameter_mm + _REACH_MM
-    return detached(mask, at, block.geometry.matrix, block.geometry.spacing_mm, reach)
-
-
-def _without_holes(mask: Mask, block: _Block) -> Mask:
-    """Cavities filled: closed ones, and those closed at least on their transverse plane."""
-    filled: Mask = ndimage.binary_fill_holes(mask)
-    own = block.distance_mm <= 0.5 * block.diameter_mm
-    for plane in np.flatnonzero(own.any(axis=(1, 2))):
-        filled[plane] |= ndimage.binary_fill_holes(mask[plane]) & own[plane]
-    return filled
+def _opened(
+    mask: Mask, inner: Floats, seed: tuple[np.intp, ...], radius: float, block: _Block
+) -> Mask:
+    """Opening by a ball of ``radius`` mm, of the component that holds ``seed``."""
+    labels, _ = ndimage.label(inner >= max(radius, 1e-3), structure=_CUBE)
+    core: Mask = labels == labels[seed]
+    return core | (mask & (block.outer_distance(core) < radius))
 
 
 def _with_ground_glass(
-    core: Mask, threshold: float, background: float, sought: Mask, block: _Block
+    mask: Mask, threshold: float, background: float, allowed: Mask, block: _Block
 ) -> tuple[Mask, float]:
     """A solid core widened to the ground glass around it, where there is some.
 
-    Ground glass surrounds its core, farther out than blur explains; spicules and vessels do so
-    only here and there. It ends in the middle between its own attenuation and that of the lung.
+    Ground glass is what lies above the middle between lung and ground glass and farther from
+    the core than blur explains.
     """
     lower = (background + _GROUND_GLASS_HU) / 2
-    if not core.any() or lower >= threshold:
-        return core, threshold
-    hu = _smoothed(block, 0.8)
-    around = _shell(core, block)
-    halo = around & (hu > lower)
-    if np.count_nonzero(halo) < _SURROUNDED * max(1, int(np.count_nonzero(around))):
-        return core, threshold
-    lower = (background + float(np.median(hu[halo]))) / 2
-    return _grown(((hu > lower) | core) & sought, block) | core, lower
-
-
-def _shell(core: Mask, block: _Block) -> Mask:
-    """The lung just beyond the rim of a core, on the transverse plane where it is widest.
-
-    Only there, because slices blur less in plane than across. The rim is the blur, and wider at
-    large lesions, whose uneven border mixes with the lung.
-    """
-    rim = max(_BLUR_MM, _UNEVEN * block.diameter_mm)
-    plane = int(np.argmax(np.count_nonzero(core, axis=(1, 2))))
-    away = ndimage.distance_transform_edt(~core[plane], sampling=block.geometry.spacing_mm[1:])
-    shell = np.zeros_like(core)
-    shell[plane] = (away > rim) & (away <= rim + 1.0) & block.lung[plane]
-    return shell
+    if not mask.any() or lower >= threshold:
+        return mask, threshold
+    wide = _grown((_smoothed(block, 0.8) > lower) & allowed, block)
+    halo = wide & (block.outer_distance(mask) > _BLUR_MM)
+    if np.count_nonzero(halo) < 0.5 * np.count_nonzero(mask):
+        return mask, threshold
+    return wide | mask, lower
 
 
 def _ball(block: _Block) -> Mask:
@@ -333,28 +323,26 @@ def _ball(block: _Block) -> Mask:
 
 
 def _attenuation(block: _Block, mask: Mask, threshold: float) -> tuple[Attenuation, Mask]:
-    """Class of the nodule, and its solid part, free of the vessels that run to it.
+    """Class of the nodule, and its largest solid part.
 
     The rim is left out where the nodule is thick enough: blur makes it look like ground glass.
     """
     hu = _smoothed(block, 0.5)
     inner = block.inner_distance(mask)
     body = mask & (inner > min(_BLUR_MM, 0.5 * float(inner.max())))
-    share = float((hu[body] > _SOLID_HU).mean())
-    solid = mask & (hu > _SOLID_HU)
+    solid = body & (hu > _SOLID_HU)
+    share = float(solid[body].mean())
+    labels, count = ndimage.label(mask & (hu > _SOLID_HU), structure=_CUBE)
+    if count == 0:
+        return Attenuation.NON_SOLID, solid
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    part: Mask = labels == sizes.argmax()
     if share >= 0.8 or (threshold > -600.0 and share >= 0.5):
-        return Attenuation.SOLID, solid
-    part = _solid_part(solid, block)
+        return Attenuation.SOLID, part
     if block.equivalent_diameter_mm(part) < _SMALLEST_SOLID_PART_MM or share < 0.02:
         return Attenuation.NON_SOLID, part
     return Attenuation.PART_SOLID, part
-
-
-def _solid_part(solid: Mask, block: _Block) -> Mask:
-    """The thickest of the solid parts, without what hangs on it."""
-    inner = block.inner_distance(solid)
-    deepest = np.unravel_index(int(np.argmax(inner)), solid.shape)
-    return _detached(solid, deepest, block)
 
 
 def _axes(block: _Block, mask: Mask) -> _Axes:
@@ -381,10 +369,9 @@ def _plane_axes(block: _Block, mask: Mask, plane: int) -> _Axes:
     cell = float(spacing.mean())
     edge = mask & ~ndimage.binary_erosion(mask)
     points = np.argwhere(edge) * spacing
-    ends = _outermost(points)
-    apart = np.linalg.norm(ends[:, None] - ends[None], axis=-1)
+    apart = np.linalg.norm(points[:, None] - points[None], axis=-1)
     a, b = np.unravel_index(int(apart.argmax()), apart.shape)
-    start, end = ends[a], ends[b]
+    start, end = points[a], points[b]
     along = (end - start) / apart[a, b] if apart[a, b] > 0 else np.array([0.0, 1.0])
     across = np.array([-along[1], along[0]])
     u, v = points @ along, points @ across
@@ -395,7 +382,7 @@ def _plane_axes(block: _Block, mask: Mask, plane: int) -> _Axes:
     np.maximum.at(high, bins, v)
     widest = int(np.argmax(high - low))
     middle = (u.min() + widest * cell) * along
-    tips = (start - along * cell / 2, end + along * cell / 2)
+    ends = (start - along * cell / 2, end + along * cell / 2)
     sides = (
         middle + across * (low[widest] - cell / 2),
         middle + across * (high[widest] + cell / 2),
@@ -403,18 +390,9 @@ def _plane_axes(block: _Block, mask: Mask, plane: int) -> _Axes:
     return _Axes(
         long_mm=float(apart[a, b]) + cell,
         short_mm=float(high[widest] - low[widest]) + cell,
-        long_lps_mm=_segment(block, plane, tips, spacing),
+        long_lps_mm=_segment(block, plane, ends, spacing),
         short_lps_mm=_segment(block, plane, sides, spacing),
     )
-
-
-def _outermost(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Corners of the convex hull; all points where they lie on a line."""
-    try:
-        corners: NDArray[np.float64] = points[ConvexHull(points).vertices]
-    except (QhullError, ValueError):
-        return points
-    return corners
 
 
 def _segment(

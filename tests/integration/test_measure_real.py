@@ -50,8 +50,8 @@ def test_the_size_lies_among_those_of_the_readers(
     diameters = [reader.mean_diameter_mm for reader in readers]
     volumes = [reader.volume_mm3 for reader in readers]
     for finding in found:
-        assert min(diameters) - 5.0 <= finding.mean_diameter_mm <= max(diameters) + 2.0
-        assert 0.8 * min(volumes) <= finding.volume_mm3 <= 1.2 * max(volumes)
+        assert min(diameters) - 2.0 <= finding.mean_diameter_mm <= max(diameters) + 2.0
+        assert 0.8 * min(volumes) <= finding.volume_mm3 <= 1.1 * max(volumes)
 
 
 def test_it_is_solid_in_the_left_lung_where_the_readers_saw_it(found: list[Finding]) -> None:
