@@ -140,10 +140,9 @@ def detect(
         marks = [mark for mark in marks if _belongs(mark, canonical, lungs)]
     marks = list(merged(marks))
     if parameters.second_look is not None and second_look is not None:
-        marks = _looked_at_again(
-            marks, canonical, parameters, second_look, parameters.second_look, cancelled
-        )
-        on_progress(1.0)
+        again = replace(runner, heads=second_look)
+        marks = _looked_at_again(marks, canonical, parameters, again, parameters.second_look)
+        marks = list(merged(marks))
     return _with_probabilities(marks, parameters.calibration)
 
 
@@ -393,18 +392,19 @@ def _looked_at_again(
     marks: Sequence[Candidate],
     canonical: CanonicalGrid,
     parameters: DetectorParameters,
-    heads: Heads,
+    runner: _Runner,
     how: SecondLook,
-    cancelled: Callable[[], bool],
 ) -> list[Candidate]:
     """The same marks, the foremost of them with the joint score of both networks."""
     again = [mark for mark in marks[: how.most] if mark.probability >= how.least_score]
     joined = []
     for mark in again:
-        if cancelled():
+        if runner.cancelled():
             raise Cancelled("the analysis was cancelled")
-        second = _second_opinion(mark, canonical, parameters, heads, how.patch_shape)
+        second = _second_opinion(mark, canonical, parameters, runner.heads, how.patch_shape)
         joined.append(_joined(mark, second, how.weight))
+        runner.on_progress(1 - _SECOND_LOOK_SHARE * (1 - len(joined) / len(again)))
+    runner.on_progress(1.0)
     return [*joined, *marks[len(again) :]]
 
 
@@ -424,7 +424,8 @@ def _second_opinion(
     cells = np.moveaxis(np.indices(heat.shape[1:]), 0, -1)
     places = (z, y, x) + cells * stride + (stride - 1) / 2
     away = np.linalg.norm(places - middle, axis=-1) * canonical.spacing_mm
-    own = away <= max(mark.diameter_mm / 2, _SECOND_LOOK_MM)
+    to_a_cell = math.sqrt(3) / 2 * stride * canonical.spacing_mm
+    own = away <= max(mark.diameter_mm / 2, _SECOND_LOOK_MM, to_a_cell)
     best = np.unravel_index(int(np.argmax(np.where(own, heat[0], -1.0))), own.shape)
     place = places[best] + np.clip(offset[:, *best], -stride, stride)
     return Candidate(

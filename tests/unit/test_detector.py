@@ -262,3 +262,55 @@ def test_a_second_look_needs_its_network_and_its_parameters() -> None:
         detect(grid, lungs, looking_twice(), BrightVoxels())
     with pytest.raises(ValueError, match="second look"):
         detect(grid, lungs, parameters(), BrightVoxels(), second_look=BrightVoxels())
+
+
+class Attracted:
+    """Sees the first bright voxel, whatever it is asked about: one lesion under two marks."""
+
+    def run(self, patches: Floats) -> tuple[Floats, Floats, Floats]:
+        heat, diameter, offset = BrightVoxels(diameter_mm=5.0).run(patches)
+        first = np.argwhere(heat[0, 0] > 0.5)[0]
+        heat[:] = 0.001
+        heat[0, 0][tuple(first)] = 0.9
+        return heat, diameter, offset
+
+
+def test_marks_that_the_second_look_brings_together_are_one_lesion() -> None:
+    grid = chest((50, 41, 61), (20, 20, 20), (20, 20, 24))
+    lungs = lungs_filling(grid.hu.shape)
+    once = BrightVoxels(diameter_mm=2.0)
+    assert len(detect(grid, lungs, parameters(), once)) == 2
+    how = looking_twice().model_copy(
+        update={
+            "second_look": SecondLook(
+                patch_shape=(32, 32, 32), least_score=0.1, most=10, weight=0.9
+            )
+        }
+    )
+    assert len(detect(grid, lungs, how, once, second_look=Attracted())) == 1
+
+
+def test_the_second_look_finds_a_cell_on_a_coarse_grid_too() -> None:
+    coarse = looking_twice().model_copy(update={"spacing_mm": 2.0})
+    grid = CanonicalGrid(chest((50, 41, 61), (29, 29, 29)).hu, (0.0, 0.0, 0.0), 2.0)
+    lungs = lungs_filling(grid.hu.shape)
+    second = Constant(score=0.5, diameter_mm=6.0)
+    (found,) = detect(grid, lungs, coarse, BrightVoxels(diameter_mm=2.0), second_look=second)
+    away = np.linalg.norm(np.subtract(found.center_lps_mm, grid.index_to_lps((29, 29, 29))))
+    assert away < 8.0
+
+
+def test_the_second_look_tells_how_far_it_is() -> None:
+    grid = chest((50, 41, 61), (10, 10, 10), (10, 30, 50), (40, 20, 30))
+    told: list[float] = []
+    detect(
+        grid,
+        lungs_filling(grid.hu.shape),
+        looking_twice(),
+        BrightVoxels(),
+        second_look=BrightVoxels(),
+        on_progress=told.append,
+    )
+    assert told == sorted(told)
+    assert len([fraction for fraction in told if 0.75 < fraction < 1]) == 2
+    assert told[-1] == 1.0
