@@ -118,7 +118,12 @@ class _Host:
         *,
         hollow: bool = False,
     ) -> None:
-        """Mix tissue, or with ``hollow`` air, into the voxels by the cover (0 to 1) of an area."""
+        """Mix tissue, or with ``hollow`` air, into the voxels by the cover (0 to 1) of an area.
+
+        An area whose middle lies beyond the scan is left out.
+        """
+        if not self.inside_scan(np.asarray(area.centre)[None]).all():
+            return
         box = Box.around(self.geometry, as_triple(area.centre), area.reach_mm)
         dz, dy, dx = self.geometry.spacing_mm
         voxel = np.array([dz, dy, dx]) / np.sqrt(12)

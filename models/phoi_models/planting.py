@@ -185,18 +185,19 @@ def _plant(
 
     body = box.coverage(shape.body, step) if len(shape.spicules) else cover
     truth = measured.scaled(scale)
+    solid = kind.core_fraction * diameter_mm if kind.attenuation is Attenuation.PART_SOLID else None
     if lungs is not None:
         within = body * lungs.contains(box.positions()).reshape(box.shape)
         if 0 < within.sum() < 0.99 * body.sum():
             body = within
             truth = measure(shape.body, scale, _Clip(lungs, box.centre))
-    part_solid = kind.attenuation is Attenuation.PART_SOLID
+            solid = None  # the core is cut as well, by nobody knows how much
     centre = as_triple(box.centre + truth.centre)
     return PlantedNodule(
         center_lps_mm=centre,
         mean_diameter_mm=truth.diameter,
         volume_mm3=truth.volume,
-        solid_diameter_mm=kind.core_fraction * diameter_mm if part_solid else None,
+        solid_diameter_mm=solid,
         kind=kind,
         place=site.place,
         lobe=None if lungs is None else lungs.lobe(centre),
