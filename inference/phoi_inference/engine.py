@@ -173,6 +173,10 @@ class Engine:
         parameters = bundle.parameters
         heads = OnnxHeads(bundle.onnx, self._sessions, parameters.outputs)
         heads.warm_up(parameters.patch_shape)
+        if isinstance(parameters, DetectorParameters) and parameters.patch_multiple:
+            z, y, x = parameters.patch_shape
+            if heads.takes_any_shape:
+                heads.check_shape((z + parameters.patch_multiple, y, x))
         second_look = None
         if parameters.second_look is not None and bundle.second_look is not None:
             shape = parameters.second_look.patch_shape

@@ -116,6 +116,17 @@ class OnnxHeads:
             if output.shape != (1, *shape):
                 raise BadBundle(f"the network's {name} has shape {output.shape}")
 
+    def check_shape(self, patch_shape: Index) -> None:
+        """Run one empty patch of another shape.
+
+        Raises:
+            BadBundle: the network takes its own shape only.
+        """
+        try:
+            self.run(np.zeros((1, 1, *patch_shape), np.float32))
+        except Exception:  # ONNX Runtime's own exceptions share no public base
+            raise BadBundle("the network does not take the patch shapes that it promises") from None
+
 
 def _start(onnx: OnnxForms, settings: SessionSettings) -> tuple[onnxruntime.InferenceSession, Form]:
     present = onnxruntime.get_available_providers()
@@ -125,7 +136,13 @@ def _start(onnx: OnnxForms, settings: SessionSettings) -> tuple[onnxruntime.Infe
         if name not in present:
             continue
         form = chosen_form(settings.form, onnx, name, fast_int8=has_int8_instructions())
-        session = _session(onnx[form], name, settings)
+        try:
+            session = _session(onnx[form], name, settings)
+        except BadBundle:
+            if settings.provider is not Provider.AUTO or provider is Provider.CPU:
+                raise
+            _log.warning("execution provider cannot take the network", provider=name, form=form)
+            continue
         # A provider whose libraries are missing is dropped by ONNX Runtime without an error.
         if session.get_providers()[0] == name:
             version = onnxruntime.__version__
