@@ -111,9 +111,9 @@ def test_train_then_evaluate(
     (run,) = [run for run in runs if run is not network]
     assert len(run.data.params["data_sha256"]) == 64
     assert run.data.metrics["validation_nodules"] > 0
-    assert run.data.metrics["int8_cpm"] >= run.data.metrics["int8_fp32_cpm"] - 0.01
-    assert parameters.int8 is not None
-    assert (bundle / "models" / "model.int8.onnx").is_file()
+    lost = run.data.metrics["int8_fp32_cpm"] - run.data.metrics["int8_cpm"]
+    assert (parameters.int8 is not None) == (lost <= 0.01)
+    assert (bundle / "models" / "model.int8.onnx").is_file() == (lost <= 0.01)
     names = {artefact.path for artefact in client.list_artifacts(run.info.run_id)}
     assert {"bundle", "environment.json", "split.json", "validation.json"} <= names
     (version,) = client.search_model_versions("name = 'phoi-lung-nodule'")
@@ -168,7 +168,7 @@ def test_two_processes_train_one_network(data: Path, tmp_path: Path, current: Pa
         *("--no-python", str(Path(sys.executable).with_name("phoi")), "train"),
         *(str(data), str(tmp_path / "bundle"), "--work", str(tmp_path / "work")),
         *("--steps", "2", "--batch", "1", "--patch", "32", "--workers", "0", "--phantoms", "1"),
-        *("--copies", "0", "--licence", str(LICENCE), "--no-register"),
+        *("--copies", "0", "--licence", str(LICENCE), "--no-register", "--no-int8"),
     ]
     done = subprocess.run(
         [*torchrun, "--master-port", str(free_port()), *phoi_train],
@@ -182,7 +182,8 @@ def test_two_processes_train_one_network(data: Path, tmp_path: Path, current: Pa
     assert "2 x cpu" in done.stdout
     assert done.stdout.count("MLflow run:") == 1, "one process reports"
     assert (tmp_path / "bundle" / "models" / "model.onnx").is_file()
-    state = torch.load(tmp_path / "work" / "network-1" / "checkpoint.pt", weights_only=True)
+    (checkpoint,) = (tmp_path / "work").glob("network-1-*/checkpoint.pt")
+    state = torch.load(checkpoint, weights_only=True)
     assert state["step"] == 2
 
 

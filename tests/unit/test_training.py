@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from phoi_models.errors import NotAnalysable, NotAnalysableReason, PhoiError
 from phoi_models.geometry import Geometry, Triple
 from phoi_models.networks import CenterHeatmapNet
 from phoi_models.planting import LungSpace
@@ -26,12 +27,14 @@ from phoi_training.evaluation import (
     froc,
     threshold_at,
 )
+from phoi_training.export import check_replaceable
 from phoi_training.fit import losses
 from phoi_training.lidc import reader_marks
 from phoi_training.patches import (
     Chest,
     Patch,
     PatchBank,
+    PatchStream,
     augmented,
     chests,
     random_part,
@@ -184,6 +187,59 @@ def test_every_patient_is_held_out_of_one_fold(patients: list[int], seed: int) -
         assert fold.held_out
         assert fold.training
         assert not {b.patient for b in fold.training} & {b.patient for b in fold.held_out}
+
+
+def test_what_cannot_be_held_out_is_said() -> None:
+    backgrounds = [background(name, name) for name in ("a1", "a2", "b1")]
+    (fold,) = split(backgrounds, 1, ("a*",), 0)
+    assert [b.name for b in fold.held_out] == ["a1", "a2"]
+    with pytest.raises(NoTrainingData, match="no c1"):
+        split(backgrounds, 1, ("a1", "c1"), 0)
+    with pytest.raises(NoTrainingData, match="--hold-out"):
+        split(backgrounds, 2, ("a1",), 0)
+
+
+def test_patches_of_many_chests_are_mixed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each chest's patches have their own attenuation; a run of patches must show many of them."""
+
+    def flat(chest: Chest) -> list[Patch]:
+        hu = np.full((32, 32, 32), -1000 + chest.number, np.int16)
+        return [Patch(hu, NOWHERE, NOWHERE, complete=True) for _ in range(20)]
+
+    bank = PatchBank(tmp_path, PARAMETERS, 32, seed=0)
+    monkeypatch.setattr(bank, "patches", flat)
+    monkeypatch.setattr(patches, "augmented", lambda patch, _: patch)
+    wanted = [Chest(None, None, number) for number in range(1000)]
+    stream = iter(PatchStream(bank, wanted, PARAMETERS, 32, seed=[0]))
+    for _ in range(1500):
+        next(stream)
+    seen = [float(next(stream)["image"].mean()) for _ in range(64)]
+    assert len(set(seen)) > 20
+
+
+def test_a_chest_that_cannot_be_read_ends_no_training(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def unreadable(*_: object) -> list[Patch]:
+        raise NotAnalysable(NotAnalysableReason.NO_LUNGS, "no lungs are found")
+
+    monkeypatch.setattr(patches, "chest_patches", unreadable)
+    bank = PatchBank(tmp_path, PARAMETERS, 32, seed=0)
+    chest = Chest(background("a", "A"), None, 0)
+    with pytest.warns(UserWarning, match="not trained on"):
+        assert bank.patches(chest) == []
+    assert bank.has(chest), "it is not tried again"
+    with pytest.raises(NoTrainingData):
+        next(iter(PatchStream(bank, [chest], PARAMETERS, 32, seed=[0])))
+
+
+def test_only_a_bundle_is_replaced(tmp_path: Path) -> None:
+    check_replaceable(tmp_path / "new")
+    with pytest.raises(PhoiError, match="no bundle"):
+        check_replaceable(tmp_path)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "metadata.json").write_text("{}")
+    check_replaceable(tmp_path)
 
 
 def test_a_chest_shows_its_host_and_its_donor() -> None:

@@ -125,8 +125,9 @@ def _validation_lines(provenance: Provenance) -> list[str]:
     ]
     if provenance.folds:
         lines += [
-            "Each scan was seen by the one network that had not been trained on its patient. The"
-            " model is all of them together; there is no patient here whom none of them saw.",
+            "Each scan was seen by the one network that had not been trained on its patient, and"
+            " thresholds and calibration are those of single networks. The model is all of them"
+            " together: its scores spread less, and none of these patients is new to all of them.",
             "",
         ]
     return lines
@@ -163,7 +164,10 @@ def _training_lines(provenance: Provenance) -> list[str]:
         f"- SHA-256 of the data: `{provenance.data_sha256}`, seed {provenance.seed}",
     ]
     if provenance.started_from is not None:
-        lines.append(f"- fine-tuned from `{provenance.started_from}`")
+        lines.append(
+            f"- fine-tuned from `{provenance.started_from}`, which may have been trained on what is"
+            " held out here"
+        )
     return lines
 
 

@@ -49,6 +49,12 @@ Readings = Annotated[
 ]
 
 
+def _patch_edge(edge: int) -> int:
+    if edge % 16:
+        raise typer.BadParameter(f"{edge} is no multiple of 16")
+    return edge
+
+
 def command(
     data: Data,
     bundle: Annotated[Path, typer.Argument(help="Folder to write the model bundle to.")],
@@ -65,7 +71,10 @@ def command(
     ),
     steps: Annotated[int, typer.Option(min=1, help="End after so many steps.")] = _DEFAULT_STEPS,
     batch: Annotated[int, typer.Option(min=1, help="Patches per step.")] = 8,
-    patch: Annotated[int, typer.Option(min=32, help="Edge of a patch, mm; a multiple of 16.")] = 64,
+    patch: Annotated[
+        int,
+        typer.Option(min=32, callback=_patch_edge, help="Edge of a patch, mm; a multiple of 16."),
+    ] = 64,
     learning_rate: Annotated[float, typer.Option(min=0.0)] = 2e-3,
     workers: Annotated[int, typer.Option(min=0, help="Processes that plant nodules.")] = 1,
     folds: Annotated[
@@ -84,7 +93,7 @@ def command(
     int8: Annotated[
         bool, typer.Option(help="Add the networks in 8-bit integers if they find as much.")
     ] = True,
-    seed: Annotated[int, typer.Option(help="Decides everything random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Decides everything random.")] = 0,
     version: Annotated[str, typer.Option(help="Version of the new model.")] = "1.0.0",
     init: Annotated[
         Path | None,
@@ -135,6 +144,7 @@ def command(
             "give --work or --tracking-uri, so that the registered model is kept, or --no-register"
         )
     console = Console()
+    ranks = Ranks.of_environment()
     key = load_signing_key(find_home().signing_key) if register else None
     with tempfile.TemporaryDirectory() as scratch:
         kept = work or Path(scratch)
@@ -152,7 +162,7 @@ def command(
                 workers=workers,
                 seed=seed,
             ),
-            tracking_uri=tracking_uri or local_store(kept),
+            tracking_uri=tracking_uri or (local_store(kept) if ranks.leads else ""),
             licence=licence,
             version=version,
             init=init,
@@ -165,7 +175,6 @@ def command(
             int8=int8,
         )
         with plain_errors():
-            ranks = Ranks.of_environment()
             if not ranks.leads:
                 take_part(job)
                 return

@@ -199,7 +199,7 @@ def digest(backgrounds: Sequence[Background]) -> str:
     state = hashlib.sha256()
     for background in backgrounds:
         state.update(background.digest().encode())
-        state.update(repr(background.marks).encode())
+        state.update(repr((background.marks, background.complete)).encode())
         state.update(b"".join(repr(mark).encode() for mark in background.rejected))
     return state.hexdigest()
 

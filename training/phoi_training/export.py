@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from phoi_models.bundle import MODEL, SECOND_LOOK, DetectorParameters
+from phoi_models.bundle import METADATA, MODEL, SECOND_LOOK, DetectorParameters
 from phoi_models.errors import PhoiError
 from phoi_models.networks import CenterHeatmapNet, ExportedNet, MeanNet
 from torch import nn
@@ -138,6 +138,16 @@ def _compare(network: CenterHeatmapNet | MeanNet, path: Path, image: torch.Tenso
     return differences["heatmap"]
 
 
+def check_replaceable(folder: Path) -> None:
+    """A bundle may be written to this folder.
+
+    Raises:
+        PhoiError: something else than a bundle is there.
+    """
+    if folder.exists() and not (folder / METADATA).is_file():
+        raise PhoiError(f"{folder} is there and is no bundle: name another folder for the bundle")
+
+
 def write_bundle(
     folder: Path,
     networks: Sequence[CenterHeatmapNet],
@@ -172,6 +182,7 @@ def write_bundle(
         for name, png in (pictures or {}).items():
             (new / name).write_bytes(png)
         shutil.copyfile(licence, new / "LICENSE")
+        check_replaceable(folder)
         if folder.exists():
             shutil.rmtree(folder)
         new.rename(folder)

@@ -81,11 +81,11 @@ def losses(outputs: tuple[Tensor, Tensor, Tensor], batch: dict[str, Tensor]) -> 
     }
 
 
-def fill(bank: PatchBank, wanted: Sequence[Chest], workers: int) -> None:
+def fill(bank: PatchBank, wanted: Sequence[Chest], workers: int, *, shown: bool = True) -> None:
     """Plant what is still missing, before training: it takes the time of many steps."""
     filling = BankFilling(bank, wanted)
     loader: DataLoader[int] = DataLoader(filling, batch_size=None, num_workers=workers)
-    with _progress() as progress:
+    with _progress(shown=shown) as progress:
         bar = progress.add_task("plant", total=len(filling), loss="")
         for _ in loader:
             progress.advance(bar)
@@ -137,7 +137,7 @@ def fit(
     mixed = device.type == "cuda" or recipe.patch >= _SMALLEST_MIXED
     unfinished = step < recipe.steps and spent_s < 60 * recipe.minutes
     if unfinished and recipe.steps * recipe.batch > _FROM_A_CHEST * len(wanted):
-        fill(bank, wanted[ranks.rank :: ranks.count], recipe.workers)
+        fill(bank, wanted[ranks.rank :: ranks.count], recipe.workers, shown=ranks.leads)
     batches = _batches(bank, wanted, parameters, recipe, [step, ranks.rank])
     began = saved = time.monotonic()
     means = _Means(on_metrics if ranks.leads else lambda _step, _means: None)
@@ -261,7 +261,7 @@ def _batches(
         stream,  # type: ignore[arg-type]  # collated from numpy to tensors
         batch_size=recipe.batch,
         num_workers=recipe.workers,
-        prefetch_factor=16 if recipe.workers else None,
+        prefetch_factor=4 if recipe.workers else None,
     )
     return iter(loader)
 

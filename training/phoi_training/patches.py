@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import io
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from phoi_models.bundle import DetectorParameters
 from phoi_models.canonical import CanonicalGrid, to_canonical
+from phoi_models.errors import NotAnalysable
 from phoi_models.files import write_atomically
 from phoi_models.geometry import as_triple
 from phoi_models.volume import Volume
 from scipy import ndimage
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from phoi_training.dataset import Background, Mark, phantom_background, planted_copy
+from phoi_training.dataset import Background, Mark, NoTrainingData, phantom_background, planted_copy
 
 Floats = NDArray[np.float32]
 
@@ -35,6 +36,7 @@ _DIAMETERS_MM = (3.5, 45.0)
 _DISEASED = 0.4
 _THICK_SLICES, _THICK_MM = 0.2, (2.0, 5.0)
 _SHUFFLED = 600
+_EMPTY_CHESTS = 500
 _REACH = 25.0
 """A heat map falls to nothing so far beyond a nodule's edge, voxels."""
 _MARKS = ("marks", "uncertain", "rejected")
@@ -131,7 +133,12 @@ class PatchBank:
         path = self._path(chest)
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            patches = chest_patches(chest, self._parameters, self._edge, self._rng(chest))
+            try:
+                patches = chest_patches(chest, self._parameters, self._edge, self._rng(chest))
+            except NotAnalysable as error:
+                # One CT of hundreds that cannot be read must not end a long training.
+                warnings.warn(f"a chest is not trained on: {error}", stacklevel=2)
+                patches = []
             write_atomically(path, _packed(patches))
         return _unpacked(path)
 
@@ -154,7 +161,6 @@ class BankFilling(Dataset[int]):
 
     def __getitem__(self, index: int) -> int:
         """Make one chest; how many patches it gave."""
-        torch.set_num_threads(1)
         return len(self._bank.patches(self._missing[index]))
 
 
@@ -182,12 +188,15 @@ class PatchStream(IterableDataset[dict[str, Floats]]):
         self._seed = tuple(seed)
 
     def __iter__(self) -> Iterator[dict[str, Floats]]:
-        torch.set_num_threads(1)
         worker = get_worker_info()
         rng = np.random.default_rng([*self._seed, 0 if worker is None else worker.id])
         waiting: list[Patch] = []
+        empty = 0
         while True:
             fresh = self._bank.patches(self._chests[rng.integers(len(self._chests))])
+            empty = 0 if fresh else empty + 1
+            if empty > _EMPTY_CHESTS:
+                raise NoTrainingData("none of the chests can be trained on")
             waiting.extend(fresh)
             rng.shuffle(waiting)
             keep = min(_SHUFFLED, len(waiting) - len(fresh) // 2)
@@ -243,12 +252,12 @@ def _packed(patches: Sequence[Patch]) -> bytes:
     """All patches of a chest as one uncompressed npz."""
     packed = io.BytesIO()
     arrays: dict[str, NDArray[Any]] = {
-        "hu": np.stack([patch.hu for patch in patches]),
+        "hu": np.array([patch.hu for patch in patches]),
         "complete": np.array([patch.complete for patch in patches]),
     }
     for name in _MARKS:
         rows = [getattr(patch, name) for patch in patches]
-        arrays[name] = np.concatenate(rows)
+        arrays[name] = np.concatenate([np.empty((0, 4)), *rows])
         arrays[f"{name}_of"] = np.repeat(np.arange(len(rows)), [len(part) for part in rows])
     np.savez(packed, **arrays)  # type: ignore[arg-type]  # mypy takes the names for allow_pickle
     return packed.getvalue()

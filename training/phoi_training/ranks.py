@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
+
+_PATIENCE = timedelta(hours=12)
+"""The leading process validates alone, on many scans, before it trains the next network."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,8 @@ class Ranks:
         else:
             device = torch.device("cpu")
         if count > 1 and not distributed.is_initialized():
-            distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            backend = "nccl" if device.type == "cuda" else "gloo"
+            distributed.init_process_group(backend, timeout=_PATIENCE)
         return cls(int(os.environ.get("RANK", "0")), count, device)
 
     @property

@@ -5,6 +5,7 @@ Reads from top to bottom: data, split, network, fit, calibration, thresholds, bu
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import platform
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from phoi_models.bundle import Calibration, DetectorParameters, OperatingPoint, SecondLook
 from phoi_models.detector import calibrated
+from phoi_models.errors import NotAnalysable
 from phoi_models.networks import SMALLEST_PATCH, STRIDE, CenterHeatmapNet
 from rich.console import Console
 from rich.progress import track
@@ -41,7 +43,7 @@ from phoi_training.evaluation import (
     froc,
     threshold_at,
 )
-from phoi_training.export import write_bundle
+from phoi_training.export import check_replaceable, write_bundle
 from phoi_training.fit import Recipe, fit
 from phoi_training.initial import initial_network
 from phoi_training.patches import PATCH_MARGIN, Chest, PatchBank, chests
@@ -52,6 +54,7 @@ EXPERIMENT = "phoi-lung-nodule"
 _VALIDATION_NODULES = 8
 _FALSE_PER_SCAN = {"default": 1.0, "sensitive": 4.0}
 _FAILURES_SHOWN = 8
+_INT8_CHESTS = 10
 _LOOK_AGAIN_FROM, _LOOK_AGAIN_AT = 0.05, 24
 
 
@@ -129,7 +132,9 @@ def train(job: Job, console: Console) -> Trained:
     Raises:
         NoTrainingData: the folder holds nothing to train on, or too few patients for the folds.
         BadDataset: a feedback data set was changed or is damaged.
+        PhoiError: what lies where the bundle is to go is no bundle.
     """
+    check_replaceable(job.bundle)
     ranks = Ranks.of_environment()
     mlflow.set_tracking_uri(job.tracking_uri)
     mlflow.set_experiment(EXPERIMENT)
@@ -168,7 +173,9 @@ def train(job: Job, console: Console) -> Trained:
             seed=job.recipe.seed,
             started_from=None if job.init is None else job.init.name,
         )
-        shown = worst(failures, _FAILURES_SHOWN)
+        # A bundle goes to every site: pictures only of what its collection has published.
+        published = all(background.source for background in backgrounds)
+        shown = worst(failures, _FAILURES_SHOWN) if published else []
         card = model_card(parameters, provenance, results, shown)
         pictures = {"docs/failures.png": contact_sheet(shown)} if shown else {}
         write_bundle(
@@ -184,10 +191,10 @@ def _add_int8(job: Job, backgrounds: Sequence[Background], console: Console) -> 
     """Put the networks in 8-bit integers into the bundle too, if they find as much."""
     seeds = [[job.recipe.seed, number] for number in range(min(job.phantoms, 2))]
     phantoms = [phantom_background(np.random.default_rng(seed)) for seed in seeds]
-    chests, copies = [*backgrounds, *phantoms], max(1, job.copies)
+    few = [*backgrounds[:: -(-len(backgrounds) // _INT8_CHESTS)], *phantoms]
     try:
         compared = quantise_bundle(
-            job.bundle, chests[::2], chests[1::2], copies=copies, seed=job.recipe.seed
+            job.bundle, few[::2], few[1::2], copies=max(1, job.copies), seed=job.recipe.seed
         )
     except CannotQuantise as reason:
         console.print(f"no networks in 8-bit integers: {reason}")
@@ -220,6 +227,7 @@ class School:
     bank: PatchBank
     wanted: tuple[Chest, ...]
     ranks: Ranks
+    data_sha256: str
 
     @classmethod
     def of(
@@ -229,7 +237,16 @@ class School:
         edge, seed = job.recipe.patch + PATCH_MARGIN, job.recipe.seed
         folder = job.work / f"patches-{data_sha256[:12]}-{edge}-{seed}"
         bank = PatchBank(folder, untuned(job.version), edge, seed=seed)
-        return cls(bank, tuple(chests(backgrounds, job.variants, job.phantoms)), ranks)
+        wanted = tuple(chests(backgrounds, job.variants, job.phantoms))
+        return cls(bank, wanted, ranks, data_sha256)
+
+    def _name(self, job: Job, fold: Fold) -> str:
+        """Of a network's folder: never again one that was trained on other patients."""
+        unseen = sorted({background.patient for background in fold.held_out})
+        init = None if job.init is None else job.init.name
+        parts = [self.data_sha256, unseen, job.recipe.seed, job.recipe.patch, init]
+        identity = hashlib.sha256(repr(parts).encode()).hexdigest()
+        return f"network-{fold.number + 1}-{identity[:8]}"
 
     def teach(self, job: Job, fold: Fold) -> CenterHeatmapNet:
         """Train one network, or go on with it, without the patients of a fold."""
@@ -244,7 +261,7 @@ class School:
             [chest for chest in self.wanted if not chest.patients & unseen],
             untuned(job.version),
             recipe,
-            job.work / f"network-{fold.number + 1}" / "checkpoint.pt",
+            job.work / self._name(job, fold) / "checkpoint.pt",
             ranks=self.ranks,
             on_metrics=_log_losses,
         )
@@ -266,7 +283,11 @@ def _one_network(
     results: list[ScanResult] = []
     failures: list[Cutout] = []
     for chest in track(validated, "validate", console=console):
-        result, grid = examine(chest, parameters, heads)
+        try:
+            result, grid = examine(chest, parameters, heads)
+        except NotAnalysable as error:
+            console.print(f"{chest.name} is left out of the validation: {error}")
+            continue
         results.append(result)
         failures += [f for f in cutouts(result, grid, score) if f.kind is not Kind.UNKNOWN]
     alone, rated = tuned(parameters, results)
@@ -282,8 +303,13 @@ def split(
     A single patient is trained on; then only phantoms are left to validate on.
 
     Raises:
-        NoTrainingData: fewer patients than folds.
+        NoTrainingData: fewer patients than folds, ``held_out`` with several folds, or names in it
+            that no background has.
     """
+    if folds > 1 and held_out:
+        raise NoTrainingData("with several folds each patient is held out once: leave --hold-out")
+    if unknown := [n for n in held_out if not any(_named(b.name, [n]) for b in backgrounds)]:
+        raise NoTrainingData(f"there is no {unknown[0]} to hold out")
     patients = sorted({background.patient for background in backgrounds})
     if folds > len(patients):
         raise NoTrainingData(f"{len(patients)} patients cannot be parted into {folds} folds")
@@ -359,7 +385,11 @@ def validation_chests(
         for copy in range(copies):
             diameters = np.exp(rng.uniform(np.log(4), np.log(32), _VALIDATION_NODULES))
             planted, _ = planted_copy(background, rng, list(diameters))
-            yield replace(planted, name=f"{background.name}, planted {copy + 1}")
+            # Real nodules count once, on the chest as it is.
+            known = tuple(replace(mark, certain=False) for mark in background.marks)
+            marks = (*known, *planted.marks[len(known) :])
+            name = f"{background.name}, planted {copy + 1}"
+            yield replace(planted, marks=marks, name=name)
 
 
 def tuned(

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
+from phoi_models.errors import NotAnalysable
 from phoi_models.transplant import Lesion, NotTransplantable, transplant
 
 from phoi_training.background import Background, Mark
@@ -29,7 +30,7 @@ def lesions_of(chests: Iterable[Background]) -> tuple[list[Lesion], list[str]]:
         for mark in chest.nodules:
             try:
                 lesions.append(Lesion.cut(chest.volume, chest.lungs, *mark.ball))
-            except NotTransplantable as error:
+            except (NotTransplantable, NotAnalysable) as error:
                 refused.append(f"{chest.name}, {mark.diameter_mm:.0f} mm: {error}")
     return lesions, refused
 
