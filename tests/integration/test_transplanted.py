@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
-import phoi_models
 import pytest
-from phoi_models.bundle import parse_parameters
 from phoi_models.phantom import chest_phantom
 from phoi_models.planting_host import LungSpace
 from phoi_models.reading.dicom_series import read_volume
+from phoi_models.shipped import SHIPPED
 from phoi_models.transplant import Lesion
 from phoi_training.background import Background, Mark
 from phoi_training.evaluation import evaluate
-from phoi_training.report import OnnxHeads
+from phoi_training.report import Detector
 from phoi_training.transplanted import lesions_of, transplanted_copy
 from support.real_ct import lidc_idri_0001
 
-BUNDLE = Path(phoi_models.__file__).parent / "bundles" / "phoi-lung-nodule"
 # Four readers marked it; they outlined it 23 to 25 mm wide, as a ball of the same volume.
 NODULE = Mark((56.0, 86.0, -116.0), 25.0)
 IN_THE_WALL = Mark((56.0, 125.0, -116.0), 25.0)
@@ -60,6 +56,6 @@ def test_the_shipped_model_finds_it_in_other_places(
     chest, placed = transplanted_copy(phantom, twice, np.random.default_rng(0))
     assert len(placed) == 2
     assert [mark.certain for mark in chest.marks] == [False, True, True]
-    parameters = parse_parameters((BUNDLE / "configs" / "metadata.json").read_bytes())
-    (result,) = evaluate([chest], parameters, OnnxHeads(BUNDLE / "models" / "model.onnx"))
-    assert result.found(parameters.operating_points["default"].probability) == 2
+    model = Detector.open(SHIPPED / "phoi-lung-nodule")
+    (result,) = evaluate([chest], model.parameters, model.heads, second_look=model.second_look)
+    assert result.found(model.parameters.operating_points["default"].probability) == 2
