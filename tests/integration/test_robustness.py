@@ -65,7 +65,11 @@ def on_the_nodule(volume: Volume) -> list[Candidate]:
 
 
 def _with_hu(volume: Volume, hu: NDArray[np.floating]) -> Volume:
-    return Volume(np.clip(np.rint(hu), -1024, 3071).astype(np.int16), volume.geometry)
+    return Volume(_whole_hu(hu), volume.geometry)
+
+
+def _whole_hu(hu: NDArray[np.floating]) -> NDArray[np.int16]:
+    return np.clip(np.rint(hu), -1024, 3071).astype(np.int16)
 
 
 def _noisy(volume: Volume) -> Volume:
@@ -100,7 +104,7 @@ def _resliced(volume: Volume, spacing_mm: float) -> Volume:
     resliced = ndimage.map_coordinates(hu, at, order=1)
     spacing = (spacing_mm, *geometry.spacing_mm[1:])
     new = replace(geometry, shape=resliced.shape, spacing_mm=as_triple(spacing))
-    return _with_hu(Volume(volume.hu, new), resliced)
+    return Volume(_whole_hu(resliced), new)
 
 
 def _mirrored(axis: int) -> Callable[[Volume], Volume]:

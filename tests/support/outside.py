@@ -171,7 +171,7 @@ class Page:
     def decide(self, study_instance_uid: str, tracking_uid: str, verdict: str) -> None:
         form = {"tracking_uid": tracking_uid, "verdict": verdict}
         if verdict == "rejected":
-            form["reject_reason"] = "vessel"
+            form["reason"] = "vessel"
         self._post(study_instance_uid, "decisions", form)
 
     def sign(self, study_instance_uid: str, judgements_seen: int, revision: int = 1) -> None:
