@@ -69,7 +69,8 @@ def _with_hu(volume: Volume, hu: NDArray[np.floating]) -> Volume:
 
 
 def _whole_hu(hu: NDArray[np.floating]) -> NDArray[np.int16]:
-    return np.clip(np.rint(hu), -1024, 3071).astype(np.int16)
+    whole: NDArray[np.int16] = np.clip(np.rint(hu), -1024, 3071).astype(np.int16)
+    return whole
 
 
 def _noisy(volume: Volume) -> Volume:
