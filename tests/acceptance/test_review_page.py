@@ -216,7 +216,9 @@ def test_a_whole_review_by_keys_and_clicks(room: Room, chest: Volume) -> None:
     page.keyboard.press("Enter")  # in the remark: chooses no reason
     expect(page.locator("#reject-dialog")).to_be_visible()
     page.keyboard.press("Escape")
+    expect(page.locator("#reject-dialog")).to_be_hidden()
     page.keyboard.press("r")
+    expect(page.locator('#reject-dialog button[value="vessel"]')).to_be_focused()
     page.keyboard.press("2")
     expect(second).to_have_text("Bác bỏ")
 
