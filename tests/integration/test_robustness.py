@@ -9,27 +9,18 @@ from functools import cache
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from phoi_models.canonical import to_canonical
-from phoi_models.detector import Candidate, detect
-from phoi_models.findings import LungCoverage, Region
+from phoi_models.detector import Candidate
 from phoi_models.geometry import Geometry, as_triple
-from phoi_models.lungs import LungMask
 from phoi_models.phantom import chest_phantom
 from phoi_models.pipeline import analyze_volume
 from phoi_models.planting import Margin, NoduleKind, plant_at
 from phoi_models.reading.dicom_series import read_volume
-from phoi_models.shipped import SHIPPED
 from phoi_models.volume import Volume
-from phoi_training.report import Detector
 from scipy import ndimage
 from support.real_ct import NODULE_LPS_MM, lidc_idri_0001
+from support.shipped_model import detector, marks_anywhere
 
 _HALF_MM = 75.0
-
-
-@cache
-def detector() -> Detector:
-    return Detector.open(SHIPPED / "phoi-lung-nodule")
 
 
 @cache
@@ -48,20 +39,8 @@ def around_the_nodule() -> Volume:
 
 def on_the_nodule(volume: Volume) -> list[Candidate]:
     """Marks at the default operating point within the nodule's radius."""
-    parameters = detector().parameters
-    grid = to_canonical(volume, parameters.spacing_mm)
-    nowhere = np.zeros(grid.hu.shape, np.uint8)
-    lungs = LungMask(nowhere, grid.spacing_mm, LungCoverage(apex=False, base=False, volume_ml=0.0))
-    found = detect(
-        grid,
-        lungs,
-        parameters,
-        detector().heads,
-        second_look=detector().second_look,
-        region=Region.WHOLE,
-    )
-    least = parameters.operating_points["default"].probability
-    return [c for c in found if c.probability >= least and np.linalg.norm(c.center_lps_mm) <= 14.0]
+    found = marks_anywhere(volume)
+    return [mark for mark in found if np.linalg.norm(mark.center_lps_mm) <= 14.0]
 
 
 def _with_hu(volume: Volume, hu: NDArray[np.floating]) -> Volume:

@@ -14,7 +14,6 @@ import onnxruntime
 import pytest
 import SimpleITK
 import torch
-import typer
 from mlflow import MlflowClient
 from phoi_edge_node.stand_ins.program import free_port
 from phoi_models.bundle import parse_parameters
@@ -31,18 +30,9 @@ from phoi_training.initial import UnusableWeights, initial_network
 from phoi_training.patches import PatchBank, chests
 from phoi_training.ranks import Ranks
 from phoi_training.train import untuned
-from typer.testing import CliRunner, Result
+from support.commands import phoi
 
 LICENCE = Path(__file__).parents[2] / "LICENSE"
-
-
-def phoi(function: object, *arguments: str | Path) -> Result:
-    app = typer.Typer()
-    app.command()(function)  # type: ignore[type-var]
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 def write_nifti(volume: Volume, path: Path) -> None:
