@@ -39,6 +39,7 @@ from phoi_training.luna16 import ANNOTATIONS, annotations_below, luna16_backgrou
 
 _VOLUMES = "volumes.json"
 _TRANSPLANTS = 2
+_SCORED_MM = (4.0, 32.0)
 
 _UNMEASURED_MM = 8.0
 """Taken for a missed nodule that nobody measured: most of those are small."""
@@ -247,6 +248,19 @@ def _truth(nodule: PlantedNodule) -> Mark:
         margin=nodule.kind.margin,
         place=nodule.place,
     )
+
+
+def scored_copy(
+    chest: Background, number: int, nodules: int, rng: np.random.Generator
+) -> Background:
+    """A copy to evaluate on: planted nodules of 4 to 32 mm count, its own neither way.
+
+    Real nodules count once, on the chest as it is.
+    """
+    known = replace(chest, marks=tuple(replace(mark, certain=False) for mark in chest.marks))
+    low, high = np.log(_SCORED_MM)
+    planted, _ = planted_copy(known, rng, list(np.exp(rng.uniform(low, high, nodules))))
+    return replace(planted, name=f"{chest.name}, planted {number}")
 
 
 def _balls(marks: Sequence[Mark]) -> list[Ball]:

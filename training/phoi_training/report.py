@@ -28,13 +28,12 @@ from phoi_training.breakdown import (
 )
 from phoi_training.card import froc_lines, group_lines, scan_table, size_table
 from phoi_training.cutouts import TITLES, Cutout, cutouts
-from phoi_training.dataset import planted_copy
+from phoi_training.dataset import scored_copy
 from phoi_training.evaluation import RATES, ScanResult, as_rows, examine, froc
 from phoi_training.transplanted import transplanted_copy
 
 EXPERIMENT = "phoi-evaluation"
 _NODULES = 10
-_DIAMETERS_MM = (4.0, 32.0)
 _HEATMAP_OUTPUTS = ("heatmap", "diameter_mm", "offset")
 
 
@@ -189,20 +188,13 @@ def _variants(
     """
     yield "real", chest
     for copy in range(1, copies + 1):
-        yield "planted", _planted(chest, copy, np.random.default_rng([*seed, copy]))
+        rng = np.random.default_rng([*seed, copy])
+        yield "planted", scored_copy(chest, copy, _NODULES, rng)
     if lesions:
         rng = np.random.default_rng([*seed, 0])
         some = [lesions[i] for i in rng.permutation(len(lesions))[:_NODULES]]
         moved, _ = transplanted_copy(chest, some, rng)
         yield "transplanted", replace(moved, name=f"{chest.name}, transplanted")
-
-
-def _planted(chest: Background, copy: int, rng: np.random.Generator) -> Background:
-    known = replace(chest, marks=tuple(replace(mark, certain=False) for mark in chest.marks))
-    low, high = np.log(_DIAMETERS_MM)
-    diameters = np.exp(rng.uniform(low, high, _NODULES))
-    planted, _ = planted_copy(known, rng, list(diameters))
-    return replace(planted, name=f"{chest.name}, planted {copy}")
 
 
 def summary(evaluation: Evaluation) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from phoi_training.dataset import (
     digest,
     load,
     phantom_background,
-    planted_copy,
+    scored_copy,
 )
 from phoi_training.evaluation import (
     ScanResult,
@@ -383,13 +383,7 @@ def validation_chests(
     yield from fresh
     for background in [*held_out, *fresh]:
         for copy in range(copies):
-            diameters = np.exp(rng.uniform(np.log(4), np.log(32), _VALIDATION_NODULES))
-            planted, _ = planted_copy(background, rng, list(diameters))
-            # Real nodules count once, on the chest as it is.
-            known = tuple(replace(mark, certain=False) for mark in background.marks)
-            marks = (*known, *planted.marks[len(known) :])
-            name = f"{background.name}, planted {copy + 1}"
-            yield replace(planted, marks=marks, name=name)
+            yield scored_copy(background, copy + 1, _VALIDATION_NODULES, rng)
 
 
 def tuned(
