@@ -262,8 +262,9 @@ class EdgeNode:
             loop.ask_to_stop()
         self._stopping.set()
         self._web.should_exit = True
-        for loop in self._loops:
-            loop.join(STOP_WITHIN_S / 2)
+        give_up_at = self._clock.monotonic() + STOP_WITHIN_S / 2
+        for loop in self._loops:  # all of them together, however many there are
+            loop.join(max(0.0, give_up_at - self._clock.monotonic()))
         self._resources.close()
         log.info("edge node stopped")
 
