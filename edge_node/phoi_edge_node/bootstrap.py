@@ -31,6 +31,7 @@ from phoi_edge_node.dicom.headers import BadHeader, instance_from_file
 from phoi_edge_node.dicom.instance_files import InstanceFiles
 from phoi_edge_node.dicom.series_reader import DicomSeriesReader
 from phoi_edge_node.dicom.storage_scp import StorageScp
+from phoi_edge_node.dicom.taking import InstanceTaker
 from phoi_edge_node.errors import EdgeError, InferenceUnavailable
 from phoi_edge_node.fhir.bundle import FhirEncoder
 from phoi_edge_node.fhir.client import FhirDestination
@@ -232,7 +233,8 @@ class EdgeNode:
         self._intake = StudyIntake(
             self.storage.store, self._clock, settings.dicom.quiet_time_s, self._nudge
         )
-        self.scp = StorageScp(settings.dicom, self.storage.files, self._intake, self._clock)
+        taker = InstanceTaker(settings.dicom, self.storage.files, self._intake, self._clock)
+        self.scp = StorageScp(settings.dicom, taker, self._clock)
         self._follow_mlflow(home)
         self._links = Links(self._couriers, self._inference, self._clock)
         self._web = self._make_web()

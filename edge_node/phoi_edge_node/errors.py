@@ -30,3 +30,7 @@ class ReviewConflict(EdgeError):
 
 class RegistryUnavailable(EdgeError):
     """The registry of models cannot be asked now. Passing: the present model goes on."""
+
+
+class SourceUnavailable(EdgeError):
+    """An archive gave no usable answer, or not what was asked for. Passing: ask again later."""

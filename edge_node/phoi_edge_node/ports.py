@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 from typing import Protocol
 
@@ -90,6 +90,80 @@ class Receiver(Protocol):
 
     def association_released(self, association: str) -> None:
         """An association ended, by release, abort or loss."""
+        ...
+
+
+# --- asking an archive what it holds ---------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ArchivedSeries:
+    """What an archive says of one series. ``instances`` is None where it does not say."""
+
+    series_instance_uid: str
+    modality: str
+    instances: int | None
+
+
+@dataclass(frozen=True)
+class ArchivedStudy:
+    """What an archive says of one study. No name of a patient."""
+
+    study_instance_uid: str
+    modalities: frozenset[str]
+    description: str
+
+
+class ImageSource(Protocol):
+    """An archive that can be asked what it holds, and perhaps for the images themselves."""
+
+    @property
+    def name(self) -> str:
+        """As in the settings."""
+        ...
+
+    @property
+    def can_fetch(self) -> bool:
+        """May ``fetch`` be called?"""
+        ...
+
+    def studies(self, first: date, last: date) -> Sequence[ArchivedStudy]:
+        """Studies with CT series whose Study Date lies between two days, both included.
+
+        Raises:
+            SourceUnavailable: no usable answer; the text says why, without patient data.
+        """
+        ...
+
+    def series(self, study_instance_uid: str) -> Sequence[ArchivedSeries]:
+        """The series of a study; empty where the archive does not know it.
+
+        Raises:
+            SourceUnavailable: no usable answer.
+        """
+        ...
+
+    def instances(self, study_instance_uid: str, series_instance_uid: str) -> Collection[str]:
+        """SOP Instance UIDs of a series.
+
+        Raises:
+            SourceUnavailable: no usable answer.
+        """
+        ...
+
+    def fetch(
+        self, study_instance_uid: str, series_instance_uid: str, sop_instance_uids: Collection[str]
+    ) -> int:
+        """Make these images come in the way all others come: durable, then indexed.
+
+        Blocks until the archive has sent them. An empty collection asks for the whole series.
+
+        Returns:
+            How many the archive says it sent.
+
+        Raises:
+            SourceUnavailable: they could not be fetched, or not all.
+        """
         ...
 
 

@@ -32,6 +32,14 @@ class Priority(StrEnum):
     STAT = "stat"
 
 
+class Completeness(StrEnum):
+    """How it is known that a study is whole."""
+
+    CONFIRMED = "confirmed"  # the archive's counts were reached
+    BY_GEOMETRY = "geometry"  # no archive can be asked; no gaps, apex to base
+    UNCONFIRMED = "unconfirmed"  # neither: said on every output
+
+
 @dataclass(frozen=True)
 class Patient:
     """Who is on the images. Never logged.
@@ -120,6 +128,8 @@ class TriageResult:
         runtime: what the networks ran on and in which form, as "CPUExecutionProvider int8", which
             may change the last digits of findings; "" where nobody said.
         passed_over: why each other series was not analysed, by Series Instance UID.
+        completeness: how it is known that the study was whole; None in results of earlier versions
+            of Phoi, which did not ask.
     """
 
     identity: ResultIdentity
@@ -134,6 +144,7 @@ class TriageResult:
     timing_s: Mapping[str, float] = field(default_factory=dict)
     passed_over: Mapping[str, str] = field(default_factory=dict)
     runtime: str = ""
+    completeness: Completeness | None = None
 
 
 class Verdict(StrEnum):

@@ -385,7 +385,7 @@ def _row(
 def _phase(
     study: StoredStudy, analysis: StoredAnalysis | None, review: StoredReview | None
 ) -> Phase:
-    if analysis is None or study.state is StudyState.RECEIVING:
+    if analysis is None or study.state in {StudyState.RECEIVING, StudyState.COUNTING}:
         return Phase.RECEIVING
     if review is not None and review.state is ReviewState.SIGNED:
         return Phase.SIGNED

@@ -11,7 +11,15 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -67,18 +75,136 @@ class DicomSettings(_Section):
         host: ``0.0.0.0`` to be reached from other machines.
         port: 104 needs root rights; 11112 is usual.
         allowed_calling_ae_titles: who may send; empty: anyone.
-        quiet_time_s: a study is complete so long after its last image, if no association is open.
+        allowed_peers: addresses or networks that may connect, as "192.0.2.10" or "192.0.2.0/24";
+            empty: any.
+        tls_certificate, tls_key: PEM files; with them the port speaks TLS only (BCP 195).
+        tls_ca: PEM file; with it every peer must show a certificate that this authority signed.
+        quiet_time_s: nothing more came for so long, and no association is open: then the study is
+            counted, or taken as complete where no archive can be asked.
         minimum_free_disk_mb: below it images are refused with status 0xA700.
+        largest_instance_mb: a longer data set is refused.
         maximum_associations: at once.
+        maximum_associations_per_peer: at once, from one address.
+        receiver: ``pynetdicom``, or ``lean``: the same service with its own fast path for C-STORE.
     """
 
     ae_title: AeTitle = "PHOI"
     host: str = "127.0.0.1"
     port: Port = 11112
     allowed_calling_ae_titles: tuple[AeTitle, ...] = ()
+    allowed_peers: tuple[IPvAnyNetwork, ...] = ()
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    tls_ca: Path | None = None
     quiet_time_s: float = Field(default=30.0, gt=0)
     minimum_free_disk_mb: int = Field(default=2048, ge=0)
-    maximum_associations: int = Field(default=32, ge=1)
+    largest_instance_mb: int = Field(default=2048, ge=1)
+    maximum_associations: int = Field(default=64, ge=1)
+    maximum_associations_per_peer: int = Field(default=16, ge=1)
+    receiver: Literal["pynetdicom", "lean"] = "pynetdicom"
+
+    @model_validator(mode="after")
+    def _certificate_with_key(self) -> DicomSettings:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("set both tls_certificate and tls_key, or neither")
+        if self.tls_ca is not None and self.tls_certificate is None:
+            raise ValueError("tls_ca needs tls_certificate and tls_key too")
+        return self
+
+
+class CompletenessSettings(_Section):
+    """When a study counts as whole.
+
+    An archive of the settings that has ``query`` is asked how many images each series has. Where
+    none has, a series without gaps from apex to base counts as whole.
+
+    Attributes:
+        ask_every_s: between two questions about one study; a count holds when given twice.
+        limit_s: after this time a study is analysed as it is, and every output says "completeness
+            unconfirmed".
+        fetch_missing: ask the archive for the images that did not come, where ``retrieve`` is set.
+    """
+
+    ask_every_s: float = Field(default=10.0, gt=0)
+    limit_s: float = Field(default=1800.0, gt=0)
+    fetch_missing: bool = True
+
+
+class OrdersSettings(_Section):
+    """What listens for orders and merges: HL7 v2 over MLLP.
+
+    Attributes:
+        host: ``0.0.0.0`` to be reached from other machines.
+        allowed_peers: addresses or networks that may connect; empty: any.
+    """
+
+    host: str = "127.0.0.1"
+    port: Port = 2575
+    allowed_peers: tuple[IPvAnyNetwork, ...] = ()
+
+
+class WorklistSettings(_Section):
+    """A modality worklist SCP that is asked by C-FIND for the order behind a study.
+
+    Attributes:
+        ae_title: the called AE title.
+        timeout_s: for connecting, negotiating and each answer.
+    """
+
+    ae_title: AeTitle
+    host: str
+    port: Port
+    timeout_s: float = Field(default=10.0, gt=0)
+
+
+class StowSettings(_Section):
+    """STOW-RS at ``/dicom-web`` of the page's own port.
+
+    Attributes:
+        bearer_token_file: file that holds the token senders must show, readable by Phoi only.
+        maximum_request_mb: a longer request is refused.
+    """
+
+    bearer_token_file: Path
+    maximum_request_mb: int = Field(default=4096, ge=1)
+
+
+class WatchedFolderSettings(_Section):
+    """A folder into which people copy CDs.
+
+    Attributes:
+        folder: looked into again and again, with its subfolders; what was taken is removed from it.
+        settled_s: a file is taken once it has not changed for so long.
+    """
+
+    folder: Path
+    settled_s: float = Field(default=5.0, gt=0)
+
+
+class RetentionSettings(_Section):
+    """How long images are kept. Results are kept for ever; nothing goes before it is delivered.
+
+    Attributes:
+        pixels_days: images of a study whose results were all delivered are removed after so many
+            days; 0: never.
+        free_disk_target_mb: below it the images that were delivered longest ago go first, whatever
+            their age.
+    """
+
+    pixels_days: int = Field(default=30, ge=0)
+    free_disk_target_mb: int = Field(default=10_000, ge=0)
+
+
+class ReconciliationSettings(_Section):
+    """No study left behind: once a day the archive is asked for its chest CTs.
+
+    Attributes:
+        at: local time of day, HH:MM.
+        days: how many days back are compared.
+    """
+
+    at: str = Field(default="02:30", pattern=r"^([01]\d|2[0-3]):[0-5]\d$")
+    days: int = Field(default=2, ge=1)
 
 
 class ArchiveSettings(_Section):
@@ -88,6 +214,12 @@ class ArchiveSettings(_Section):
         name: of its lane on pages and in metrics.
         ae_title: the called AE title.
         timeout_s: for connecting, negotiating and each answer.
+        query: it may be asked what it holds (C-FIND at Study Root, or QIDO-RS with ``dicomweb``).
+        retrieve: how missing images are fetched from it; ``c-move`` needs Phoi's AE title, address
+            and port in the archive's configuration.
+        dicomweb: base URL of its DICOMweb service, for example ``https://pacs.example/dicom-web``.
+        bearer_token_file: file that holds the token for ``dicomweb``, readable by Phoi only.
+        commitment: ask it for storage commitment of what was sent.
     """
 
     name: str = Field(default="pacs", pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")
@@ -95,6 +227,17 @@ class ArchiveSettings(_Section):
     host: str
     port: Port
     timeout_s: float = Field(default=30.0, gt=0)
+    query: bool = False
+    retrieve: Literal["", "c-move", "c-get", "wado-rs"] = ""
+    dicomweb: str = Field(default="", pattern=r"^(https?://.*)?$")
+    bearer_token_file: Path | None = None
+    commitment: bool = False
+
+    @model_validator(mode="after")
+    def _wado_needs_an_address(self) -> ArchiveSettings:
+        if self.retrieve == "wado-rs" and not self.dicomweb:
+            raise ValueError('retrieve = "wado-rs" needs dicomweb')
+        return self
 
 
 class Hl7Settings(_Section):
@@ -227,6 +370,13 @@ class EdgeSettings(BaseSettings):
     database_url: str = ""  # default: SQLite in the data folder
     site: SiteSettings = SiteSettings()
     dicom: DicomSettings = DicomSettings()
+    completeness: CompletenessSettings = CompletenessSettings()
+    orders: OrdersSettings | None = None
+    worklist: WorklistSettings | None = None
+    stow: StowSettings | None = None
+    watched_folder: WatchedFolderSettings | None = None
+    retention: RetentionSettings = RetentionSettings()
+    reconciliation: ReconciliationSettings = ReconciliationSettings()
     archives: tuple[ArchiveSettings, ...] = ()
     hl7: Hl7Settings | None = None
     fhir: FhirSettings | None = None

@@ -24,6 +24,7 @@ from phoi_edge_node.ports import (
     SendOutcome,
 )
 from phoi_edge_node.result import (
+    Completeness,
     Correction,
     Disposition,
     Priority,
@@ -43,10 +44,17 @@ from phoi_edge_node.study import (
 
 @dataclass(frozen=True)
 class StoredStudy:
-    """A study and its instances' state. Times are UTC."""
+    """A study and its instances' state. Times are UTC.
+
+    Attributes:
+        state_since: when it came into this state.
+        receiving_since: when its first instance came, or the first after it had been complete.
+    """
 
     header: StudyHeader
     state: StudyState
+    state_since: datetime
+    receiving_since: datetime
     first_received_at: datetime
     last_received_at: datetime
     instance_count: int
@@ -58,6 +66,8 @@ class StoredAnalysis:
 
     Attributes:
         id: also the request id at the worker.
+        state_since: when it came into this state.
+        completeness: of the study when it was queued; None where that was not asked.
         model: None until the analysis begins; then pinned.
         attempts: tries that reached a worker.
         error: the last passing or final error, for an operator, without patient data.
@@ -68,6 +78,8 @@ class StoredAnalysis:
     study_instance_uid: str
     revision: int
     state: AnalysisState
+    state_since: datetime
+    completeness: Completeness | None
     priority: Priority
     model: ModelIdentity | None
     attempts: int
@@ -208,7 +220,13 @@ class StudyStore(Protocol):
         """The paths of all indexed instances."""
         ...
 
-    def complete_study(self, study_instance_uid: str, priority: Priority) -> str | None:
+    def quiet_study(self, study_instance_uid: str) -> bool:
+        """Nothing more comes: the study is to be counted; False if it is not being received."""
+        ...
+
+    def complete_study(
+        self, study_instance_uid: str, priority: Priority, completeness: Completeness | None = None
+    ) -> str | None:
         """All instances are here: queue the next revision and supersede the unsigned ones.
 
         Returns:

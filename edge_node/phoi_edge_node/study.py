@@ -20,14 +20,20 @@ class StudyState(StrEnum):
     """Are all instances of the study here?"""
 
     RECEIVING = "receiving"
+    COUNTING = "counting"  # nothing more comes; is it whole?
     COMPLETE = "complete"
+    EXPIRED = "expired"  # its images were removed by the retention policy; its results stay
 
 
 class StudyEvent(StrEnum):
     """What happens to a study."""
 
     INSTANCE_STORED = "instance_stored"
+    INSTANCE_LOST = "instance_lost"  # found damaged on disk: to be asked for again
     QUIET = "quiet"
+    COUNTED = "counted"
+    LIMIT = "limit"  # it is analysed as it is
+    EXPIRE = "expire"
 
 
 class AnalysisState(StrEnum):
@@ -93,10 +99,22 @@ class ReviewEvent(StrEnum):
 STUDY: Mapping[StudyState, Mapping[StudyEvent, StudyState]] = {
     StudyState.RECEIVING: {
         StudyEvent.INSTANCE_STORED: StudyState.RECEIVING,
-        StudyEvent.QUIET: StudyState.COMPLETE,
+        StudyEvent.INSTANCE_LOST: StudyState.RECEIVING,
+        StudyEvent.QUIET: StudyState.COUNTING,
+    },
+    StudyState.COUNTING: {
+        StudyEvent.INSTANCE_STORED: StudyState.RECEIVING,
+        StudyEvent.INSTANCE_LOST: StudyState.RECEIVING,
+        StudyEvent.COUNTED: StudyState.COMPLETE,
+        StudyEvent.LIMIT: StudyState.COMPLETE,
     },
     # A late instance opens the study again; its next completion makes the next revision.
-    StudyState.COMPLETE: {StudyEvent.INSTANCE_STORED: StudyState.RECEIVING},
+    StudyState.COMPLETE: {
+        StudyEvent.INSTANCE_STORED: StudyState.RECEIVING,
+        StudyEvent.INSTANCE_LOST: StudyState.RECEIVING,
+        StudyEvent.EXPIRE: StudyState.EXPIRED,
+    },
+    StudyState.EXPIRED: {StudyEvent.INSTANCE_STORED: StudyState.RECEIVING},
 }
 
 ANALYSIS: Mapping[AnalysisState, Mapping[AnalysisEvent, AnalysisState]] = {

@@ -16,6 +16,7 @@ from phoi_edge_node.dicom.instance_files import InstanceFiles
 from phoi_edge_node.dicom.series_reader import DicomSeriesReader
 from phoi_edge_node.dicom.storage_scp import StorageScp
 from phoi_edge_node.dicom.storage_scu import Peer, StorableFile, association, store
+from phoi_edge_node.dicom.taking import InstanceTaker
 from phoi_edge_node.errors import EdgeError
 from phoi_edge_node.ports import Delivered, Intake, ReceivedInstance, Refused, Unreachable
 from phoi_edge_node.settings import DicomSettings
@@ -103,7 +104,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
     def begin(**settings: object) -> Edge:
         files, receiver = InstanceFiles(tmp_path / "instances"), RememberingReceiver()
         options = DicomSettings.model_validate({"port": 0, "minimum_free_disk_mb": 0} | settings)
-        scp = StorageScp(options, files, receiver, SystemClock())
+        taker = InstanceTaker(options, files, receiver, SystemClock())
+        scp = StorageScp(options, taker, SystemClock())
         scp.start()
         running.append(scp)
         return Edge(scp, files, receiver)

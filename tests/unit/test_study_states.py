@@ -28,8 +28,16 @@ Table = Mapping[StrEnum, Mapping[StrEnum, StrEnum]]
 # The whole of each table, written a second time by what it means: what is not here is illegal.
 LEGAL = {
     ("receiving", "instance_stored"): "receiving",
-    ("receiving", "quiet"): "complete",
+    ("receiving", "instance_lost"): "receiving",
+    ("receiving", "quiet"): "counting",
+    ("counting", "instance_stored"): "receiving",
+    ("counting", "instance_lost"): "receiving",
+    ("counting", "counted"): "complete",
+    ("counting", "limit"): "complete",
     ("complete", "instance_stored"): "receiving",
+    ("complete", "instance_lost"): "receiving",
+    ("complete", "expire"): "expired",
+    ("expired", "instance_stored"): "receiving",
     ("queued", "start"): "running",
     ("queued", "supersede"): "superseded",
     ("running", "finish"): "succeeded",

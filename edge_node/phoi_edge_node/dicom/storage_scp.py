@@ -12,8 +12,6 @@ import threading
 from typing import Any, cast
 
 import structlog
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import (
     HTJ2K,
     JPEG2000,
@@ -38,10 +36,16 @@ from pydicom.uid import (
 from pynetdicom import AE, evt
 from pynetdicom.dimse_primitives import C_STORE
 
-from phoi_edge_node.dicom.headers import BadHeader, InstanceHeader, read_header
-from phoi_edge_node.dicom.instance_files import InstanceFiles, StoredFile
+from phoi_edge_node.dicom.taking import (
+    DATA_SET_DOES_NOT_MATCH,
+    OUT_OF_RESOURCES,
+    SUCCESS,
+    IncomingInstance,
+    InstanceTaker,
+    NotTaken,
+)
 from phoi_edge_node.errors import EdgeError
-from phoi_edge_node.ports import Clock, Intake, ReceivedInstance, Receiver
+from phoi_edge_node.ports import Clock
 from phoi_edge_node.settings import DicomSettings
 
 SOP_CLASSES = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
@@ -63,13 +67,6 @@ TRANSFER_SYNTAXES = (
     JPEGExtended12Bit,
 )
 
-# Status of a C-STORE response (PS3.4 B.2.3, PS3.7 C).
-SUCCESS = 0x0000
-DUPLICATE_SOP_INSTANCE = 0x0111
-OUT_OF_RESOURCES = 0xA700
-DATA_SET_DOES_NOT_MATCH = 0xA900
-CANNOT_UNDERSTAND = 0xC000
-
 _VERIFICATION = UID("1.2.840.10008.1.1")
 _MAXIMUM_PDU = 128 * 1024
 _LARGEST_PDU_READ = 2 * _MAXIMUM_PDU  # an A-ASSOCIATE-RQ is not bound by the negotiated length
@@ -80,23 +77,12 @@ _IDLE_TIMEOUT_S = 60.0
 _log = structlog.get_logger(__name__)
 
 
-class _Refusal(Exception):
-    """An instance is not taken; carries the status to answer."""
-
-    def __init__(self, status: int, why: str) -> None:
-        super().__init__(why)
-        self.status = status
-
-
 class StorageScp:
     """Listens for CT images."""
 
-    def __init__(
-        self, settings: DicomSettings, files: InstanceFiles, receiver: Receiver, clock: Clock
-    ) -> None:
+    def __init__(self, settings: DicomSettings, taker: InstanceTaker, clock: Clock) -> None:
         self._settings = settings
-        self._files = files
-        self._receiver = receiver
+        self._taker = taker
         self._clock = clock
         self._server: Any = None
         self._count = itertools.count(1)
@@ -170,7 +156,7 @@ class StorageScp:
         with self._lock:
             name = self._open.pop(id(event.assoc), None)
         if name is not None:
-            self._receiver.association_released(name)
+            self._taker.released(name)
 
     def _store(self, event: evt.Event) -> int:
         """Answer one C-STORE request."""
@@ -178,7 +164,7 @@ class StorageScp:
         log = _log.bind(sop_instance_uid=str(request.AffectedSOPInstanceUID))
         try:
             self._take(event)
-        except _Refusal as refusal:
+        except NotTaken as refusal:
             log.warning("refused", status=f"0x{refusal.status:04X}", why=str(refusal))
             return refusal.status
         except Exception as error:
@@ -189,87 +175,34 @@ class StorageScp:
         return SUCCESS
 
     def _take(self, event: evt.Event) -> None:
-        self._require_room()
-        data_set = event.encoded_dataset(include_meta=False)
-        file_meta = _file_meta(event)
-        header = _parse(file_meta + data_set)
-        _require_match(event, header)
-        stored = self._write(header, file_meta, data_set)
+        incoming = _incoming(event)
         association = self._association(event.assoc)
-        intake = self._receiver.instance_received(
-            self._describe(event, header, stored), association
-        )
-        with self._lock:
-            lost = association not in self._open.values()
-        if lost:  # the connection ended while its last instance was being indexed
-            self._receiver.association_released(association)
-        if intake is Intake.CONFLICT:
-            self._files.quarantine(stored.path)
-            raise _Refusal(
-                DUPLICATE_SOP_INSTANCE, "other content was received under this UID before"
-            )
-        if intake is Intake.OTHER_PATIENT:
-            self._files.quarantine(stored.path)
-            raise _Refusal(DATA_SET_DOES_NOT_MATCH, "the study belongs to another patient")
-
-    def _require_room(self) -> None:
-        if self._files.free_bytes() < self._settings.minimum_free_disk_mb * 1_000_000:
-            raise _Refusal(OUT_OF_RESOURCES, "the disk is nearly full")
-
-    def _write(self, header: InstanceHeader, file_meta: bytes, data_set: bytes) -> StoredFile:
         try:
-            return self._files.store(
-                header.study.study_instance_uid, header.sop_instance_uid, file_meta, data_set
-            )
-        except OSError as error:
-            raise _Refusal(
-                OUT_OF_RESOURCES, f"the disk does not take it: {error.strerror}"
-            ) from None
-
-    def _describe(
-        self, event: evt.Event, header: InstanceHeader, stored: StoredFile
-    ) -> ReceivedInstance:
-        return ReceivedInstance(
-            sop_instance_uid=header.sop_instance_uid,
-            sop_class_uid=header.sop_class_uid,
-            series_instance_uid=header.series_instance_uid,
-            transfer_syntax_uid=str(event.context.transfer_syntax),
-            path=stored.path,
-            sha256=stored.sha256,
-            size=stored.size,
-            modality=header.modality,
-            calling_ae_title=str(event.assoc.requestor.ae_title).strip(),
-            received_at=self._clock.now(),
-            study=header.study,
-        )
+            self._taker.take(incoming, association)
+        finally:
+            with self._lock:
+                lost = association not in self._open.values()
+            if lost:  # the connection ended while its last instance was being indexed
+                self._taker.released(association)
 
 
-def _file_meta(event: evt.Event) -> bytes:
-    """Preamble, prefix and file meta information, naming who sent the instance."""
-    meta = event.file_meta
-    meta.SendingApplicationEntityTitle = str(event.assoc.requestor.ae_title).strip()
-    meta.ReceivingApplicationEntityTitle = str(event.assoc.acceptor.ae_title).strip()
-    buffer = DicomBytesIO()
-    buffer.write(b"\0" * 128 + b"DICM")
-    write_file_meta_info(buffer, meta)
-    return buffer.getvalue()
+def _incoming(event: evt.Event) -> IncomingInstance:
+    """One C-STORE request.
 
-
-def _parse(content: bytes) -> InstanceHeader:
-    try:
-        return read_header(content)
-    except BadHeader as error:
-        raise _Refusal(CANNOT_UNDERSTAND, str(error)) from None
-
-
-def _require_match(event: evt.Event, header: InstanceHeader) -> None:
-    """The data set must be what the request and its presentation context say it is."""
+    Raises:
+        NotTaken: it names another SOP class than its presentation context.
+    """
     request = cast("C_STORE", event.request)
-    if header.sop_instance_uid != str(request.AffectedSOPInstanceUID):
-        raise _Refusal(DATA_SET_DOES_NOT_MATCH, "the request names another SOP instance")
-    classes = {str(request.AffectedSOPClassUID), str(event.context.abstract_syntax)}
-    if classes != {header.sop_class_uid}:
-        raise _Refusal(DATA_SET_DOES_NOT_MATCH, "the data set is of another SOP class")
+    if str(request.AffectedSOPClassUID) != str(event.context.abstract_syntax):
+        raise NotTaken(DATA_SET_DOES_NOT_MATCH, "the request names another SOP class")
+    return IncomingInstance(
+        data_set=event.encoded_dataset(include_meta=False),
+        transfer_syntax_uid=str(event.context.transfer_syntax),
+        sop_class_uid=str(request.AffectedSOPClassUID),
+        sop_instance_uid=str(request.AffectedSOPInstanceUID),
+        calling_ae_title=str(event.assoc.requestor.ae_title).strip(),
+        called_ae_title=str(event.assoc.acceptor.ae_title).strip(),
+    )
 
 
 def _guard(connection: Any) -> None:

@@ -12,7 +12,7 @@ from phoi_models.identity import ModelIdentity
 
 from phoi_edge_node.codec import from_json, to_json
 from phoi_edge_node.ports import DocumentKind, ReportStatus
-from phoi_edge_node.result import Priority, TriageResult
+from phoi_edge_node.result import Completeness, Priority, TriageResult
 from phoi_edge_node.sql import tables
 from phoi_edge_node.sql.deliveries import enqueue, supersede_deliveries
 from phoi_edge_node.sql.engine import Database, due, for_update
@@ -57,7 +57,7 @@ class Analyses(Database):
             connection.execute(
                 table.update()
                 .where(table.c.id == row.id)
-                .values(state=state, started_at=now, step="", fraction=0.0)
+                .values(state=state, state_since=now, started_at=now, step="", fraction=0.0)
             )
             row = connection.execute(sa.select(table).where(table.c.id == row.id)).one()
         return _analysis(row)
@@ -96,6 +96,7 @@ class Analyses(Database):
                 .where(table.c.id == analysis_id)
                 .values(
                     state=after(ANALYSIS, state, AnalysisEvent.RETRY),
+                    state_since=self._clock.now(),
                     attempts=table.c.attempts + int(reached_worker),
                     due_at=due_at,
                     error=error,
@@ -122,6 +123,7 @@ class Analyses(Database):
                 .where(table.c.id == analysis_id)
                 .values(
                     state=after(ANALYSIS, state, event),
+                    state_since=now,
                     result=to_json(result),
                     error=error,
                     finished_at=now,
@@ -183,7 +185,11 @@ class Analyses(Database):
 
 
 def queue_analysis(
-    connection: sa.Connection, study_instance_uid: str, priority: Priority, now: datetime
+    connection: sa.Connection,
+    study_instance_uid: str,
+    priority: Priority,
+    completeness: Completeness | None,
+    now: datetime,
 ) -> str:
     """Queue the next revision of a study; supersede what no person has signed."""
     table = tables.analyses
@@ -201,6 +207,8 @@ def queue_analysis(
             study_instance_uid=study_instance_uid,
             revision=rows[-1].revision + 1 if rows else 1,
             state=AnalysisState.QUEUED,
+            state_since=now,
+            completeness=completeness,
             priority=_RANK[priority],
             attempts=0,
             due_at=now,
@@ -231,7 +239,7 @@ def _supersede_unless_signed(
     connection.execute(
         analyses.update()
         .where(analyses.c.id == analysis_id)
-        .values(state=after(ANALYSIS, state, AnalysisEvent.SUPERSEDE))
+        .values(state=after(ANALYSIS, state, AnalysisEvent.SUPERSEDE), state_since=now)
     )
     supersede_deliveries(connection, analysis_id, now)
 
@@ -250,6 +258,8 @@ def _analysis(row: sa.Row[Any]) -> StoredAnalysis:
         study_instance_uid=row.study_instance_uid,
         revision=row.revision,
         state=AnalysisState(row.state),
+        state_since=row.state_since,
+        completeness=None if row.completeness is None else Completeness(row.completeness),
         priority=_PRIORITY[row.priority],
         model=None if row.model is None else from_json(row.model, ModelIdentity),
         attempts=row.attempts,

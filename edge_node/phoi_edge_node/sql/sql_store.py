@@ -34,6 +34,7 @@ class SqlStore(Studies, Analyses, Deliveries, Reviews, Statistics, People):
                 .where(analyses.c.state == AnalysisState.RUNNING)
                 .values(
                     state=after(ANALYSIS, AnalysisState.RUNNING, AnalysisEvent.RETRY),
+                    state_since=now,
                     # A study on which the node itself dies must not do that for ever.
                     attempts=analyses.c.attempts + 1,
                     error="the edge node ended in the middle of it",

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from phoi_edge_node.codec import from_json, to_json
 from phoi_edge_node.ports import Intake, ReceivedInstance
-from phoi_edge_node.result import Patient, Priority, StudyHeader
+from phoi_edge_node.result import Completeness, Patient, Priority, StudyHeader
 from phoi_edge_node.sql import tables
 from phoi_edge_node.sql.analyses import queue_analysis
 from phoi_edge_node.sql.engine import Database
@@ -62,7 +62,8 @@ class Studies(Database):
     def receiving_studies(self) -> Sequence[str]:
         """UIDs of studies that wait for completeness."""
         table = tables.studies
-        query = sa.select(table.c.study_instance_uid).where(table.c.state == StudyState.RECEIVING)
+        waiting = table.c.state.in_((StudyState.RECEIVING, StudyState.COUNTING))
+        query = sa.select(table.c.study_instance_uid).where(waiting)
         with self._read() as connection:
             return connection.scalars(query).all()
 
@@ -83,32 +84,68 @@ class Studies(Database):
         with self._read() as connection:
             return set(connection.scalars(sa.select(tables.instances.c.path)))
 
-    def complete_study(self, study_instance_uid: str, priority: Priority) -> str | None:
-        """All instances are here: queue the next revision and supersede the unsigned ones."""
-        table = tables.studies
-        here = table.c.study_instance_uid == study_instance_uid
+    def quiet_study(self, study_instance_uid: str) -> bool:
+        """Nothing more comes: the study is to be counted; False if it is not being received."""
         with self._write() as connection:
-            state = connection.scalar(sa.select(table.c.state).where(here).with_for_update())
-            if state != StudyState.RECEIVING:
+            state = _locked_state(connection, study_instance_uid)
+            if state is not StudyState.RECEIVING:
+                return False
+            self._move_study(connection, study_instance_uid, state, StudyEvent.QUIET)
+        return True
+
+    def complete_study(
+        self, study_instance_uid: str, priority: Priority, completeness: Completeness | None = None
+    ) -> str | None:
+        """All instances are here: queue the next revision and supersede the unsigned ones."""
+        unsure = completeness is Completeness.UNCONFIRMED
+        with self._write() as connection:
+            state = _locked_state(connection, study_instance_uid)
+            if state is StudyState.RECEIVING:
+                state = self._move_study(connection, study_instance_uid, state, StudyEvent.QUIET)
+            if state is not StudyState.COUNTING:
                 return None
-            connection.execute(
-                table.update()
-                .where(here)
-                .values(state=after(STUDY, StudyState(state), StudyEvent.QUIET))
+            event = StudyEvent.LIMIT if unsure else StudyEvent.COUNTED
+            self._move_study(connection, study_instance_uid, state, event)
+            return queue_analysis(
+                connection, study_instance_uid, priority, completeness, self._clock.now()
             )
-            return queue_analysis(connection, study_instance_uid, priority, self._clock.now())
+
+    def _move_study(
+        self,
+        connection: sa.Connection,
+        study_instance_uid: str,
+        state: StudyState,
+        event: StudyEvent,
+    ) -> StudyState:
+        table = tables.studies
+        state = after(STUDY, state, event)
+        connection.execute(
+            table.update()
+            .where(table.c.study_instance_uid == study_instance_uid)
+            .values(state=state, state_since=self._clock.now())
+        )
+        return state
+
+
+def _locked_state(connection: sa.Connection, study_instance_uid: str) -> StudyState | None:
+    table = tables.studies
+    query = sa.select(table.c.state).where(table.c.study_instance_uid == study_instance_uid)
+    state = connection.scalar(query.with_for_update())
+    return None if state is None else StudyState(state)
 
 
 def _open_study(connection: sa.Connection, instance: ReceivedInstance) -> bool:
     """Open the study of an instance; False if it is another patient's."""
     table = tables.studies
     here = table.c.study_instance_uid == instance.study_instance_uid
-    state = connection.scalar(sa.select(table.c.state).where(here).with_for_update())
+    state = _locked_state(connection, instance.study_instance_uid)
     if state is None:
         connection.execute(
             table.insert().values(
                 study_instance_uid=instance.study_instance_uid,
                 state=StudyState.RECEIVING,
+                state_since=instance.received_at,
+                receiving_since=instance.received_at,
                 header=to_json(instance.study),
                 first_received_at=instance.received_at,
                 last_received_at=instance.received_at,
@@ -118,14 +155,13 @@ def _open_study(connection: sa.Connection, instance: ReceivedInstance) -> bool:
     known = _header(connection, instance.study_instance_uid)
     if known is None or not _same_patient(known.patient, instance.study.patient):
         return False
-    connection.execute(
-        table.update()
-        .where(here)
-        .values(
-            state=after(STUDY, StudyState(state), StudyEvent.INSTANCE_STORED),
-            last_received_at=instance.received_at,
-        )
-    )
+    values: dict[str, object] = {"last_received_at": instance.received_at}
+    following = after(STUDY, state, StudyEvent.INSTANCE_STORED)
+    if following is not state:
+        values |= {"state": following, "state_since": instance.received_at}
+        if state is not StudyState.COUNTING:  # it was whole once, and begins anew
+            values["receiving_since"] = instance.received_at
+    connection.execute(table.update().where(here).values(values))
     return True
 
 
@@ -156,6 +192,8 @@ def _study(row: sa.Row[Any]) -> StoredStudy:
     return StoredStudy(
         header=from_json(row.header, StudyHeader),
         state=StudyState(row.state),
+        state_since=row.state_since,
+        receiving_since=row.receiving_since,
         first_received_at=row.first_received_at,
         last_received_at=row.last_received_at,
         instance_count=row.instance_count,
