@@ -31,6 +31,7 @@ from phoi_edge_node.dicom.headers import BadHeader, instance_from_file
 from phoi_edge_node.dicom.instance_files import InstanceFiles
 from phoi_edge_node.dicom.series_reader import DicomSeriesReader
 from phoi_edge_node.dicom.storage_scp import StorageScp
+from phoi_edge_node.dicom.stow import StowService
 from phoi_edge_node.dicom.taking import InstanceTaker
 from phoi_edge_node.errors import EdgeError, InferenceUnavailable
 from phoi_edge_node.fhir.bundle import FhirEncoder
@@ -233,8 +234,8 @@ class EdgeNode:
         self._intake = StudyIntake(
             self.storage.store, self._clock, settings.dicom.quiet_time_s, self._nudge
         )
-        taker = InstanceTaker(settings.dicom, self.storage.files, self._intake, self._clock)
-        self.scp = StorageScp(settings.dicom, taker, self._clock)
+        self._taker = InstanceTaker(settings.dicom, self.storage.files, self._intake, self._clock)
+        self.scp = StorageScp(settings.dicom, self._taker, self._clock)
         self._follow_mlflow(home)
         self._links = Links(self._couriers, self._inference, self._clock)
         self._web = self._make_web()
@@ -329,6 +330,9 @@ class EdgeNode:
         registry = CollectorRegistry()
         registry.register(EdgeCollector(self.storage.store, self._links, self._clock))
         app.mount("/metrics", make_asgi_app(registry))
+        if settings.stow is not None:
+            stow = StowService(settings.stow, settings.dicom, self._taker, self._clock)
+            app.mount("/dicom-web", stow.application())
         return uvicorn.Server(server_config(app, settings.web))
 
     def _start_web(self) -> None:
