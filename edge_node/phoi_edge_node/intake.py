@@ -1,25 +1,51 @@
 """From instances that arrive to a study that is complete.
 
-DICOM has no end of a study. A study counts as complete when every association that brought some of
-it has ended and nothing more came for a quiet time, measured by a clock that nobody can set.
+DICOM has no end of a study. When every association that brought some of it has ended and nothing
+more came for a quiet time, it is counted, where an archive can be asked (``counting.py``), or else
+taken as complete. After a limit it is complete however it is, so that no study waits for ever.
+Time is measured by a clock that nobody can set; only across a restart by the wall clock.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import structlog
 
 from phoi_edge_node.ports import Clock, Intake, ReceivedInstance
-from phoi_edge_node.result import Priority
+from phoi_edge_node.result import Completeness, Priority
+from phoi_edge_node.settings import CompletenessSettings
 from phoi_edge_node.store import StudyStore
 
 log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True)
+class Reception:
+    """One study that is being received or counted. Times are monotonic, s.
+
+    Attributes:
+        since: its first instance, or the first after it had been complete.
+        last_seen: its latest instance.
+        counting: it was quiet; archives are asked.
+    """
+
+    since: float
+    last_seen: float
+    counting: bool = False
+
+
 class StudyIntake:
-    """Implements ``ports.Receiver``. Safe to call from many threads."""
+    """Implements ``ports.Receiver``. Safe to call from many threads.
+
+    Args:
+        quiet_time_s: without a new instance, before a study is counted.
+        on_complete: called when an analysis was queued.
+        completeness: for how long a study may be waited for.
+        counted: archives are asked; a quiet study is left to whoever calls ``counting``.
+    """
 
     def __init__(
         self,
@@ -27,16 +53,19 @@ class StudyIntake:
         clock: Clock,
         quiet_time_s: float,
         on_complete: Callable[[], None] = lambda: None,
+        completeness: CompletenessSettings | None = None,
+        *,
+        counted: bool = False,
     ) -> None:
         self._store = store
         self._clock = clock
         self._quiet_time_s = quiet_time_s
         self._on_complete = on_complete
+        self._completeness = completeness or CompletenessSettings()
+        self._counted = counted
         self._lock = threading.Lock()
         self._open: dict[str, set[str]] = {}
-        # A study that was being received when the process died starts its quiet time anew.
-        now = clock.monotonic()
-        self._last_seen = dict.fromkeys(store.receiving_studies(), now)
+        self._receptions = {uid: self._taken_up(uid) for uid in store.receiving_studies()}
 
     def instance_received(self, instance: ReceivedInstance, association: str) -> Intake:
         """Index an instance that is durable on disk."""
@@ -45,11 +74,18 @@ class StudyIntake:
             self._open.setdefault(association, set()).add(uid)
         outcome = self._store.add_instance(instance)
         if outcome is Intake.STORED:
-            with self._lock:
-                self._last_seen[uid] = self._clock.monotonic()
+            self.reopened(uid)
         elif outcome is not Intake.DUPLICATE:
             log.warning("instance quarantined", why=outcome.value, study_instance_uid=uid)
         return outcome
+
+    def reopened(self, study_instance_uid: str) -> None:
+        """The store has a study as being received: by a new instance, or since one was lost."""
+        now = self._clock.monotonic()
+        with self._lock:
+            known = self._receptions.get(study_instance_uid)
+            since = known.since if known else now
+            self._receptions[study_instance_uid] = Reception(since, now)
 
     def association_released(self, association: str) -> None:
         """An association ended, by release, abort or loss."""
@@ -57,24 +93,80 @@ class StudyIntake:
             self._open.pop(association, None)
 
     def complete_quiet_studies(self) -> int:
-        """Queue an analysis of every study that is complete; how many there were."""
+        """Queue an analysis of every quiet study, or have it counted; how many there were."""
         with self._lock:
             now = self._clock.monotonic()
             busy = set().union(*self._open.values())
-            quiet = [
-                uid
-                for uid, seen in self._last_seen.items()
-                if uid not in busy and now - seen >= self._quiet_time_s
-            ]
-        for uid in quiet:
-            self._complete(uid)
-        return len(quiet)
+            receiving = {uid: r for uid, r in self._receptions.items() if not r.counting}
+        quiet = {
+            uid: reception
+            for uid, reception in receiving.items()
+            if uid not in busy and now - reception.last_seen >= self._quiet_time_s
+        }
+        overdue = {
+            uid: reception
+            for uid, reception in receiving.items()
+            if uid not in quiet and now - reception.since >= self._completeness.limit_s
+        }
+        for uid, reception in quiet.items():
+            if self._counted:
+                self._count(uid, reception)
+            else:
+                self._complete(uid, reception, None)
+        for uid, reception in overdue.items():
+            log.warning("study never quiet", study_instance_uid=uid)
+            self._store.quiet_study(uid)
+            self._complete(uid, reception, Completeness.UNCONFIRMED)
+        return len(quiet) + len(overdue)
 
-    def _complete(self, uid: str) -> None:
-        analysis_id = self._store.complete_study(uid, Priority.ROUTINE)
+    def counting(self) -> Mapping[str, Reception]:
+        """The studies of which archives are to be asked now, by Study Instance UID."""
         with self._lock:
-            if self._clock.monotonic() - self._last_seen[uid] >= self._quiet_time_s:
-                del self._last_seen[uid]
+            return {uid: r for uid, r in self._receptions.items() if r.counting}
+
+    def complete_counted(
+        self, study_instance_uid: str, reception: Reception, how: Completeness
+    ) -> None:
+        """Queue an analysis of a study that was counted, unless more of it came meanwhile.
+
+        Args:
+            reception: as ``counting`` gave it when it was decided.
+            how: it is known to be whole.
+        """
+        with self._lock:
+            unchanged = self._receptions.get(study_instance_uid) == reception
+        if unchanged:
+            self._complete(study_instance_uid, reception, how)
+
+    def _taken_up(self, uid: str) -> Reception:
+        """A study that was being received when the process ended starts its quiet time anew.
+
+        How long it has waited only the wall clock tells, which may have been set since. Whatever
+        it says, there is time left to ask archives twice, and no more than the whole limit.
+        """
+        now = self._clock.monotonic()
+        study = self._store.study(uid)
+        waited_s = (self._clock.now() - study.receiving_since).total_seconds() if study else 0.0
+        settings = self._completeness
+        longest = settings.limit_s - self._quiet_time_s - 3 * settings.ask_every_s
+        return Reception(since=now - max(0.0, min(waited_s, longest)), last_seen=now)
+
+    def _count(self, uid: str, reception: Reception) -> None:
+        self._store.quiet_study(uid)
+        with self._lock:
+            if self._receptions.get(uid) == reception:
+                self._receptions[uid] = replace(reception, counting=True)
+
+    def _complete(self, uid: str, reception: Reception, how: Completeness | None) -> None:
+        analysis_id = self._store.complete_study(uid, Priority.ROUTINE, how)
+        with self._lock:
+            if self._receptions.get(uid) == reception:
+                del self._receptions[uid]
         if analysis_id is not None:
-            log.info("study complete", study_instance_uid=uid, analysis_id=analysis_id)
+            log.info(
+                "study complete",
+                study_instance_uid=uid,
+                analysis_id=analysis_id,
+                completeness=how or Completeness.BY_GEOMETRY,
+            )
             self._on_complete()

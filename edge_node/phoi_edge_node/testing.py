@@ -5,22 +5,25 @@ Each passes the same contract suite as the adapter that it stands for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
 
 from phoi_models.findings import VolumeAnalysis
 from phoi_models.identity import ModelIdentity
 from phoi_models.volume import Volume
 
-from phoi_edge_node.errors import InferenceFailed, InferenceUnavailable
+from phoi_edge_node.errors import InferenceFailed, InferenceUnavailable, SourceUnavailable
 from phoi_edge_node.ports import (
     AnalysisRequest,
+    ArchivedSeries,
+    ArchivedStudy,
     Delivered,
     Document,
     DocumentKind,
     ReceivedInstance,
     SendOutcome,
     SeriesChoice,
+    SliceRef,
 )
 
 
@@ -125,7 +128,8 @@ class FakeSeriesReader:
         """All instances, as one series."""
         if self._refusal is not None:
             raise self._refusal
-        return SeriesChoice(instances[0].series_instance_uid, tuple(instances), "the only one", {})
+        slices = tuple(SliceRef(instance) for instance in instances)
+        return SeriesChoice(instances[0].series_instance_uid, slices, "the only one", {})
 
     def show(self, volume: Volume) -> None:
         """From now on, another volume."""
@@ -168,3 +172,78 @@ class FakeDestination:
     def check(self) -> SendOutcome:
         """Always there."""
         return Delivered()
+
+
+class FakeImageSource:
+    """An archive with one CT study, which can be told to be silent.
+
+    Args:
+        study_instance_uid: of its study.
+        series: SOP Instance UIDs by Series Instance UID.
+        on_day: Study Date of its study.
+        send: gets each image that is fetched; None: nothing can be fetched.
+
+    Attributes:
+        series_held: what it holds; may be changed.
+        silent: it gives no answer.
+        asked: how often it was asked, in vain too.
+    """
+
+    def __init__(
+        self,
+        study_instance_uid: str,
+        series: Mapping[str, Collection[str]],
+        on_day: date = date(2026, 3, 15),
+        send: Callable[[str], object] | None = None,
+        name: str = "fake",
+    ) -> None:
+        self.name = name
+        self.series_held = {uid: list(instances) for uid, instances in series.items()}
+        self.silent = False
+        self.asked = 0
+        self._study_instance_uid = study_instance_uid
+        self._on_day = on_day
+        self._send = send
+
+    @property
+    def can_fetch(self) -> bool:
+        """It was told where to send."""
+        return self._send is not None
+
+    def studies(self, first: date, last: date) -> Sequence[ArchivedStudy]:
+        """Its study, if it is of these days."""
+        self._answer()
+        if not first <= self._on_day <= last:
+            return ()
+        return (ArchivedStudy(self._study_instance_uid, frozenset({"CT"}), ""),)
+
+    def series(self, study_instance_uid: str) -> Sequence[ArchivedSeries]:
+        """Every series with its count."""
+        self._answer()
+        if study_instance_uid != self._study_instance_uid:
+            return ()
+        return tuple(ArchivedSeries(u, "CT", len(i)) for u, i in self.series_held.items())
+
+    def instances(self, study_instance_uid: str, series_instance_uid: str) -> Collection[str]:
+        """What it holds of a series."""
+        self._answer()
+        if study_instance_uid != self._study_instance_uid:
+            return ()
+        return tuple(self.series_held.get(series_instance_uid, ()))
+
+    def fetch(
+        self, study_instance_uid: str, series_instance_uid: str, sop_instance_uids: Collection[str]
+    ) -> int:
+        """Send those that it holds."""
+        held = self.instances(study_instance_uid, series_instance_uid)
+        wanted = sop_instance_uids or held
+        if self._send is None or not set(wanted) <= set(held):
+            raise SourceUnavailable("it cannot send all of these images")
+        for uid in wanted:
+            self._send(uid)
+        return len(wanted)
+
+    def _answer(self) -> None:
+        self.asked += 1
+        if self.silent:
+            raise SourceUnavailable("it gives no answer")

@@ -1,0 +1,260 @@
+"""Quiet studies are counted by archives that lag, lie low, hold more, or hold less."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from phoi_edge_node.counting import StudyCounter
+from phoi_edge_node.errors import SourceUnavailable
+from phoi_edge_node.intake import StudyIntake
+from phoi_edge_node.ports import ArchivedSeries
+from phoi_edge_node.result import Completeness
+from phoi_edge_node.settings import CompletenessSettings
+from phoi_edge_node.sql.engine import open_engine
+from phoi_edge_node.sql.sql_store import SqlStore
+from phoi_edge_node.store import StoredAnalysis
+from phoi_edge_node.study import StudyState
+from phoi_edge_node.testing import FakeClock, FakeImageSource
+from support import values
+
+UID, SERIES = "1.2.3", "1.2.3.9"
+SETTINGS = CompletenessSettings(ask_every_s=10, limit_s=300)
+QUIET_S = 30.0
+
+
+class Edge:
+    """Intake and counter around one archive that the test plays."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = FakeClock()
+        self.engine = open_engine(f"sqlite:///{folder / 'phoi.sqlite'}")
+        self.store = SqlStore(self.engine, self.clock)
+        self.archive = FakeImageSource(UID, {SERIES: [f"{SERIES}.{n}" for n in (1, 2, 3)]})
+        self.sources = [self.archive]
+        self.restart()
+
+    def restart(self) -> None:
+        self.intake = StudyIntake(
+            self.store, self.clock, QUIET_S, completeness=SETTINGS, counted=True
+        )
+        self.counter = StudyCounter(self.store, self.sources, self.intake, self.clock, SETTINGS)
+
+    def archive_sends(self) -> None:
+        """From now on images can be fetched: they come on an association of their own."""
+        self.archive = FakeImageSource(UID, self.archive.series_held, send=self.receive_one)
+        self.sources = [self.archive]
+        self.restart()
+
+    def receive_one(self, sop_instance_uid: str) -> None:
+        self.receive(int(sop_instance_uid.rsplit(".", 1)[1]))
+
+    def receive(self, *numbers: int, study: str = UID) -> None:
+        for number in numbers:
+            self.intake.instance_received(values.instance(number, study), "a1")
+        self.intake.association_released("a1")
+
+    def pass_time(self, seconds: float) -> None:
+        """In steps as the loops take them."""
+        for _ in range(int(seconds)):
+            self.clock.advance(1)
+            self.intake.complete_quiet_studies()
+            self.counter.ask_next()
+            self.counter.fetch_next()
+            self.counter.settle()
+
+    def analyses(self, study: str = UID) -> Sequence[StoredAnalysis]:
+        return self.store.analyses(study)
+
+    def how(self) -> list[Completeness | None]:
+        return [analysis.completeness for analysis in self.analyses()]
+
+    def state(self) -> StudyState:
+        study = self.store.study(UID)
+        assert study is not None
+        return study.state
+
+
+@pytest.fixture
+def edge(tmp_path: Path) -> Iterator[Edge]:
+    edge = Edge(tmp_path)
+    yield edge
+    edge.engine.dispose()
+
+
+def test_a_whole_study_is_confirmed_by_two_equal_counts(edge: Edge) -> None:
+    edge.receive(1, 2, 3)
+    edge.pass_time(QUIET_S + 5)
+    assert edge.state() is StudyState.COUNTING
+    assert edge.archive.asked == 1
+    edge.pass_time(10)
+    assert edge.archive.asked == 2
+    assert edge.how() == [Completeness.CONFIRMED]
+
+
+def test_a_study_is_not_cut_while_the_archive_is_still_filled(edge: Edge) -> None:
+    held = edge.archive.series_held[SERIES]
+    edge.receive(1, 2, 3)
+    for number in range(4, 10):
+        edge.pass_time(20)
+        held.append(f"{SERIES}.{number}")
+        edge.receive(number)
+        assert not edge.analyses()
+    edge.pass_time(60)
+    assert edge.how() == [Completeness.CONFIRMED]
+
+
+def test_missing_images_are_waited_for_up_to_the_limit_and_then_said(edge: Edge) -> None:
+    edge.receive(1, 2)
+    edge.pass_time(290)
+    assert not edge.analyses()
+    edge.pass_time(15)
+    assert edge.how() == [Completeness.UNCONFIRMED]
+
+
+def test_missing_images_are_fetched(edge: Edge) -> None:
+    edge.archive_sends()
+    edge.receive(1)
+    edge.pass_time(120)
+    assert edge.how() == [Completeness.CONFIRMED]
+    assert len(edge.store.instances(UID)) == 3
+
+
+def test_a_series_that_the_archive_did_not_route_is_not_missing(edge: Edge) -> None:
+    edge.archive.series_held["1.2.3.8"] = ["1.2.3.8.1", "1.2.3.8.2"]
+    edge.receive(1, 2, 3)
+    edge.pass_time(60)
+    assert edge.how() == [Completeness.CONFIRMED]
+
+
+def test_an_archive_that_knows_less_leaves_it_to_geometry(edge: Edge) -> None:
+    edge.archive.series_held.clear()
+    edge.receive(1, 2, 3)
+    edge.pass_time(60)
+    assert edge.how() == [Completeness.BY_GEOMETRY]
+
+
+def test_a_silent_archive_is_asked_until_it_answers(edge: Edge) -> None:
+    edge.archive.silent = True
+    edge.receive(1, 2, 3)
+    edge.pass_time(100)
+    assert not edge.analyses()
+    assert edge.archive.asked >= 3
+    edge.archive.silent = False
+    edge.pass_time(35)
+    assert edge.how() == [Completeness.CONFIRMED]
+
+
+def test_many_studies_make_a_silent_archive_no_slower(edge: Edge) -> None:
+    edge.archive.silent = True
+    for number in range(20):
+        edge.receive(1, study=f"1.2.{number}")
+    edge.pass_time(100)
+    assert edge.archive.asked <= 100 / SETTINGS.ask_every_s + 1
+
+
+def test_a_late_image_makes_earlier_answers_worthless(edge: Edge) -> None:
+    edge.receive(1, 2, 3)
+    edge.pass_time(QUIET_S + 5)
+    edge.receive(4)
+    assert edge.state() is StudyState.RECEIVING
+    edge.pass_time(10)
+    assert not edge.analyses()
+
+
+def test_an_image_after_completion_makes_the_next_revision(edge: Edge) -> None:
+    edge.receive(1, 2, 3)
+    edge.pass_time(60)
+    edge.archive.series_held[SERIES].append(f"{SERIES}.4")
+    edge.receive(4)
+    edge.pass_time(60)
+    assert [analysis.revision for analysis in edge.analyses()] == [1, 2]
+
+
+def test_an_association_that_never_ends_holds_up_no_study_for_ever(edge: Edge) -> None:
+    edge.intake.instance_received(values.instance(1), "a1")
+    edge.pass_time(295)
+    assert not edge.analyses()
+    edge.pass_time(10)
+    assert edge.how() == [Completeness.UNCONFIRMED]
+
+
+@pytest.mark.parametrize("years", [-30, 30])
+def test_a_clock_that_is_set_neither_cuts_nor_delays(edge: Edge, years: int) -> None:
+    edge.archive.silent = True
+    edge.receive(1, 2, 3)
+    edge.clock.set_wall_clock(edge.clock.now() + timedelta(days=365 * years))
+    edge.pass_time(290)
+    assert not edge.analyses()
+    edge.pass_time(15)
+    assert edge.how() == [Completeness.UNCONFIRMED]
+
+
+@pytest.mark.parametrize("years", [-30, 30])
+def test_nor_does_one_that_is_set_before_a_restart(edge: Edge, years: int) -> None:
+    edge.receive(1, 2, 3)
+    edge.clock.set_wall_clock(edge.clock.now() + timedelta(days=365 * years))
+    edge.restart()
+    edge.pass_time(50)
+    assert edge.how() == [Completeness.CONFIRMED], "there was time to ask twice"
+    edge.receive(4)
+    edge.archive.silent = True
+    edge.restart()
+    edge.pass_time(SETTINGS.limit_s + 10)
+    assert edge.how()[-1] is Completeness.UNCONFIRMED
+
+
+def test_a_restart_goes_on_counting(edge: Edge) -> None:
+    edge.receive(1, 2, 3)
+    edge.pass_time(QUIET_S + 5)
+    assert edge.state() is StudyState.COUNTING
+    edge.restart()
+    edge.pass_time(60)
+    assert edge.how() == [Completeness.CONFIRMED]
+
+
+def test_what_was_waited_before_a_restart_counts(edge: Edge) -> None:
+    edge.archive.silent = True
+    edge.receive(1, 2, 3)
+    edge.pass_time(150)
+    edge.restart()
+    edge.pass_time(160)
+    assert edge.how() == [Completeness.UNCONFIRMED]
+
+
+class Uncounted(FakeImageSource):
+    """An archive that does not return (0020,1209)."""
+
+    def series(self, study_instance_uid: str) -> Sequence[ArchivedSeries]:
+        return [ArchivedSeries(SERIES, "CT", None) for _ in super().series(study_instance_uid)]
+
+
+def test_an_archive_that_does_not_count_is_counted_image_by_image(edge: Edge) -> None:
+    edge.sources = [Uncounted(UID, {SERIES: [f"{SERIES}.1", f"{SERIES}.2"]})]
+    edge.restart()
+    edge.receive(1, 2)
+    edge.pass_time(60)
+    assert edge.how() == [Completeness.CONFIRMED]
+
+
+class Refusing(FakeImageSource):
+    """An archive that counts and does not send."""
+
+    fetches = 0
+
+    def fetch(self, *_: object) -> int:
+        self.fetches += 1
+        raise SourceUnavailable("no")
+
+
+def test_fetches_in_vain_end(edge: Edge) -> None:
+    held = {SERIES: [f"{SERIES}.1", f"{SERIES}.2"]}
+    archive = Refusing(UID, held, send=edge.receive_one)
+    edge.sources = [archive]
+    edge.restart()
+    edge.receive(1)
+    edge.pass_time(310)
+    assert edge.how() == [Completeness.UNCONFIRMED]
+    assert archive.fetches == 3
