@@ -7,7 +7,6 @@ to disk as they came. Nothing of a patient is logged.
 from __future__ import annotations
 
 import itertools
-import socket
 import threading
 from typing import Any, cast
 
@@ -36,6 +35,15 @@ from pydicom.uid import (
 from pynetdicom import AE, evt
 from pynetdicom.dimse_primitives import C_STORE
 
+from phoi_edge_node.dicom.acceptor import (
+    Acceptor,
+    Limits,
+    MemoryBudget,
+    Patience,
+    TooLong,
+    end_message,
+)
+from phoi_edge_node.dicom.door import DoorRules
 from phoi_edge_node.dicom.taking import (
     DATA_SET_DOES_NOT_MATCH,
     OUT_OF_RESOURCES,
@@ -44,6 +52,7 @@ from phoi_edge_node.dicom.taking import (
     InstanceTaker,
     NotTaken,
 )
+from phoi_edge_node.dicom.tls import server_context
 from phoi_edge_node.errors import EdgeError
 from phoi_edge_node.ports import Clock
 from phoi_edge_node.settings import DicomSettings
@@ -68,11 +77,7 @@ TRANSFER_SYNTAXES = (
 )
 
 _VERIFICATION = UID("1.2.840.10008.1.1")
-_MAXIMUM_PDU = 128 * 1024
-_LARGEST_PDU_READ = 2 * _MAXIMUM_PDU  # an A-ASSOCIATE-RQ is not bound by the negotiated length
-_ACSE_TIMEOUT_S = 10.0
-_STALL_TIMEOUT_S = 30.0
-_IDLE_TIMEOUT_S = 60.0
+_BUDGET = 512 * 1024 * 1024  # bytes of data sets that come in at once, beside the one that is first
 
 _log = structlog.get_logger(__name__)
 
@@ -80,11 +85,18 @@ _log = structlog.get_logger(__name__)
 class StorageScp:
     """Listens for CT images."""
 
-    def __init__(self, settings: DicomSettings, taker: InstanceTaker, clock: Clock) -> None:
+    def __init__(
+        self,
+        settings: DicomSettings,
+        taker: InstanceTaker,
+        clock: Clock,
+        patience: Patience = Patience(),  # noqa: B008 - frozen
+    ) -> None:
         self._settings = settings
         self._taker = taker
         self._clock = clock
-        self._server: Any = None
+        self._patience = patience
+        self._acceptor: Acceptor | None = None
         self._count = itertools.count(1)
         self._open: dict[int, str] = {}
         self._lock = threading.Lock()
@@ -92,55 +104,42 @@ class StorageScp:
     @property
     def port(self) -> int:
         """The port in use, also where the settings say 0; only while started."""
-        return int(self._server.server_address[1])
+        if self._acceptor is None:
+            raise EdgeError("the DICOM receiver is not started")
+        return self._acceptor.port
 
     def start(self) -> None:
         """Begin to listen; returns at once.
 
         Raises:
-            EdgeError: the port cannot be used.
+            EdgeError: the port, or a file for TLS, cannot be used.
         """
-        address = (self._settings.host, self._settings.port)
-        handlers: list[evt.EventHandlerType] = [
-            (evt.EVT_CONN_OPEN, self._opened),
-            (evt.EVT_C_STORE, self._store),
-            (evt.EVT_RELEASED, self._ended),
-            (evt.EVT_ABORTED, self._ended),
-            (evt.EVT_CONN_CLOSE, self._ended),
-        ]
-        try:
-            self._server = self._entity().start_server(address, block=False, evt_handlers=handlers)
-        except OSError as error:
-            raise EdgeError(
-                f"cannot listen for DICOM on {address[0]}:{address[1]} ({error.strerror}). "
-                "Stop what uses the port, or set dicom.port to another one."
-            ) from None
-        _log.info("listening", ae_title=self._settings.ae_title, port=self.port)
+        settings, tls = self._settings, server_context(self._settings)
+        self._acceptor = Acceptor(
+            self._entity(),
+            (settings.host, settings.port),
+            DoorRules.of(settings, tls, self._patience.request),
+            Limits(settings.largest_instance_mb * 1_000_000, MemoryBudget(_BUDGET), self._patience),
+            self._clock,
+            [(evt.EVT_C_STORE, self._store)],
+            self._ended,
+        )
+        _log.info("listening", ae_title=settings.ae_title, port=self.port, tls=tls is not None)
 
     def stop(self) -> None:
         """Stop listening; open associations are aborted, so their senders try again. Idempotent."""
-        server, self._server = self._server, None
-        if server is not None:
-            server.shutdown()
-            for open_association in server.active_associations:
-                open_association.abort()
+        acceptor, self._acceptor = self._acceptor, None
+        if acceptor is not None:
+            acceptor.stop()
 
     def _entity(self) -> AE:
         entity = AE(ae_title=self._settings.ae_title)
         entity.require_called_aet = True
         entity.require_calling_aet = list(self._settings.allowed_calling_ae_titles)
-        entity.maximum_pdu_size = _MAXIMUM_PDU
-        entity.maximum_associations = self._settings.maximum_associations
-        entity.acse_timeout = _ACSE_TIMEOUT_S
-        entity.dimse_timeout = _STALL_TIMEOUT_S
-        entity.network_timeout = _IDLE_TIMEOUT_S
         entity.add_supported_context(_VERIFICATION)
         for sop_class in SOP_CLASSES:
             entity.add_supported_context(sop_class, list(TRANSFER_SYNTAXES))
         return entity
-
-    def _opened(self, event: evt.Event) -> None:
-        _guard(event.assoc.dul.socket)
 
     def _association(self, association: Any) -> str:
         """Our name of an association, given when it stores its first instance."""
@@ -151,10 +150,9 @@ class StorageScp:
                 self._open[id(association)] = name
             return name
 
-    def _ended(self, event: evt.Event) -> None:
-        # Told up to three times of one association: released or aborted, and then closed.
+    def _ended(self, association: Any) -> None:
         with self._lock:
-            name = self._open.pop(id(event.assoc), None)
+            name = self._open.pop(id(association), None)
         if name is not None:
             self._taker.released(name)
 
@@ -172,27 +170,23 @@ class StorageScp:
             # traceback: those of structlog show local variables, and so the patient.
             log.error("not_stored", error=type(error).__name__)  # noqa: TRY400
             return OUT_OF_RESOURCES
+        finally:
+            end_message(event.assoc)
         return SUCCESS
 
     def _take(self, event: evt.Event) -> None:
-        incoming = _incoming(event)
-        association = self._association(event.assoc)
-        try:
-            self._taker.take(incoming, association)
-        finally:
-            with self._lock:
-                lost = association not in self._open.values()
-            if lost:  # the connection ended while its last instance was being indexed
-                self._taker.released(association)
+        self._taker.take(_incoming(event), self._association(event.assoc))
 
 
 def _incoming(event: evt.Event) -> IncomingInstance:
     """One C-STORE request.
 
     Raises:
-        NotTaken: it names another SOP class than its presentation context.
+        NotTaken: it names another SOP class than its presentation context, or was too long.
     """
     request = cast("C_STORE", event.request)
+    if isinstance(request.DataSet, TooLong):
+        raise NotTaken(OUT_OF_RESOURCES, "it is larger than dicom.largest_instance_mb allows")
     if str(request.AffectedSOPClassUID) != str(event.context.abstract_syntax):
         raise NotTaken(DATA_SET_DOES_NOT_MATCH, "the request names another SOP class")
     return IncomingInstance(
@@ -203,29 +197,3 @@ def _incoming(event: evt.Event) -> IncomingInstance:
         calling_ae_title=str(event.assoc.requestor.ae_title).strip(),
         called_ae_title=str(event.assoc.acceptor.ae_title).strip(),
     )
-
-
-def _guard(connection: Any) -> None:
-    """Bound what a peer can make us wait for and hold in memory.
-
-    pynetdicom reads as many bytes as a peer claims that a PDU has, before any association exists
-    (pydicom/pynetdicom#1086), and 4 KiB at a time.
-    """
-    stream: socket.socket = connection.socket
-    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    stream.settimeout(_STALL_TIMEOUT_S)
-
-    def receive(length: int) -> bytearray:
-        if length > _LARGEST_PDU_READ:
-            raise OSError("the peer claims a PDU that is longer than was negotiated")
-        pdu = bytearray(length)
-        view, got = memoryview(pdu), 0
-        while got < length:
-            read = stream.recv_into(view[got:])
-            if read == 0:
-                break
-            got += read
-        del view
-        return pdu[:got] if got < length else pdu
-
-    connection.recv = receive
