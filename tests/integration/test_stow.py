@@ -70,8 +70,8 @@ class Site:
             f"http://127.0.0.1:{self.port}/dicom-web{path}",
             content=body,
             headers={
-                "Authorization": f"Bearer {token}".rstrip().encode(),
-                "Content-Type": content_type,
+                b"Authorization": f"Bearer {token}".rstrip().encode(),
+                b"Content-Type": content_type.encode(),
             },
             trust_env=False,
             timeout=60,
