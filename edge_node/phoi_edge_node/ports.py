@@ -171,19 +171,37 @@ class ImageSource(Protocol):
 
 
 @dataclass(frozen=True)
+class SliceRef:
+    """One slice of a series: an instance, or one frame of a multi-frame instance.
+
+    Attributes:
+        frame: counted from 1, as in Referenced Frame Number (0008,1160); None where the instance
+            is one image.
+    """
+
+    instance: ReceivedInstance
+    frame: int | None = None
+
+
+@dataclass(frozen=True)
 class SeriesChoice:
     """The series that is analysed.
 
     Attributes:
-        instances: one per slice, in the order of the volume's slice axis.
+        slices: in the order of the volume's slice axis.
         reason: one English clause: "thinnest axial series: 133 slices of 2.5 mm".
         passed_over: why each other series was not taken, by Series Instance UID.
     """
 
     series_instance_uid: str
-    instances: tuple[ReceivedInstance, ...]
+    slices: tuple[SliceRef, ...]
     reason: str
     passed_over: Mapping[str, str]
+
+    @property
+    def instances(self) -> tuple[ReceivedInstance, ...]:
+        """Those that hold the slices, each once, by their first slice."""
+        return tuple({s.instance.sop_instance_uid: s.instance for s in self.slices}.values())
 
 
 class SeriesReader(Protocol):
@@ -198,7 +216,7 @@ class SeriesReader(Protocol):
         ...
 
     def read(self, choice: SeriesChoice) -> Volume:
-        """The voxels, HU, ordered by position; slice z of the volume is ``choice.instances[z]``.
+        """The voxels, HU, ordered by position; slice z of the volume is ``choice.slices[z]``.
 
         Raises:
             NotAnalysable: missing or duplicate slices, unreadable pixels, ...

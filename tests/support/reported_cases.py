@@ -16,7 +16,13 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from phoi_edge_node.dicom.headers import instance_from_file
-from phoi_edge_node.ports import ReceivedInstance, ReportedCase, ReportStatus, SeriesChoice
+from phoi_edge_node.ports import (
+    ReceivedInstance,
+    ReportedCase,
+    ReportStatus,
+    SeriesChoice,
+    SliceRef,
+)
 from phoi_edge_node.result import (
     Nodule,
     Outcome,
@@ -142,6 +148,7 @@ def case_of(
     analysed = outcome not in {Outcome.NOT_ANALYSABLE, Outcome.FAILED}
     study, series = images.study, images.instances[0].series_instance_uid
     why = f"thinnest axial series: {len(images.instances)} slices" if analysed else ""
+    slices = tuple(SliceRef(instance) for instance in images.instances)
     result = TriageResult(
         identity=ResultIdentity(study.study_instance_uid, series, "00" * 32, MODEL, 1),
         outcome=outcome,
@@ -158,7 +165,7 @@ def case_of(
         result=result,
         status=ReportStatus.PRELIMINARY,
         instances=images.instances,
-        choice=SeriesChoice(series, images.instances, why, {}) if analysed else None,
+        choice=SeriesChoice(series, slices, why, {}) if analysed else None,
         volume=images.volume if analysed else None,
     )
 

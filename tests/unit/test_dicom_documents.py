@@ -342,7 +342,7 @@ def test_slices_in_another_order_than_the_volume_are_refused(images: Images) -> 
     """A mask must never be written to the wrong images."""
     case = _positive(images)
     assert case.choice is not None
-    turned = replace(case.choice, instances=case.choice.instances[::-1])
+    turned = replace(case.choice, slices=case.choice.slices[::-1])
     with pytest.raises(EdgeError, match="does not lie where its image does"):
         _encode(images, replace(case, choice=turned))
 

@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from phoi_models.errors import NotAnalysable, NotAnalysableReason
 from phoi_models.geometry import Geometry
-from phoi_models.reading.dicom_series import AIR_HU, read_volume, to_hounsfield
+from phoi_models.reading.dicom_series import read_volume
+from phoi_models.reading.pixels import AIR_HU
 from phoi_models.volume import Volume
 from pydicom import DataElement, Dataset, dcmread
 from pydicom.uid import (
@@ -21,6 +22,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLSLossless,
+    MRImageStorage,
     RLELossless,
 )
 from support.dicom_phantom import POSITIONS, Position, SeriesOptions, acquire, write_series
@@ -64,8 +66,8 @@ def test_every_place_of_the_patient_has_its_value(
 
     everywhere = volume.geometry.index_to_lps(np.argwhere(np.ones(volume.hu.shape, bool)))
     assert np.array_equal(values_at(read, everywhere), volume.hu.ravel())
-    assert set(ordered) == set(paths)
-    first = dcmread(ordered[0])
+    assert {source.path for source in ordered} == set(paths)
+    first = dcmread(ordered[0].path)
     assert np.allclose(first.ImagePositionPatient, read.geometry.origin_lps_mm)
 
 
@@ -145,15 +147,30 @@ def test_a_padding_value_that_is_tissue_is_not_believed(tmp_path: Path, volume: 
     assert np.array_equal(read.hu, volume.hu)
 
 
-def test_bits_above_those_stored_are_no_part_of_the_value(tmp_path: Path, volume: Volume) -> None:
-    """Old scanners kept overlays in the high bits (PS3.5 8.1.1 of 2004)."""
-    path = write_series(tmp_path, volume)[0]
-    dataset = dcmread(path)
-    stored = np.frombuffer(dataset.PixelData, np.uint16)
-    clean = to_hounsfield(dataset)
-    dataset.BitsStored, dataset.HighBit = 12, 11
-    dataset.PixelData = (stored | 0x8000).astype(np.uint16).tobytes()
-    assert np.array_equal(to_hounsfield(dataset), clean)
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("high_bit", [11, 13, 15])
+def test_bits_beside_those_stored_are_no_part_of_the_value(
+    tmp_path: Path, volume: Volume, high_bit: int, *, signed: bool
+) -> None:
+    """Old scanners kept overlays in the other bits (PS3.5 8.1.1 of 2004)."""
+    rng = np.random.default_rng(3)
+    paths = write_series(tmp_path, volume, SeriesOptions(signed=signed, intercept=-300.0))
+    clean = np.clip(volume.hu, -300 - 2048 * signed, 3795 - 2048 * signed)
+    for path in paths:
+        dataset = dcmread(path)
+        stored = np.frombuffer(dataset.PixelData, np.int16 if signed else np.uint16)
+        value = np.clip(stored, -2048 * signed, 4095 - 2048 * signed).view(np.uint16) & 0xFFF
+        low = high_bit - 11
+        others = rng.integers(0, 1 << 16, value.shape) & ~(0xFFF << low)
+        dataset.BitsStored, dataset.HighBit = 12, high_bit
+        dataset.PixelData = ((value << low) | others).astype(np.uint16).tobytes()
+        dataset.save_as(path)
+
+    read, ordered = read_volume(shuffled(paths))
+
+    expected = clean if read.geometry.axes_lps[0][2] > 0 else clean[::-1]
+    assert np.array_equal(read.hu, np.maximum(expected, AIR_HU))
+    assert len(ordered) == len(paths)
 
 
 def damage_last(paths: tuple[Path, ...], change: Callable[[Dataset], object]) -> NotAnalysable:
@@ -176,7 +193,14 @@ def damage_last(paths: tuple[Path, ...], change: Callable[[Dataset], object]) ->
         (lambda d: setattr(d, "PixelSpacing", None), Reason.INCONSISTENT_GEOMETRY),
         (lambda d: setattr(d, "PixelData", d.PixelData[:-200]), Reason.UNREADABLE_PIXELS),
         (lambda d: delattr(d, "PixelData"), Reason.UNREADABLE_PIXELS),
-        (lambda d: setattr(d, "SOPClassUID", EnhancedCTImageStorage), Reason.NO_SUITABLE_SERIES),
+        (lambda d: setattr(d, "PixelData", d.PixelData * 2), Reason.UNREADABLE_PIXELS),
+        (lambda d: setattr(d, "Rows", 65535), Reason.UNREADABLE_PIXELS),
+        (lambda d: setattr(d, "BitsAllocated", 8), Reason.UNREADABLE_PIXELS),
+        (lambda d: setattr(d, "BitsStored", 0), Reason.UNREADABLE_PIXELS),
+        (lambda d: setattr(d, "SamplesPerPixel", 3), Reason.NOT_HOUNSFIELD),
+        (lambda d: setattr(d, "NumberOfFrames", 10**9), Reason.INCONSISTENT_GEOMETRY),
+        (lambda d: setattr(d, "SOPClassUID", EnhancedCTImageStorage), Reason.INCONSISTENT_GEOMETRY),
+        (lambda d: setattr(d, "SOPClassUID", MRImageStorage), Reason.NO_CT_IMAGES),
     ],
 )
 def test_a_damaged_slice_is_refused_by_name(

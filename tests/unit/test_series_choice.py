@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from phoi_edge_node.dicom.series_choice import (
     SuitableSeries,
     is_original,
-    is_slice_image,
     kernel_sharpness,
     rank,
     require_coverage,
@@ -91,12 +90,8 @@ def test_kernels(softer: str, sharper: str) -> None:
 
 def test_image_types() -> None:
     axial = ["ORIGINAL", "PRIMARY", "AXIAL", "CT_SOM5 SPI"]
-    assert is_slice_image(axial)
     assert is_original(axial)
-    assert not is_slice_image(["ORIGINAL", "PRIMARY", "LOCALIZER"])
-    assert not is_slice_image(["DERIVED", "SECONDARY", "AXIAL", "MIP"])
     assert not is_original(["DERIVED", "PRIMARY", "AXIAL"])
-    assert is_slice_image([])
     assert not is_original([])
 
 

@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from phoi_models.errors import NotAnalysable, NotAnalysableReason
 from phoi_models.geometry import Geometry, Triple, as_triple
-from phoi_models.reading.dicom_series import PLACE_KEYWORDS, is_dicom, read_volume, slice_place
+from phoi_models.reading.ct_image import PLACE_KEYWORDS, slice_place
+from phoi_models.reading.dicom_series import is_dicom, read_volume
 from phoi_models.reading.slice_order import SlicePlace, order_slices
 from phoi_models.volume import Volume
 from pydicom import dcmread

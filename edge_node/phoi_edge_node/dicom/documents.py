@@ -117,9 +117,11 @@ class DicomEncoder:
         if case.choice is None or case.volume is None:
             return {}
         wanted = {*slices_with_nodules(nodules), *_key_slices(case, nodules).values()}
+        slices = {z: case.choice.slices[z] for z in sorted(wanted)}
+        instances = {one.instance.path: one.instance for one in slices.values()}
+        headers = {path: read_header(self._root, one) for path, one in instances.items()}
         return {
-            z: image_reference(read_header(self._root, case.choice.instances[z]))
-            for z in sorted(wanted)
+            z: image_reference(headers[one.instance.path], one.frame) for z, one in slices.items()
         }
 
 

@@ -34,6 +34,7 @@ from phoi_edge_node import terms
 from phoi_edge_node.dicom import codes
 from phoi_edge_node.dicom.observers import person
 from phoi_edge_node.dicom.segmentation import segmented
+from phoi_edge_node.dicom.source import frame_number
 from phoi_edge_node.errors import EdgeError
 from phoi_edge_node.ports import ReportedCase
 from phoi_edge_node.reported import ReportedNodule, reported_nodules
@@ -136,7 +137,7 @@ def _axes_group(
             )
             for term, length, ends in axes
         ],
-        source_images=[SourceImageForMeasurementGroup(image.SOPClassUID, image.SOPInstanceUID)],
+        source_images=[_source_image(image)],
     )
 
 
@@ -250,6 +251,13 @@ def _verdict(nodule: ReportedNodule) -> list[QualitativeEvaluation]:
         return []
     value = codes.coded(terms.VERDICTS[nodule.verdict])
     return [QualitativeEvaluation(codes.coded(terms.REVIEW_VERDICT), value)]
+
+
+def _source_image(image: Dataset) -> SourceImageForMeasurementGroup:
+    frame = frame_number(image)
+    return SourceImageForMeasurementGroup(
+        image.SOPClassUID, image.SOPInstanceUID, None if frame is None else [frame]
+    )
 
 
 def _line(ends: Segment, frame_of_reference: str) -> CoordinatesForMeasurement3D:

@@ -8,6 +8,7 @@ from PIL import Image
 from pydicom import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage
 
+from phoi_edge_node.dicom.source import frame_number
 from phoi_edge_node.dicom.stamp import NewInstance, Stamp
 
 
@@ -50,4 +51,6 @@ def _reference(source: Dataset) -> Dataset:
     item = Dataset()
     item.ReferencedSOPClassUID = source.SOPClassUID
     item.ReferencedSOPInstanceUID = source.SOPInstanceUID
+    if frame := frame_number(source):
+        item.ReferencedFrameNumber = frame
     return item

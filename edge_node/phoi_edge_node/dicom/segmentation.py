@@ -14,6 +14,7 @@ from phoi_models.identity import ModelIdentity
 from pydicom import Dataset
 
 from phoi_edge_node.dicom import codes
+from phoi_edge_node.dicom.source import frame_number
 from phoi_edge_node.dicom.stamp import NewInstance, Stamp
 from phoi_edge_node.dicom.uids import derived_uid
 from phoi_edge_node.errors import EdgeError
@@ -81,6 +82,7 @@ def make_segmentation(
     stamp.put_on(dataset, instance)
     _fix_dimensions(dataset)
     _name_the_segment_in_each_frame(dataset)
+    _refer_to_frames(dataset, images)
     return dataset
 
 
@@ -170,3 +172,26 @@ def _name_the_segment_in_each_frame(dataset: Dataset) -> None:
         for frame in dataset.PerFrameFunctionalGroupsSequence:
             frame.SegmentIdentificationSequence = shared.SegmentIdentificationSequence
         del shared.SegmentIdentificationSequence
+
+
+def _refer_to_frames(dataset: Dataset, images: Sequence[Dataset]) -> None:
+    """Name the frame where the source is multi-frame, and its instance once.
+
+    highdicom was told of each frame as of an image of its own: it takes all frames of a
+    multi-frame instance or none.
+    """
+    frames = {_position(image): frame_number(image) for image in images}
+    if None in frames.values():
+        return
+    for group in dataset.PerFrameFunctionalGroupsSequence:
+        frame = frames[_position(group.PlanePositionSequence[0])]
+        for derivation in group.DerivationImageSequence:
+            for source in derivation.SourceImageSequence:
+                source.ReferencedFrameNumber = frame
+    for series in dataset.ReferencedSeriesSequence:
+        once = {item.ReferencedSOPInstanceUID: item for item in series.ReferencedInstanceSequence}
+        series.ReferencedInstanceSequence = list(once.values())
+
+
+def _position(image: Dataset) -> tuple[float, ...]:
+    return tuple(round(float(mm), 3) for mm in image.ImagePositionPatient)

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from phoi_models.errors import NotAnalysable, NotAnalysableReason
 from phoi_models.geometry import Geometry
 
-from phoi_edge_node.ports import ReceivedInstance
+from phoi_edge_node.ports import SliceRef
 
 MINIMUM_COVERAGE_MM = 100.0
 
 _ENOUGH_OF_THE_LONGEST = 0.8
-_NOT_SLICES = frozenset({"LOCALIZER", "MIP", "MINIP", "PROJECTION IMAGE", "SCREEN SAVE"})
 
 # Sharpness of reconstruction kernels that are named by words or letters (GE, Philips), on the
 # scale of those that are numbered (Siemens B30f, Br40; Canon FC08): above about 50 is for bone
@@ -51,13 +50,13 @@ class SuitableSeries:
     """A series that can be analysed.
 
     Attributes:
-        instances: one per slice, in the order of the slice axis of ``geometry``.
+        slices: in the order of the slice axis of ``geometry``.
         original: Image Type says ORIGINAL, PRIMARY.
         kernel: Convolution Kernel (0018,1210), or "".
     """
 
     series_instance_uid: str
-    instances: tuple[ReceivedInstance, ...]
+    slices: tuple[SliceRef, ...]
     geometry: Geometry
     original: bool
     kernel: str
@@ -90,11 +89,6 @@ class Ranking:
     best: SuitableSeries
     reason: str
     passed_over: Mapping[str, str]
-
-
-def is_slice_image(image_type: Sequence[str]) -> bool:
-    """By its Image Type (0008,0008), an image of a slice: no localizer, no projection."""
-    return not _NOT_SLICES & {str(value).strip().upper() for value in image_type}
 
 
 def is_original(image_type: Sequence[str]) -> bool:

@@ -2,34 +2,50 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import Lock
+from typing import NamedTuple
 
+import numpy as np
 from phoi_models.errors import NotAnalysable, NotAnalysableReason
-from phoi_models.reading.dicom_series import PLACE_KEYWORDS, read_volume, slice_place
+from phoi_models.reading.ct_image import CtImage, CtSlice, read_ct_image
+from phoi_models.reading.dicom_series import FramesHu, read_stack
+from phoi_models.reading.pixels import frames_hu
 from phoi_models.reading.slice_order import order_slices
 from phoi_models.volume import Volume
-from pydicom import Dataset, dcmread
 
 from phoi_edge_node.dicom.series_choice import (
     SuitableSeries,
     is_original,
-    is_slice_image,
     rank,
     require_coverage,
 )
-from phoi_edge_node.ports import ReceivedInstance, SeriesChoice
+from phoi_edge_node.ports import ReceivedInstance, SeriesChoice, SliceRef
 
-_KEYWORDS = [*PLACE_KEYWORDS, "ImageType", "ConvolutionKernel"]
+_REMEMBERED_HEADERS = 4096  # a few KB each
+_SAME_PLACE_MM = 1.0
+
+
+class _Slice(NamedTuple):
+    instance: ReceivedInstance
+    header: CtSlice
 
 
 class DicomSeriesReader:
-    """Reads the files of the instance store."""
+    """Reads the files of the instance store. Safe to use from several threads."""
 
-    def __init__(self, root: Path) -> None:
-        """Read files below ``root``, to which the instances' paths are relative."""
+    def __init__(self, root: Path, frames: FramesHu = frames_hu) -> None:
+        """Read files below ``root``, to which the instances' paths are relative.
+
+        Args:
+            root: of the instance store.
+            frames: gives the pixels of a file.
+        """
         self._root = root
+        self._frames = frames
+        self._headers = _Headers()
 
     def choose(self, instances: Sequence[ReceivedInstance]) -> SeriesChoice:
         """The series to analyse.
@@ -50,7 +66,7 @@ class DicomSeriesReader:
         ranking = rank(suitable)
         return SeriesChoice(
             series_instance_uid=ranking.best.series_instance_uid,
-            instances=ranking.best.instances,
+            slices=ranking.best.slices,
             reason=ranking.reason,
             passed_over={
                 **{uid: refusal.detail for uid, refusal in refused.items()},
@@ -59,19 +75,20 @@ class DicomSeriesReader:
         )
 
     def read(self, choice: SeriesChoice) -> Volume:
-        """The voxels, HU, ordered by position; slice z is ``choice.instances[z]``.
+        """The voxels, HU, ordered by position; slice z is ``choice.slices[z]``.
 
         Raises:
             NotAnalysable: unreadable pixels, no Hounsfield units, or files that changed since.
         """
-        paths = [self._root / instance.path for instance in choice.instances]
-        volume, ordered = read_volume(paths)
-        if list(ordered) != paths:
-            raise NotAnalysable(
-                NotAnalysableReason.INCONSISTENT_GEOMETRY,
-                "the files are not those from which the series was chosen",
-            )
-        return volume
+        images = {i.path: self._header(i) for i in choice.instances}
+        slices = []
+        for chosen in choice.slices:
+            image = images[chosen.instance.path]
+            about = image.slices[(chosen.frame or 1) - 1]
+            if about is None:
+                raise AssertionError("a frame that is no slice was chosen")
+            slices.append((image, about))
+        return read_stack(slices, self._frames)
 
     def _assess(self, uid: str, members: Sequence[ReceivedInstance]) -> SuitableSeries:
         """A series as a regular stack of slices.
@@ -81,33 +98,114 @@ class DicomSeriesReader:
         """
         if members[0].modality != "CT":
             raise NotAnalysable(NotAnalysableReason.NO_CT_IMAGES, "no CT images")
-        headers = [(member, self._header(member)) for member in members]
-        slices = [(m, header) for m, header in headers if is_slice_image(_image_type(header))]
+        slices = [
+            _Slice(member, about)
+            for member in members
+            for about in self._header(member).slices
+            if about
+        ]
         if not slices:
             raise NotAnalysable(
                 NotAnalysableReason.NO_SUITABLE_SERIES, "localizers or projections only"
             )
-        stack = order_slices([slice_place(header) for _, header in slices])
-        require_coverage(stack.geometry)
-        first = slices[0][1]
-        return SuitableSeries(
-            series_instance_uid=uid,
-            instances=tuple(slices[index][0] for index in stack.order),
-            geometry=stack.geometry,
-            original=is_original(_image_type(first)),
-            kernel=_kernel(first),
-        )
-
-    def _header(self, instance: ReceivedInstance) -> Dataset:
         try:
-            path = self._root / instance.path
-            return dcmread(path, stop_before_pixels=True, specific_tags=list(_KEYWORDS))
-        except Exception as error:
-            # A damaged file makes the parser raise nearly anything, with header values in it.
-            raise NotAnalysable(
-                NotAnalysableReason.UNREADABLE_PIXELS,
-                f"instance {instance.sop_instance_uid} cannot be read ({type(error).__name__})",
-            ) from None
+            return _stack(uid, slices)
+        except NotAnalysable as refusal:
+            return _best_stack_within(uid, slices, refusal)
+
+    def _header(self, instance: ReceivedInstance) -> CtImage:
+        return self._headers.of(self._root, instance)
+
+
+class _Headers:
+    """Headers read lately: choosing and reading look at the same ones.
+
+    A stored file never changes: its path holds the digest of its content.
+    """
+
+    def __init__(self) -> None:
+        self._read: OrderedDict[str, CtImage] = OrderedDict()
+        self._lock = Lock()
+
+    def of(self, root: Path, instance: ReceivedInstance) -> CtImage:
+        with self._lock:
+            image = self._read.get(instance.path)
+        if image is None:
+            image = _read(root / instance.path, instance)
+        with self._lock:
+            self._read[instance.path] = image
+            self._read.move_to_end(instance.path)
+            while len(self._read) > _REMEMBERED_HEADERS:
+                self._read.popitem(last=False)
+        return image
+
+
+def _read(path: Path, instance: ReceivedInstance) -> CtImage:
+    try:
+        return read_ct_image(path)
+    except NotAnalysable as refusal:
+        raise NotAnalysable(
+            refusal.reason, f"instance {instance.sop_instance_uid}: {refusal.detail}"
+        ) from None
+
+
+def _stack(uid: str, slices: Sequence[_Slice]) -> SuitableSeries:
+    """All slices as one stack.
+
+    Raises:
+        NotAnalysable: they are none.
+    """
+    stack = order_slices([one.header.place for one in slices])
+    require_coverage(stack.geometry)
+    ordered = [slices[index] for index in stack.order]
+    return SuitableSeries(
+        series_instance_uid=uid,
+        slices=tuple(SliceRef(one.instance, one.header.frame) for one in ordered),
+        geometry=stack.geometry,
+        original=is_original(slices[0].header.image_type),
+        kernel=slices[0].header.kernel,
+    )
+
+
+def _best_stack_within(
+    uid: str, slices: Sequence[_Slice], refusal: NotAnalysable
+) -> SuitableSeries:
+    """The best of the acquisitions, stacks or points in time that a series holds.
+
+    Only one that is as long as all transverse slices together: half a chest is never taken for a
+    whole one.
+
+    Raises:
+        NotAnalysable: ``refusal``, where the series does not say that it holds several, or none of
+            them will do.
+    """
+    parts: dict[tuple[str, ...], list[_Slice]] = defaultdict(list)
+    for one in slices:
+        parts[one.header.stack].append(one)
+    suitable = []
+    for part in parts.values() if len(parts) > 1 else ():
+        try:
+            suitable.append(_stack(uid, part))
+        except NotAnalysable:
+            continue
+    whole = [stack for stack in suitable if _is_whole(stack, slices)]
+    if not whole:
+        raise refusal
+    return rank(whole).best
+
+
+def _is_whole(stack: SuitableSeries, slices: Sequence[_Slice]) -> bool:
+    """No slice that is parallel to those of a stack lies beyond its ends."""
+    normal = np.cross(stack.geometry.axes_lps[2], stack.geometry.axes_lps[1])
+    depths = [
+        float(normal @ one.header.place.position_lps_mm)
+        for one in slices
+        if abs(float(normal @ one.header.place.normal_lps)) > np.cos(np.deg2rad(1.0))
+    ]
+    z = np.array([[0, 0, 0], [stack.geometry.shape[0] - 1, 0, 0]])
+    ends = sorted(stack.geometry.index_to_lps(z) @ normal)
+    reach = stack.geometry.spacing_mm[0] + _SAME_PLACE_MM
+    return bool(min(depths) >= ends[0] - reach and max(depths) <= ends[1] + reach)
 
 
 def _by_series(
@@ -133,14 +231,3 @@ def _nothing_suitable(
     return NotAnalysable(
         refusal.reason, f"{refusal.detail} (the largest of {len(series)} CT series)"
     )
-
-
-def _image_type(header: Dataset) -> Sequence[str]:
-    value = header.get("ImageType") or ()
-    return (value,) if isinstance(value, str) else tuple(value)
-
-
-def _kernel(header: Dataset) -> str:
-    """Convolution Kernel (0018,1210) may have several values; the first names it."""
-    value = header.get("ConvolutionKernel") or ""
-    return value if isinstance(value, str) else str(next(iter(value), ""))

@@ -7,6 +7,7 @@ from datetime import timedelta, timezone, tzinfo
 from pathlib import Path
 
 import pydicom
+from phoi_models.reading.multi_frame import single_frames
 from pydicom import Dataset
 from pydicom.errors import InvalidDicomError
 
@@ -100,22 +101,36 @@ def representative(case: ReportedCase) -> ReceivedInstance:
     return case.choice.instances[0] if case.choice else case.instances[0]
 
 
-def image_reference(header: Dataset) -> Dataset:
+def image_reference(header: Dataset, frame: int | None = None) -> Dataset:
     """What names an image and places it, with an empty patient.
 
     highdicom quotes values that it doubts in warnings and logs: what it is not given, it cannot
     tell.
+
+    Args:
+        header: of an instance.
+        frame: of a multi-frame instance, counted from 1; it stands in the reference as Referenced
+            Frame Number (0008,1160).
     """
+    image = header if frame is None else single_frames(header)[frame - 1]
     reference = Dataset()
     for keyword in _IMAGE_REFERENCE:
-        if keyword in header:
-            reference[keyword] = header[keyword]
+        if keyword in image:
+            reference[keyword] = image[keyword]
+    if frame is not None:
+        reference.ReferencedFrameNumber = frame
     for keyword in _NO_PATIENT + _NO_STUDY:
         setattr(reference, keyword, "")
     if not reference.get("FrameOfReferenceUID"):
         # Every CT must name one. The slices of a series that does not share one all the same.
         reference.FrameOfReferenceUID = derived_uid(reference.SeriesInstanceUID, "frame")
     return reference
+
+
+def frame_number(reference: Dataset) -> int | None:
+    """The frame that an ``image_reference`` names; None where the instance is one image."""
+    frame = reference.get("ReferencedFrameNumber")
+    return None if frame is None else int(frame)
 
 
 def copy_patient_and_study(header: Dataset, study: StudyHeader, target: Dataset) -> None:

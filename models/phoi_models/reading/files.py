@@ -9,7 +9,7 @@ import numpy as np
 
 from phoi_models.errors import NotAnalysable, NotAnalysableReason, PhoiError
 from phoi_models.geometry import Geometry, as_triple
-from phoi_models.reading.dicom_series import AIR_HU
+from phoi_models.reading.pixels import AIR_HU
 from phoi_models.reading.slice_order import require_thin
 from phoi_models.volume import Volume
 
