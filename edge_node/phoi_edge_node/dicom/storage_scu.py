@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from pydicom import Dataset
 from pydicom.filereader import read_file_meta_info
 from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
-from pynetdicom.presentation import build_context
+from pynetdicom.presentation import build_context, build_role
 
 from phoi_edge_node.errors import EdgeError
 from phoi_edge_node.ports import Delivered, Refused, SendOutcome, Unreachable
@@ -94,12 +94,19 @@ class StorableFile:
 
 @contextmanager
 def association(
-    peer: Peer, calling_ae_title: str, contexts: Collection[tuple[str, str]]
+    peer: Peer,
+    calling_ae_title: str,
+    contexts: Collection[tuple[str, str]],
+    *,
+    taken: Collection[str] = (),
+    on_store: Callable[[evt.Event], int] | None = None,
 ) -> Iterator[Association]:
     """An established association, released at the end.
 
     Args:
         contexts: pairs of abstract syntax and transfer syntax to propose; at most 128.
+        taken: abstract syntaxes of which we are the SCP on this association (C-GET).
+        on_store: answers the peer's C-STORE requests on it.
 
     Raises:
         PeerUnreachable: no connection, no answer, or the association is rejected.
@@ -107,6 +114,9 @@ def association(
     """
     entity = _entity(calling_ae_title, peer.timeout_s)
     proposed = [build_context(*pair) for pair in sorted(contexts)[:_MAXIMUM_CONTEXTS]]
+    handlers: list[evt.EventHandlerType] = [(evt.EVT_CONN_OPEN, _send_at_once)]
+    if on_store is not None:
+        handlers.append((evt.EVT_C_STORE, on_store))
     try:
         link = entity.associate(
             peer.host,
@@ -114,7 +124,8 @@ def association(
             contexts=proposed,
             ae_title=peer.ae_title,
             max_pdu=_MAXIMUM_PDU,
-            evt_handlers=[(evt.EVT_CONN_OPEN, _send_at_once)],
+            ext_neg=[build_role(sop_class, scp_role=True) for sop_class in sorted(taken)],
+            evt_handlers=handlers,
         )
     except (OSError, TypeError, ValueError) as error:
         raise PeerUnreachable(f"{_where(peer)} cannot be reached ({error})") from None

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import uuid
+
+_UID = re.compile(r"[0-9.]{1,64}")
+
+
+def is_uid(text: str) -> bool:
+    """It may be a UID (PS3.5 9.1). What a peer sends must be, before it is used as one."""
+    return _UID.fullmatch(text) is not None
 
 
 def derived_uid(uid: str, what: str) -> str:
