@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 import sqlalchemy as sa
@@ -412,3 +414,58 @@ def test_threads_claim_each_analysis_once(store: StudyStore) -> None:
     while (analysis := store.claim_analysis()) is not None:
         left.append(analysis.id)
     assert len(set(ids) | set(left)) == 12
+
+
+def test_the_first_instances_of_a_study_may_come_on_many_associations_at_once(
+    store: StudyStore,
+) -> None:
+    """Eight associations, five studies each brand-new: none is refused for meeting another."""
+    together = Barrier(8, timeout=20)
+
+    def receive(association: int) -> list[Intake]:
+        intakes = []
+        for study in range(5):
+            together.wait()
+            own = values.instance(association, f"1.{study}")
+            shared = values.instance(99, f"1.{study}")
+            intakes += [store.add_instance(own), store.add_instance(shared)]
+        return intakes
+
+    with ThreadPoolExecutor(8) as pool:
+        intakes = [intake for made in pool.map(receive, range(8)) for intake in made]
+    assert Counter(intakes) == {Intake.STORED: 8 * 5 + 5, Intake.DUPLICATE: 7 * 5}
+    assert all(len(store.instances(f"1.{study}")) == 9 for study in range(5))
+
+
+def test_one_instance_in_two_studies_at_once_leaves_no_empty_study(store: StudyStore) -> None:
+    together = Barrier(2, timeout=20)
+
+    def receive(study_uid: str) -> Intake:
+        together.wait()
+        return store.add_instance(
+            replace(values.instance(1, study_uid), sop_instance_uid="1.9", sha256=study_uid)
+        )
+
+    with ThreadPoolExecutor(2) as pool:
+        intakes = sorted(pool.map(receive, ("1.1", "1.2")))
+    assert intakes == [Intake.CONFLICT, Intake.STORED]
+    assert len(store.studies()) == 1
+
+
+def test_facts_pauses_accounts_and_numbers_may_be_written_at_once(store: StudyStore) -> None:
+    together = Barrier(8, timeout=20)
+
+    def write(number: int) -> int:
+        together.wait()
+        store.put_fact("k", str(number))
+        together.wait()
+        store.pause("everything", "an")
+        together.wait()
+        store.put_account(StoredAccount(Account("an", str(number), Role.REVIEWER), "hash"))
+        together.wait()
+        return store.next_number("n")
+
+    with ThreadPoolExecutor(8) as pool:
+        numbers = sorted(pool.map(write, range(8)))
+    assert numbers == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert len(store.pauses()) == 1

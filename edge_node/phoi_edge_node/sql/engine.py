@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from sqlalchemy.dialects import postgresql, sqlite
 
 from phoi_edge_node.ports import Clock
 from phoi_edge_node.sql import tables
@@ -96,6 +97,33 @@ class Database:
                 detail=detail,
             )
         )
+
+
+def insert_or_keep(connection: sa.Connection, table: sa.Table, values: Mapping[str, Any]) -> bool:
+    """Insert a row, unless its key is there; waits for a transaction that inserts it just now.
+
+    Returns:
+        False where the key was there: then nothing changed.
+    """
+    insert = _insert(connection, table).values(values).on_conflict_do_nothing()
+    return connection.execute(insert).rowcount == 1
+
+
+def insert_or_replace(
+    connection: sa.Connection, table: sa.Table, values: Mapping[str, Any]
+) -> None:
+    """Insert a row, or give the row of its key these values."""
+    insert = _insert(connection, table).values(values)
+    connection.execute(
+        insert.on_conflict_do_update(index_elements=table.primary_key.columns, set_=dict(values))
+    )
+
+
+def _insert(connection: sa.Connection, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+    # The same clause in both, for which SQLAlchemy's general insert() has no words.
+    if connection.dialect.name == "sqlite":
+        return sqlite.insert(table)
+    return postgresql.insert(table)
 
 
 def for_update(query: sa.Select[Any]) -> sa.Select[Any]:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from phoi_edge_node.accounts import Account, Role
 from phoi_edge_node.desk import AuditEntry
 from phoi_edge_node.sql import tables
-from phoi_edge_node.sql.engine import Database
+from phoi_edge_node.sql.engine import Database, insert_or_keep, insert_or_replace
 from phoi_edge_node.store import Pause, StoredAccount
 
 
@@ -30,18 +30,15 @@ class People(Database):
 
     def put_account(self, stored: StoredAccount) -> None:
         """Add or replace an account."""
-        table = tables.accounts
         account = stored.account
         with self._write() as connection:
-            connection.execute(table.delete().where(table.c.username == account.username))
-            connection.execute(
-                table.insert().values(
-                    username=account.username,
-                    display_name=account.display_name,
-                    role=account.role,
-                    password_hash=stored.password_hash,
-                )
-            )
+            values = {
+                "username": account.username,
+                "display_name": account.display_name,
+                "role": account.role,
+                "password_hash": stored.password_hash,
+            }
+            insert_or_replace(connection, tables.accounts, values)
 
     def record_audit(
         self, username: str, action: str, study_instance_uid: str | None, detail: str
@@ -80,12 +77,9 @@ class People(Database):
 
     def pause(self, target: str, username: str) -> None:
         """Stop a model, a destination or everything."""
-        table = tables.pauses
+        values = {"target": target, "username": username, "at": self._clock.now()}
         with self._write() as connection:
-            connection.execute(table.delete().where(table.c.target == target))
-            connection.execute(
-                table.insert().values(target=target, username=username, at=self._clock.now())
-            )
+            insert_or_replace(connection, tables.pauses, values)
             self._audit(connection, username, "pause", None, target)
 
     def resume(self, target: str, username: str) -> None:
@@ -107,21 +101,18 @@ class People(Database):
     def put_fact(self, key: str, value: str) -> None:
         """Set one."""
         with self._write() as connection:
-            _put_fact(connection, key, value)
+            insert_or_replace(connection, tables.facts, {"key": key, "value": value})
 
     def next_number(self, key: str) -> int:
         """Count up a named sequence: 1, 2, 3, ..."""
         table = tables.facts
+        here = table.c.key == key
         with self._write() as connection:
-            present = connection.scalar(
-                sa.select(table.c.value).where(table.c.key == key).with_for_update()
-            )
-            number = int(present or 0) + 1
-            _put_fact(connection, key, str(number))
+            # First the row, whose lock makes whoever else counts wait for this transaction.
+            insert_or_keep(connection, table, {"key": key, "value": "0"})
+            present: str = connection.execute(
+                sa.select(table.c.value).where(here).with_for_update()
+            ).scalar_one()
+            number = int(present) + 1
+            connection.execute(table.update().where(here).values(value=str(number)))
         return number
-
-
-def _put_fact(connection: sa.Connection, key: str, value: str) -> None:
-    table = tables.facts
-    connection.execute(table.delete().where(table.c.key == key))
-    connection.execute(table.insert().values(key=key, value=value))
