@@ -23,12 +23,14 @@ from prometheus_client import CollectorRegistry, make_asgi_app
 from sqlalchemy import Engine
 
 from phoi_edge_node.champion import ChampionFollower, ChampionState
+from phoi_edge_node.counting import StudyCounter
 from phoi_edge_node.courier import Courier
 from phoi_edge_node.current_model import CurrentModel
 from phoi_edge_node.dicom.archive import DicomArchive
 from phoi_edge_node.dicom.documents import DicomEncoder
 from phoi_edge_node.dicom.headers import BadHeader, instance_from_file
 from phoi_edge_node.dicom.instance_files import InstanceFiles
+from phoi_edge_node.dicom.query_retrieve import DicomSource
 from phoi_edge_node.dicom.series_reader import DicomSeriesReader
 from phoi_edge_node.dicom.storage_scp import StorageScp
 from phoi_edge_node.dicom.stow import StowService
@@ -52,6 +54,7 @@ from phoi_edge_node.ports import (
     Clock,
     Destination,
     DocumentEncoder,
+    ImageSource,
     InferenceService,
     Intake,
     UidSource,
@@ -125,6 +128,18 @@ def make_destinations(settings: EdgeSettings) -> tuple[Destination, ...]:
         if settings.fhir is not None:
             destinations.append(FhirDestination(settings.fhir))
     return tuple(destinations)
+
+
+def make_sources(
+    settings: EdgeSettings, taker: InstanceTaker | None = None
+) -> tuple[ImageSource, ...]:
+    """The archives that may be asked what they hold.
+
+    Args:
+        taker: takes what is fetched; None: they are only asked.
+    """
+    calling = settings.dicom.ae_title
+    return tuple(DicomSource(a, calling, taker) for a in settings.archives if a.query)
 
 
 class Connections:
@@ -232,7 +247,12 @@ class EdgeNode:
         self._loops: list[Loop] = []
         self._recover()
         self._intake = StudyIntake(
-            self.storage.store, self._clock, settings.dicom.quiet_time_s, self._nudge
+            self.storage.store,
+            self._clock,
+            settings.dicom.quiet_time_s,
+            self._nudge,
+            settings.completeness,
+            counted=any(archive.query for archive in settings.archives),
         )
         self._taker = InstanceTaker(settings.dicom, self.storage.files, self._intake, self._clock)
         self.scp = StorageScp(settings.dicom, self._taker, self._clock)
@@ -352,6 +372,7 @@ class EdgeNode:
         analyst = self._analyst()
         self._loops = [
             Loop("completeness", self._intake.complete_quiet_studies, 0.5),
+            *self._counting_loops(),
             Loop("links", self._links.check, LINK_CHECK_S),
             *(
                 Loop(f"analyst-{number}", lambda: self._analyse(analyst), 1.0)
@@ -362,6 +383,20 @@ class EdgeNode:
                 for courier in self._couriers
             ),
             *self._mlflow_loops(),
+        ]
+
+    def _counting_loops(self) -> Sequence[Loop]:
+        """Apart from one another, so that a slow archive holds up only what needs it."""
+        sources = make_sources(self._settings, self._taker)
+        if not sources:
+            return []
+        counter = StudyCounter(
+            self.storage.store, sources, self._intake, self._clock, self._settings.completeness
+        )
+        return [
+            Loop("settle", counter.settle, 0.5),
+            Loop("ask-archives", counter.ask_next, 0.5),
+            Loop("fetch-images", counter.fetch_next, 0.5),
         ]
 
     def _mlflow_loops(self) -> Sequence[Loop]:

@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -17,13 +17,21 @@ from phoi_models.errors import PhoiError
 from phoi_models.home import Home
 from phoi_models.signing import TrustStore
 
-from phoi_edge_node.ports import Delivered, Destination, InferenceService, Refused
+from phoi_edge_node.errors import SourceUnavailable
+from phoi_edge_node.ports import (
+    Delivered,
+    Destination,
+    ImageSource,
+    InferenceService,
+    Refused,
+)
 from phoi_edge_node.settings import EdgeSettings, SiteMode
 
 # Before this nobody wrote this program: a clock that says so is wrong.
 _EARLIEST = datetime(2026, 1, 1, tzinfo=UTC)
 _SLOW_FSYNC_S = 0.1
 _FSYNCS = 20
+_NOBODYS_STUDY = "2.25.1"
 
 
 class Health(StrEnum):
@@ -74,6 +82,7 @@ def run_checks(
     destinations: tuple[Destination, ...],
     inference: InferenceService,
     now: datetime,
+    sources: Sequence[ImageSource] = (),
 ) -> Iterator[Finding]:
     """All checks, one after the other; none raises for what it finds."""
     yield check_mode(settings)
@@ -87,6 +96,8 @@ def run_checks(
     yield check_inference(inference, settings.inference.model)
     for destination in destinations:
         yield check_destination(destination)
+    for source in sources:
+        yield check_source(source)
 
 
 def check_mode(settings: EdgeSettings) -> Finding:
@@ -232,3 +243,17 @@ def check_destination(destination: Destination) -> Finding:
                 f"does not answer: {outcome.reason}",
                 "Check its address and port in the settings, and the firewall between.",
             )
+
+
+def check_source(source: ImageSource) -> Finding:
+    """Does an archive say what it holds? Without that no study's completeness is confirmed."""
+    what = f"questions to {source.name}"
+    try:
+        source.series(_NOBODYS_STUDY)
+    except SourceUnavailable as error:
+        return bad(
+            what,
+            str(error),
+            "Ask its owner to allow Query/Retrieve (C-FIND, or QIDO-RS) for Phoi's AE title.",
+        )
+    return good(what, "answers what it holds")

@@ -6,7 +6,7 @@ import typer
 from phoi_models.home import find_home
 from rich.console import Console
 
-from phoi_edge_node.bootstrap import Connections
+from phoi_edge_node.bootstrap import Connections, make_sources
 from phoi_edge_node.checks import Health, run_checks
 from phoi_edge_node.cli.options import DEFAULT_SETTINGS, SettingsFile
 from phoi_edge_node.settings import EdgeSettings, read_settings
@@ -31,6 +31,7 @@ def command(settings_file: SettingsFile = DEFAULT_SETTINGS) -> None:
             connections.destinations,
             connections.inference,
             SystemClock().now(),
+            make_sources(settings),
         ):
             console.print(f"{_MARK[finding.health]}[/]  {finding.what}: {finding.seen}")
             if finding.remedy:

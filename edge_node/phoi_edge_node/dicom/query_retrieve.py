@@ -57,11 +57,11 @@ class DicomSource:
 
     Args:
         calling_ae_title: our own, also where C-MOVE sends to.
-        taker: takes what comes by C-GET.
+        taker: takes what comes by C-GET; None: it is only asked what it holds.
     """
 
     def __init__(
-        self, settings: ArchiveSettings, calling_ae_title: str, taker: InstanceTaker
+        self, settings: ArchiveSettings, calling_ae_title: str, taker: InstanceTaker | None = None
     ) -> None:
         self._name = settings.name
         self._peer = Peer(settings.ae_title, settings.host, settings.port, settings.timeout_s)
@@ -78,7 +78,7 @@ class DicomSource:
     @property
     def can_fetch(self) -> bool:
         """The settings say how."""
-        return self._retrieve in {"c-move", "c-get"}
+        return self._taker is not None and self._retrieve in {"c-move", "c-get"}
 
     def studies(self, first: date, last: date) -> Sequence[ArchivedStudy]:
         """Studies with CT series whose Study Date lies between two days, both included.
@@ -134,23 +134,10 @@ class DicomSource:
                 "IMAGE", StudyInstanceUID=study_instance_uid, SeriesInstanceUID=series_instance_uid
             )
             query.SOPInstanceUID = wanted[start : start + _IMAGES_A_REQUEST]
-            sent += self._get(query) if self._retrieve == "c-get" else self._move(query)
+            sent += self._move(query) if self._retrieve == "c-move" else self._get(query)
         if sent < len(wanted):
             raise SourceUnavailable(f"{sent} of {len(wanted)} images came from {self._name}")
         return sent
-
-    def check(self) -> str:
-        """Ask for a study that nobody has, to see whether it may be asked at all.
-
-        Returns:
-            What was found, for a person.
-
-        Raises:
-            SourceUnavailable: it may not, or does not answer.
-        """
-        self.series("2.25.1")
-        how = f"images by {self._retrieve}" if self._retrieve else "no images are fetched"
-        return f"answers C-FIND; {how}"
 
     # --- the services ------------------------------------------------------------------------
 
@@ -176,6 +163,9 @@ class DicomSource:
 
     def _get(self, query: Dataset) -> int:
         """C-GET (PS3.4 C.4.3); how many of them were taken."""
+        if self._taker is None:
+            raise SourceUnavailable(f"{self._name} is only asked what it holds")
+        taker = self._taker
         expected = set(query.SOPInstanceUID)
         name = f"c-get {self._name} {next(self._gets)}"
         taken: set[str] = set()
@@ -184,7 +174,7 @@ class DicomSource:
             incoming = _incoming(event)
             if incoming.sop_instance_uid not in expected:
                 return DATA_SET_DOES_NOT_MATCH
-            status = self._take(incoming, name)
+            status = _answer(taker, incoming, name)
             if status == SUCCESS:
                 taken.add(incoming.sop_instance_uid)
             return status
@@ -195,20 +185,8 @@ class DicomSource:
             with self._associate(contexts, taken=SOP_CLASSES, on_store=store) as link:
                 self._retrieved(link.send_c_get(query, GET))
         finally:
-            self._taker.released(name)
+            taker.released(name)
         return len(taken)
-
-    def _take(self, incoming: IncomingInstance, association_name: str) -> int:
-        log = _log.bind(sop_instance_uid=incoming.sop_instance_uid, archive=self._name)
-        try:
-            self._taker.take(incoming, association_name)
-        except NotTaken as refusal:
-            log.warning("refused", status=f"0x{refusal.status:04X}", why=str(refusal))
-            return refusal.status
-        except Exception as error:
-            log.error("not_stored", error=type(error).__name__)  # noqa: TRY400 - names the patient
-            return OUT_OF_RESOURCES
-        return SUCCESS
 
     def _retrieved(self, responses: Iterator[tuple[Dataset, Dataset | None]]) -> int:
         """Wait for the end of a retrieve; how many sub-operations went well."""
@@ -291,6 +269,21 @@ def _failure(code: int | None) -> str:
             "configuration"
         )
     return f"answered with status 0x{code:04X}"
+
+
+def _answer(taker: InstanceTaker, incoming: IncomingInstance, association_name: str) -> int:
+    """Take one image of a C-GET; the status to answer."""
+    log = _log.bind(sop_instance_uid=incoming.sop_instance_uid, association=association_name)
+    try:
+        taker.take(incoming, association_name)
+    except NotTaken as refusal:
+        log.warning("refused", status=f"0x{refusal.status:04X}", why=str(refusal))
+        return refusal.status
+    except Exception as error:
+        # As over C-STORE: not success, and no traceback, whose variables are the patient's.
+        log.error("not_stored", error=type(error).__name__)  # noqa: TRY400
+        return OUT_OF_RESOURCES
+    return SUCCESS
 
 
 def _incoming(event: evt.Event) -> IncomingInstance:
