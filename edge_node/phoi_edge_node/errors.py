@@ -13,7 +13,11 @@ class EdgeError(PhoiError):
 
 
 class IllegalTransition(EdgeError):
-    """An event met a state that does not know it. Our own fault: a bug."""
+    """An event met a state in which nothing follows from it. Our own fault: a bug."""
+
+
+class TransitionRefused(IllegalTransition):
+    """A person asked for what the present state does not allow. Nobody's bug."""
 
 
 class SettingsError(EdgeError):

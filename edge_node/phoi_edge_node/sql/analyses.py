@@ -25,6 +25,7 @@ from phoi_edge_node.study import (
     ReviewEvent,
     ReviewState,
     after,
+    ignores,
 )
 
 _RANK = {Priority.STAT: 0, Priority.URGENT: 1, Priority.ROUTINE: 2}
@@ -89,7 +90,7 @@ class Analyses(Database):
         table = tables.analyses
         with self._write() as connection:
             state = _state(connection, analysis_id)
-            if state is AnalysisState.SUPERSEDED:
+            if ignores(ANALYSIS, state, AnalysisEvent.RETRY):
                 return
             connection.execute(
                 table.update()
@@ -116,7 +117,7 @@ class Analyses(Database):
         now = self._clock.now()
         with self._write() as connection:
             state = _state(connection, analysis_id)
-            if state is AnalysisState.SUPERSEDED:
+            if ignores(ANALYSIS, state, event):
                 return False
             connection.execute(
                 table.update()
@@ -131,7 +132,9 @@ class Analyses(Database):
                 )
             )
             connection.execute(
-                tables.reviews.insert().values(analysis_id=analysis_id, state=ReviewState.OPEN)
+                tables.reviews.insert().values(
+                    analysis_id=analysis_id, state=ReviewState.OPEN, state_since=now
+                )
             )
             identity = result.identity
             enqueue(
@@ -228,13 +231,17 @@ def _supersede_unless_signed(
     review = connection.scalar(
         sa.select(reviews.c.state).where(reviews.c.analysis_id == analysis_id)
     )
-    if review == ReviewState.SIGNED or state is AnalysisState.SUPERSEDED:
+    if ignores(ANALYSIS, state, AnalysisEvent.SUPERSEDE):
         return
     if review is not None:
+        if ignores(REVIEW, ReviewState(review), ReviewEvent.SUPERSEDE):
+            return
         connection.execute(
             reviews.update()
             .where(reviews.c.analysis_id == analysis_id)
-            .values(state=after(REVIEW, ReviewState(review), ReviewEvent.SUPERSEDE))
+            .values(
+                state=after(REVIEW, ReviewState(review), ReviewEvent.SUPERSEDE), state_since=now
+            )
         )
     connection.execute(
         analyses.update()

@@ -20,7 +20,7 @@ from phoi_edge_node.ports import (
 from phoi_edge_node.sql import tables
 from phoi_edge_node.sql.engine import Database, due, for_update
 from phoi_edge_node.store import Delivery, Outgoing
-from phoi_edge_node.study import DELIVERY, DeliveryEvent, DeliveryState, after
+from phoi_edge_node.study import DELIVERY, DeliveryEvent, DeliveryState, after, ignores
 
 _UNFINISHED = (DeliveryState.PENDING, DeliveryState.SENDING)
 
@@ -101,6 +101,7 @@ class Deliveries(Database):
                 delivery_id,
                 DeliveryEvent.RESEND,
                 due_at=self._clock.now(),
+                queued_at=self._clock.now(),
             )
 
     def deliveries(
@@ -159,13 +160,16 @@ def move_delivery(
     now: datetime,
     **values: object,
 ) -> DeliveryState:
-    """Take a delivery along its table of states."""
+    """Take a delivery along its table of states; the state it is in then."""
     table = tables.deliveries
     here = table.c.id == delivery_id
     present: str = connection.execute(
         sa.select(table.c.state).where(here).with_for_update()
     ).scalar_one()
-    state = after(DELIVERY, DeliveryState(present), event)
+    state = DeliveryState(present)
+    if ignores(DELIVERY, state, event):
+        return state
+    state = after(DELIVERY, state, event)
     connection.execute(table.update().where(here).values(state=state, updated_at=now, **values))
     return state
 
@@ -207,6 +211,7 @@ def enqueue(
                     due_at=now,
                     last_error="",
                     created_at=now,
+                    queued_at=now,
                     updated_at=now,
                 )
             )
@@ -218,7 +223,6 @@ def supersede_deliveries(connection: sa.Connection, analysis_id: str, now: datet
         sa.select(tables.deliveries.c.id)
         .join(tables.documents)
         .where(tables.documents.c.analysis_id == analysis_id)
-        .where(tables.deliveries.c.state.in_((DeliveryState.PENDING, DeliveryState.DEAD)))
     )
     for delivery_id in connection.scalars(query).all():
         move_delivery(connection, delivery_id, DeliveryEvent.SUPERSEDE, now)

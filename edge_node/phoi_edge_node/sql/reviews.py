@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,7 +17,7 @@ from phoi_edge_node.sql import tables
 from phoi_edge_node.sql.deliveries import drop_dead_letters, enqueue
 from phoi_edge_node.sql.engine import Database
 from phoi_edge_node.store import Outgoing, StoredReview
-from phoi_edge_node.study import REVIEW, ReviewEvent, ReviewState, after
+from phoi_edge_node.study import REVIEW, ReviewEvent, ReviewState, after, ignores
 
 
 class Reviews(Database):
@@ -54,7 +55,7 @@ class Reviews(Database):
         now = self._clock.now()
         disposition = Disposition(tracking_uid, verdict, reviewer, now, reason, correction)
         with self._write() as connection:
-            _move(connection, analysis_id, ReviewEvent.DECIDE)
+            _move(connection, analysis_id, ReviewEvent.DECIDE, now)
             self._audit(
                 connection, reviewer, "decide", _study_uid(connection, analysis_id), verdict.value
             )
@@ -78,7 +79,7 @@ class Reviews(Database):
             if not standing:
                 return None
             last = standing[-1]
-            _move(connection, analysis_id, ReviewEvent.UNDO)
+            _move(connection, analysis_id, ReviewEvent.UNDO, self._clock.now())
             self._audit(connection, reviewer, "undo", _study_uid(connection, analysis_id))
             connection.execute(
                 table.insert().values(
@@ -100,6 +101,7 @@ class Reviews(Database):
                 connection,
                 analysis_id,
                 ReviewEvent.SIGN,
+                signed.signed_at,
                 signed=to_json(signed),
                 signed_at=signed.signed_at,
             )
@@ -116,7 +118,7 @@ class Reviews(Database):
                 .where(table.c.state == ReviewState.SIGNED)
             ).all()
             for other in earlier:
-                _move(connection, other, ReviewEvent.SUPERSEDE)
+                _move(connection, other, ReviewEvent.REPLACE, signed.signed_at)
             self._audit(connection, signed.reviewer, "sign", analysis.study_instance_uid)
             drop_dead_letters(connection, analysis.study_instance_uid, signed.signed_at)
             enqueue(
@@ -131,15 +133,27 @@ class Reviews(Database):
 
 
 def _move(
-    connection: sa.Connection, analysis_id: str, event: ReviewEvent, **values: object
-) -> None:
+    connection: sa.Connection,
+    analysis_id: str,
+    event: ReviewEvent,
+    now: datetime,
+    **values: object,
+) -> bool:
+    """Take a review along its table of states; False where the event is ignored."""
     table = tables.reviews
     here = table.c.analysis_id == analysis_id
     present: str = connection.execute(
         sa.select(table.c.state).where(here).with_for_update()
     ).scalar_one()
-    state = after(REVIEW, ReviewState(present), event)
-    connection.execute(table.update().where(here).values(state=state, **values))
+    state = ReviewState(present)
+    if ignores(REVIEW, state, event):
+        return False
+    following = after(REVIEW, state, event)
+    if following is not state:
+        values |= {"state": following, "state_since": now}
+    if values:
+        connection.execute(table.update().where(here).values(**values))
+    return True
 
 
 def _study_uid(connection: sa.Connection, analysis_id: str) -> str:

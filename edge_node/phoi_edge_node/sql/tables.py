@@ -115,6 +115,7 @@ deliveries = sa.Table(
     sa.Column("due_at", UtcDateTime, nullable=False),
     sa.Column("last_error", sa.Text, nullable=False),
     sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("queued_at", UtcDateTime, nullable=False),
     sa.Column("updated_at", UtcDateTime, nullable=False),
     sa.Index("lane", "destination", "state"),
 )
@@ -124,6 +125,8 @@ reviews = sa.Table(
     metadata,
     sa.Column("analysis_id", sa.String(64), sa.ForeignKey("analyses.id"), primary_key=True),
     sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("state_since", UtcDateTime, nullable=False),
+    sa.Column("acknowledged_by", sa.String(64)),
     sa.Column("signed", sa.Text),
     sa.Column("signed_at", UtcDateTime),
 )
