@@ -7,22 +7,25 @@ values that break the rules, and so print patient data.
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from pathlib import Path
 
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 from pydicom.charset import convert_encodings, decode_bytes, python_encoding
-from pydicom.tag import Tag
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import BaseTag, Tag
 from pydicom.valuerep import TEXT_VR_DELIMS
 
-from phoi_edge_node.errors import EdgeError
+from phoi_edge_node.dicom.header_scan import BadHeader as BadHeader
+from phoi_edge_node.dicom.header_scan import scan, scan_file_meta
 from phoi_edge_node.ports import ReceivedInstance
 from phoi_edge_node.result import Patient, StudyHeader
 
-_UID = re.compile(r"[0-9.]{1,64}")
+# Looser than PS3.5 9.1: components with leading zeros come from scanners that are in
+# use, and are compared as text everywhere, so they are taken.
+_UID = re.compile(r"(?=.{1,64}\Z)[0-9]+(\.[0-9]+)*")
 # Multi-byte sets whose text may by chance be valid UTF-8; every other label is doubted.
 _NOT_MISTAKEN_FOR_UTF8 = frozenset({"GB18030", "GBK"})
 _ESCAPE = b"\x1b"  # announces another character set of ISO 2022 inside a value
@@ -48,8 +51,10 @@ _KEYWORDS = (
 )
 
 
-class BadHeader(EdgeError):
-    """An instance whose header cannot be used. The sender's fault."""
+_TAGS = frozenset(int(Tag(keyword)) for keyword in _KEYWORDS)
+_TRANSFER_SYNTAX_UID = 0x00020010
+_SENDING_AE_TITLE = 0x00020017
+_LONGEST_HEADER = 4 * 1024 * 1024  # of a file; pixels follow long before
 
 
 @dataclass(frozen=True)
@@ -91,22 +96,52 @@ def read_header(source: Path | bytes) -> InstanceHeader:
 
     Raises:
         BadHeader: it cannot be parsed, or lacks a UID.
+        OSError: the file cannot be read.
     """
-    stream = io.BytesIO(source) if isinstance(source, bytes) else source
-    try:
-        dataset = dcmread(stream, stop_before_pixels=True, specific_tags=list(_KEYWORDS))
-    except Exception as error:
-        # A damaged file makes the parser raise nearly anything, with values of the header in it.
-        raise BadHeader(f"the header cannot be parsed ({type(error).__name__})") from None
+    content = source if isinstance(source, bytes) else _beginning(source)
+    meta, offset = scan_file_meta(content, {_TRANSFER_SYNTAX_UID, _SENDING_AE_TITLE})
+    return read_data_set_header(
+        memoryview(content)[offset:],
+        _ascii(meta.get(_TRANSFER_SYNTAX_UID, b"")),
+        _ascii(meta.get(_SENDING_AE_TITLE, b"")),
+    )
+
+
+def read_data_set_header(
+    data_set: bytes | memoryview, transfer_syntax_uid: str, sending_ae_title: str = ""
+) -> InstanceHeader:
+    """Parse the header of an encoded data set; no pixels are read.
+
+    Args:
+        data_set: without file meta information.
+
+    Raises:
+        BadHeader: it cannot be parsed, or lacks a UID.
+    """
+    dataset = Dataset()
+    for tag, value in scan(data_set, transfer_syntax_uid, _TAGS).items():
+        # As raw as it lies there: ``text`` decodes it.
+        dataset[tag] = RawDataElement(
+            BaseTag(tag), None, len(value), value, 0, is_implicit_VR=True, is_little_endian=True
+        )
     return InstanceHeader(
         sop_class_uid=text(dataset, "SOPClassUID"),
         sop_instance_uid=text(dataset, "SOPInstanceUID"),
         series_instance_uid=text(dataset, "SeriesInstanceUID"),
-        transfer_syntax_uid=str(dataset.file_meta.get("TransferSyntaxUID", "")),
-        sending_ae_title=str(dataset.file_meta.get("SendingApplicationEntityTitle", "")).strip(),
+        transfer_syntax_uid=transfer_syntax_uid,
+        sending_ae_title=sending_ae_title,
         modality=text(dataset, "Modality"),
         study=study_header(dataset),
     )
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_LONGEST_HEADER)
+
+
+def _ascii(value: bytes) -> str:
+    return value.decode("ascii", "replace").strip(" \0")
 
 
 def study_header(dataset: Dataset) -> StudyHeader:

@@ -13,7 +13,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, UID
 
-from phoi_edge_node.dicom.headers import BadHeader, InstanceHeader, read_header
+from phoi_edge_node.dicom.headers import BadHeader, InstanceHeader, read_data_set_header
 from phoi_edge_node.dicom.instance_files import InstanceFiles, StoredFile
 from phoi_edge_node.errors import EdgeError
 from phoi_edge_node.ports import Clock, Intake, ReceivedInstance, Receiver
@@ -100,9 +100,9 @@ class InstanceTaker:
                 where other content was received under this UID before.
         """
         self._require_room(len(incoming.data_set))
-        file_meta = incoming.file_meta()
-        header = _parse(file_meta + incoming.data_set)
+        header = _parse(incoming)
         _require_match(incoming, header)
+        file_meta = incoming.file_meta()
         stored = self._write(header, file_meta, incoming.data_set)
         intake = self._receiver.instance_received(
             self._describe(incoming, header, stored), association
@@ -155,9 +155,9 @@ class InstanceTaker:
         )
 
 
-def _parse(content: bytes) -> InstanceHeader:
+def _parse(incoming: IncomingInstance) -> InstanceHeader:
     try:
-        return read_header(content)
+        return read_data_set_header(incoming.data_set, incoming.transfer_syntax_uid)
     except BadHeader as error:
         raise NotTaken(CANNOT_UNDERSTAND, str(error)) from None
 
