@@ -197,7 +197,14 @@ class StudyStore(Protocol):
 
     # studies
     def add_instance(self, instance: ReceivedInstance) -> Intake:
-        """Index an instance; a new one (re)opens its study."""
+        """Index an instance; a new one (re)opens its study.
+
+        What several threads add at once goes into one transaction.
+        """
+        ...
+
+    def add_instances(self, instances: Sequence[ReceivedInstance]) -> Sequence[Intake]:
+        """Index several in one transaction: all of them or, when it raises, none."""
         ...
 
     def studies(self, limit: int = 500) -> Sequence[StoredStudy]:
@@ -228,6 +235,9 @@ class StudyStore(Protocol):
         self, study_instance_uid: str, priority: Priority, completeness: Completeness | None = None
     ) -> str | None:
         """All instances are here: queue the next revision and supersede the unsigned ones.
+
+        Args:
+            priority: that of the study's order counts where it is more urgent.
 
         Returns:
             The id of the new analysis; None when the study was complete already.

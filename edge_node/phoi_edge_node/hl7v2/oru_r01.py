@@ -43,13 +43,15 @@ from phoi_edge_node.reported import (
     suggests_priority,
     told_earlier,
 )
-from phoi_edge_node.result import Outcome, Priority
+from phoi_edge_node.result import Completeness, Outcome, Priority
 from phoi_edge_node.settings import Hl7Settings, SiteSettings
 from phoi_edge_node.terms import (
     ATTENUATION_CLASS,
     ATTENUATIONS,
     CENTER,
     CERTAINTY,
+    COMPLETENESS,
+    COMPLETENESSES,
     FINDING_SITE,
     FLEISCHNER,
     IMPRESSION,
@@ -284,6 +286,11 @@ def _of_study(case: ReportedCase) -> Iterator[Observation]:
         yield Observation("NM", NODULE_COUNT, str(len(nodules)))
     else:
         yield Observation("NM", NODULE_COUNT, "", flag="A", status=_NOT_OBTAINABLE)
+    completeness = case.result.completeness
+    if completeness:
+        flag = "A" if completeness is Completeness.UNCONFIRMED else ""
+        value = coded_bilingual(COMPLETENESSES[completeness])
+        yield Observation("CWE", COMPLETENESS, value, flag=flag)
     if suggests_priority(case):
         priority = PRIORITIES[case.result.suggested_priority]
         yield Observation("CWE", SUGGESTED_PRIORITY, coded_bilingual(priority))

@@ -28,8 +28,8 @@ from phoi_edge_node.study import (
     ignores,
 )
 
-_RANK = {Priority.STAT: 0, Priority.URGENT: 1, Priority.ROUTINE: 2}
-_PRIORITY = {rank: priority for priority, rank in _RANK.items()}
+RANK = {Priority.STAT: 0, Priority.URGENT: 1, Priority.ROUTINE: 2}
+_PRIORITY = {rank: priority for priority, rank in RANK.items()}
 
 
 class Analyses(Database):
@@ -70,7 +70,7 @@ class Analyses(Database):
             connection.execute(
                 table.update()
                 .where(table.c.id == analysis_id, table.c.model.is_(None))
-                .values(model=to_json(model), model_name=model.name, model_version=model.version)
+                .values(_pinned(model))
             )
 
     def report_progress(self, analysis_id: str, step: str, fraction: float) -> None:
@@ -193,8 +193,13 @@ def queue_analysis(
     priority: Priority,
     completeness: Completeness | None,
     now: datetime,
+    model: ModelIdentity | None = None,
 ) -> str:
-    """Queue the next revision of a study; supersede what no person has signed."""
+    """Queue the next revision of a study; supersede what no person has signed.
+
+    Args:
+        model: pinned from the start where a result is only to be told anew.
+    """
     table = tables.analyses
     rows = connection.execute(
         sa.select(table.c.id, table.c.revision, table.c.state)
@@ -212,16 +217,27 @@ def queue_analysis(
             state=AnalysisState.QUEUED,
             state_since=now,
             completeness=completeness,
-            priority=_RANK[priority],
+            priority=RANK[priority],
             attempts=0,
             due_at=now,
             step="",
             fraction=0.0,
             error="",
             created_at=now,
+            **_pinned(model),
         )
     )
     return analysis_id
+
+
+def _pinned(model: ModelIdentity | None) -> dict[str, str]:
+    if model is None:
+        return {}
+    return {
+        "model": to_json(model),
+        "model_name": model.name,
+        "model_version": model.version,
+    }
 
 
 def _supersede_unless_signed(

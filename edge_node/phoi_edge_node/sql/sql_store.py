@@ -7,6 +7,7 @@ import sqlalchemy as sa
 from phoi_edge_node.sql import tables
 from phoi_edge_node.sql.analyses import Analyses
 from phoi_edge_node.sql.deliveries import Deliveries, move_delivery
+from phoi_edge_node.sql.orders import Orders
 from phoi_edge_node.sql.people import People
 from phoi_edge_node.sql.reviews import Reviews
 from phoi_edge_node.sql.statistics import Statistics
@@ -21,7 +22,7 @@ from phoi_edge_node.study import (
 )
 
 
-class SqlStore(Studies, Analyses, Deliveries, Reviews, Statistics, People):
+class SqlStore(Studies, Analyses, Orders, Deliveries, Reviews, Statistics, People):
     """The edge's memory in one database."""
 
     def requeue_interrupted(self) -> int:

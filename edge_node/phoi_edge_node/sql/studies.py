@@ -7,37 +7,22 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from phoi_edge_node.codec import from_json, to_json
-from phoi_edge_node.ports import Intake, ReceivedInstance
-from phoi_edge_node.result import Completeness, Patient, Priority, StudyHeader
+from phoi_edge_node.codec import from_json
+from phoi_edge_node.orders import more_urgent
+from phoi_edge_node.ports import ReceivedInstance
+from phoi_edge_node.result import Completeness, Priority, StudyHeader
 from phoi_edge_node.sql import tables
 from phoi_edge_node.sql.analyses import queue_analysis
-from phoi_edge_node.sql.engine import Database
+from phoi_edge_node.sql.indexing import Indexing
+from phoi_edge_node.sql.orders import order_behind
 from phoi_edge_node.store import StoredStudy
-from phoi_edge_node.study import STUDY, ReviewState, StudyEvent, StudyState, after
+from phoi_edge_node.study import STUDY, ReviewState, StudyEvent, StudyState, after, ignores
 
 _COLUMNS = [column.name for column in tables.instances.columns]
 
 
-class Studies(Database):
+class Studies(Indexing):
     """The part of the store that receiving uses."""
-
-    def add_instance(self, instance: ReceivedInstance) -> Intake:
-        """Index an instance; a new one (re)opens its study."""
-        table = tables.instances
-        with self._write() as connection:
-            known = connection.scalar(
-                sa.select(table.c.sha256).where(
-                    table.c.sop_instance_uid == instance.sop_instance_uid
-                )
-            )
-            if known is not None:
-                return Intake.DUPLICATE if known == instance.sha256 else Intake.CONFLICT
-            if not _open_study(connection, instance):
-                return Intake.OTHER_PATIENT
-            values = {name: getattr(instance, name) for name in _COLUMNS}
-            connection.execute(table.insert().values(values))
-        return Intake.STORED
 
     def studies(self, limit: int = 500) -> Sequence[StoredStudy]:
         """Those that nobody signed first, then the most recently received."""
@@ -88,7 +73,7 @@ class Studies(Database):
         """Nothing more comes: the study is to be counted; False if it is not being received."""
         with self._write() as connection:
             state = _locked_state(connection, study_instance_uid)
-            if state is not StudyState.RECEIVING:
+            if state is None or ignores(STUDY, state, StudyEvent.QUIET):
                 return False
             self._move_study(connection, study_instance_uid, state, StudyEvent.QUIET)
         return True
@@ -98,16 +83,19 @@ class Studies(Database):
     ) -> str | None:
         """All instances are here: queue the next revision and supersede the unsigned ones."""
         unsure = completeness is Completeness.UNCONFIRMED
+        event = StudyEvent.LIMIT if unsure else StudyEvent.COUNTED
         with self._write() as connection:
             state = _locked_state(connection, study_instance_uid)
-            if state is StudyState.RECEIVING:
+            if state is StudyState.RECEIVING and completeness is None:  # nobody counts here
                 state = self._move_study(connection, study_instance_uid, state, StudyEvent.QUIET)
-            if state is not StudyState.COUNTING:
+            if state is None or ignores(STUDY, state, event):
                 return None
-            event = StudyEvent.LIMIT if unsure else StudyEvent.COUNTED
             self._move_study(connection, study_instance_uid, state, event)
+            header = _header(connection, study_instance_uid)
+            order = order_behind(connection, header) if header else None
+            asked = more_urgent(priority, order.priority if order else None)
             return queue_analysis(
-                connection, study_instance_uid, priority, completeness, self._clock.now()
+                connection, study_instance_uid, asked, completeness, self._clock.now()
             )
 
     def _move_study(
@@ -132,43 +120,6 @@ def _locked_state(connection: sa.Connection, study_instance_uid: str) -> StudySt
     query = sa.select(table.c.state).where(table.c.study_instance_uid == study_instance_uid)
     state = connection.scalar(query.with_for_update())
     return None if state is None else StudyState(state)
-
-
-def _open_study(connection: sa.Connection, instance: ReceivedInstance) -> bool:
-    """Open the study of an instance; False if it is another patient's."""
-    table = tables.studies
-    here = table.c.study_instance_uid == instance.study_instance_uid
-    state = _locked_state(connection, instance.study_instance_uid)
-    if state is None:
-        connection.execute(
-            table.insert().values(
-                study_instance_uid=instance.study_instance_uid,
-                state=StudyState.RECEIVING,
-                state_since=instance.received_at,
-                receiving_since=instance.received_at,
-                header=to_json(instance.study),
-                first_received_at=instance.received_at,
-                last_received_at=instance.received_at,
-            )
-        )
-        return True
-    known = _header(connection, instance.study_instance_uid)
-    if known is None or not _same_patient(known.patient, instance.study.patient):
-        return False
-    values: dict[str, object] = {"last_received_at": instance.received_at}
-    following = after(STUDY, state, StudyEvent.INSTANCE_STORED)
-    if following is not state:
-        values |= {"state": following, "state_since": instance.received_at}
-        if state is not StudyState.COUNTING:  # it was whole once, and begins anew
-            values["receiving_since"] = instance.received_at
-    connection.execute(table.update().where(here).values(values))
-    return True
-
-
-def _same_patient(known: Patient, other: Patient) -> bool:
-    """Compared by identifier and issuer where both name one."""
-    pairs = ((known.patient_id, other.patient_id), (known.issuer, other.issuer))
-    return all(one == two for one, two in pairs if one and two)
 
 
 def _header(connection: sa.Connection, study_instance_uid: str) -> StudyHeader | None:

@@ -35,6 +35,7 @@ studies = sa.Table(
     sa.Column("state_since", UtcDateTime, nullable=False),
     sa.Column("receiving_since", UtcDateTime, nullable=False),
     sa.Column("header", sa.Text, nullable=False),
+    sa.Column("patient_id", sa.Text, nullable=False, index=True),
     sa.Column("first_received_at", UtcDateTime, nullable=False),
     sa.Column("last_received_at", UtcDateTime, nullable=False, index=True),
 )
@@ -142,6 +143,44 @@ dispositions = sa.Table(
     sa.Column("reviewer", sa.String(64), nullable=False),
     sa.Column("at", UtcDateTime, nullable=False),
     sa.Column("disposition", sa.Text, nullable=False),
+)
+
+orders = sa.Table(
+    "orders",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("placer", sa.Text, nullable=False, index=True),
+    sa.Column("filler", sa.Text, nullable=False, index=True),
+    sa.Column("accession_number", sa.Text, nullable=False, index=True),
+    sa.Column("study_instance_uid", sa.Text, nullable=False, index=True),
+    sa.Column("cancelled", sa.Boolean, nullable=False),
+    sa.Column("told_at", UtcDateTime, nullable=False),
+    sa.Column("content", sa.Text, nullable=False),
+)
+
+hospital_messages = sa.Table(
+    "hospital_messages",
+    metadata,
+    sa.Column("identity", sa.String(64), primary_key=True),
+    sa.Column("taken_at", UtcDateTime, nullable=False, index=True),
+)
+
+patient_merges = sa.Table(
+    "patient_merges",
+    metadata,
+    sa.Column("patient_id", sa.Text, primary_key=True),
+    sa.Column("issuer", sa.Text, primary_key=True),
+    sa.Column("surviving_id", sa.Text, nullable=False, index=True),
+    sa.Column("surviving_issuer", sa.Text, nullable=False),
+    sa.Column("told_at", UtcDateTime, nullable=False),
+)
+
+patient_updates = sa.Table(
+    "patient_updates",
+    metadata,
+    sa.Column("patient_id", sa.Text, primary_key=True),
+    sa.Column("issuer", sa.Text, primary_key=True),
+    sa.Column("told_at", UtcDateTime, nullable=False),
 )
 
 accounts = sa.Table(

@@ -1,0 +1,182 @@
+"""MLLP server (HL7 v2 Minimal Lower Layer Protocol): connections, frames and their limits.
+
+A connection may carry any number of messages, one after another. Each has a thread of its own;
+what a peer can make Phoi hold or wait for is bounded.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from ipaddress import ip_address
+
+import structlog
+
+from phoi_edge_node.errors import EdgeError
+from phoi_edge_node.hl7v2.mllp import END, START
+from phoi_edge_node.settings import OrdersSettings
+
+MAXIMUM_MESSAGE = 1024 * 1024  # an order has a few kilobytes
+MAXIMUM_CONNECTIONS = 64
+MAXIMUM_CONNECTIONS_PER_PEER = 8
+IDLE_TIMEOUT_S = 600.0  # interface engines keep connections open between messages
+MESSAGE_TIMEOUT_S = 30.0  # from its first byte to its last
+
+log = structlog.get_logger(__name__)
+
+
+class _Shed(Exception):
+    """The peer is disconnected; the text says why."""
+
+
+class MllpListener:
+    """Listens for messages.
+
+    Args:
+        answer: gives the acknowledgement of a message, both without frame; called from several
+            threads at once, and never raises.
+    """
+
+    def __init__(
+        self,
+        settings: OrdersSettings,
+        answer: Callable[[bytes], bytes],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._answer = answer
+        self._monotonic = monotonic
+        self._server: socket.socket | None = None
+        self._lock = threading.Lock()
+        self._open: dict[socket.socket, str] = {}
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._accept, name="mllp", daemon=True)
+
+    @property
+    def port(self) -> int:
+        """The port in use, also where the settings say 0; only while started."""
+        if self._server is None:
+            raise AssertionError("not started")
+        return int(self._server.getsockname()[1])
+
+    def start(self) -> None:
+        """Begin to listen; returns at once.
+
+        Raises:
+            EdgeError: the port cannot be used.
+        """
+        address = (self._settings.host, self._settings.port)
+        try:
+            self._server = socket.create_server(address)
+        except OSError as error:
+            raise EdgeError(
+                f"cannot listen for orders on {address[0]}:{address[1]} ({error.strerror}). "
+                "Stop what uses the port, or set orders.port to another one."
+            ) from None
+        self._server.settimeout(0.5)
+        self._thread.start()
+        log.info("listening for orders", port=self.port)
+
+    def stop(self) -> None:
+        """Stop listening; what is not acknowledged yet will be sent again. Idempotent."""
+        self._stopping.set()
+        if self._server is None:
+            return
+        self._thread.join()
+        with self._lock:
+            connections = list(self._open)
+        for connection in connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self) -> None:
+        server = self._server
+        if server is None:
+            raise AssertionError("not started")
+        with server:
+            while not self._stopping.is_set():
+                try:
+                    connection, (peer, *_) = server.accept()
+                except TimeoutError:
+                    continue
+                except OSError as error:  # too many open files, for one: it may pass
+                    log.warning("no connection taken", why=type(error).__name__)
+                    self._stopping.wait(0.5)
+                    continue
+                self._take(connection, str(peer))
+
+    def _take(self, connection: socket.socket, peer: str) -> None:
+        refusal = self._refusal(peer)
+        if refusal:
+            log.warning("connection refused", peer=peer, why=refusal)
+            connection.close()
+            return
+        with self._lock:
+            self._open[connection] = peer
+        threading.Thread(
+            target=self._serve, args=(connection, peer), name="mllp-peer", daemon=True
+        ).start()
+
+    def _refusal(self, peer: str) -> str:
+        allowed = self._settings.allowed_peers
+        if allowed and not any(ip_address(peer) in network for network in allowed):
+            return "not in orders.allowed_peers"
+        with self._lock:
+            peers = Counter(self._open.values())
+        if peers.total() >= MAXIMUM_CONNECTIONS or peers[peer] >= MAXIMUM_CONNECTIONS_PER_PEER:
+            return "too many connections"
+        return ""
+
+    def _serve(self, connection: socket.socket, peer: str) -> None:
+        try:
+            with connection:
+                for message in self._messages(connection):
+                    connection.settimeout(MESSAGE_TIMEOUT_S)
+                    connection.sendall(START + self._answer(message) + END)
+        except _Shed as why:
+            log.warning("peer disconnected", peer=peer, why=str(why))
+        except OSError:
+            pass  # it went away; what it got no answer to, it sends again
+        finally:
+            with self._lock:
+                del self._open[connection]
+
+    def _messages(self, connection: socket.socket) -> Iterator[bytes]:
+        """The messages of a connection, without their frames, until the peer ends it.
+
+        Raises:
+            _Shed: too long, too slow, idle, or no MLLP.
+        """
+        received = bytearray()
+        while not self._stopping.is_set():
+            deadline = self._monotonic() + (MESSAGE_TIMEOUT_S if received else IDLE_TIMEOUT_S)
+            while (end := received.find(END)) < 0:
+                chunk = self._receive(connection, deadline)
+                if not chunk:
+                    return
+                if not received:
+                    deadline = self._monotonic() + MESSAGE_TIMEOUT_S
+                received += chunk
+                _require_frame(received)
+            yield bytes(received[1:end])
+            del received[: end + len(END)]
+            _require_frame(received)
+
+    def _receive(self, connection: socket.socket, deadline: float) -> bytes:
+        left_s = deadline - self._monotonic()
+        if left_s > 0:
+            connection.settimeout(left_s)
+            with suppress(TimeoutError):
+                return connection.recv(65536)
+        raise _Shed("nothing came for too long")
+
+
+def _require_frame(received: bytearray) -> None:
+    if received and not received.startswith(START):
+        raise _Shed("what it sends is not MLLP")
+    if len(received) > MAXIMUM_MESSAGE:
+        raise _Shed(f"a message exceeds {MAXIMUM_MESSAGE} bytes")

@@ -1,0 +1,111 @@
+"""The index of instances as they arrive: the store's busiest path, so few statements, made once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+
+import sqlalchemy as sa
+
+from phoi_edge_node.codec import from_json, to_json
+from phoi_edge_node.group_commit import GroupCommit
+from phoi_edge_node.ports import Clock, Intake, ReceivedInstance
+from phoi_edge_node.result import Patient, StudyHeader
+from phoi_edge_node.sql import tables
+from phoi_edge_node.sql.engine import Database
+from phoi_edge_node.sql.patients import merged
+from phoi_edge_node.study import STUDY, StudyEvent, StudyState, after
+
+_INSTANCES, _STUDIES = tables.instances, tables.studies
+_COLUMNS = [column.name for column in _INSTANCES.columns]
+
+# Building a statement costs more than running it on SQLite.
+_SHA256 = sa.select(_INSTANCES.c.sha256).where(
+    _INSTANCES.c.sop_instance_uid == sa.bindparam("sop_instance_uid")
+)
+_HERE = _STUDIES.c.study_instance_uid == sa.bindparam("uid")
+_STUDY = sa.select(_STUDIES.c.state, _STUDIES.c.header).where(_HERE).with_for_update()
+_NEW_INSTANCE = _INSTANCES.insert()
+_NEW_STUDY = _STUDIES.insert()
+_TOUCH = _STUDIES.update().where(_HERE).values(last_received_at=sa.bindparam("at"))
+_REOPEN = _TOUCH.values(state=sa.bindparam("state"), state_since=sa.bindparam("at"))
+_BEGIN_ANEW = _REOPEN.values(receiving_since=sa.bindparam("at"))
+
+
+class Indexing(Database):
+    """The part of the store that what receives writes to."""
+
+    def __init__(self, engine: sa.Engine, clock: Clock) -> None:
+        super().__init__(engine, clock)
+        self._group = GroupCommit(self.add_instances, of_all=(sa.exc.OperationalError,))
+
+    def add_instance(self, instance: ReceivedInstance) -> Intake:
+        """Index an instance; a new one (re)opens its study."""
+        return self._group.add(instance)
+
+    def add_instances(self, instances: Sequence[ReceivedInstance]) -> Sequence[Intake]:
+        """Index several in one transaction: all of them or, when it raises, none."""
+        with self._write() as connection:
+            return [_add(connection, instance) for instance in instances]
+
+
+def _add(connection: sa.Connection, instance: ReceivedInstance) -> Intake:
+    known = connection.scalar(_SHA256, {"sop_instance_uid": instance.sop_instance_uid})
+    if known is not None:
+        return Intake.DUPLICATE if known == instance.sha256 else Intake.CONFLICT
+    if not _open_study(connection, instance):
+        return Intake.OTHER_PATIENT
+    connection.execute(_NEW_INSTANCE, {name: getattr(instance, name) for name in _COLUMNS})
+    return Intake.STORED
+
+
+def _open_study(connection: sa.Connection, instance: ReceivedInstance) -> bool:
+    """Open the study of an instance; False if it is another patient's."""
+    uid, at = instance.study_instance_uid, instance.received_at
+    study = connection.execute(_STUDY, {"uid": uid}).one_or_none()
+    if study is None:
+        connection.execute(_NEW_STUDY, _new_study(connection, instance))
+        return True
+    known = _patient(study.header)
+    if not _same_patient(known, instance.study.patient) and not _same_patient(
+        known, merged(connection, instance.study.patient)
+    ):
+        return False
+    state = StudyState(study.state)
+    following = after(STUDY, state, StudyEvent.INSTANCE_STORED)
+    values = {"uid": uid, "at": at, "state": following}
+    if following is state:
+        del values["state"]
+        connection.execute(_TOUCH, values)
+    elif state is StudyState.COUNTING:
+        connection.execute(_REOPEN, values)
+    else:  # it was whole once
+        connection.execute(_BEGIN_ANEW, values)
+    return True
+
+
+def _new_study(connection: sa.Connection, instance: ReceivedInstance) -> dict[str, object]:
+    at = instance.received_at
+    patient = merged(connection, instance.study.patient)
+    return {
+        "study_instance_uid": instance.study_instance_uid,
+        "state": StudyState.RECEIVING,
+        "state_since": at,
+        "receiving_since": at,
+        "header": to_json(replace(instance.study, patient=patient)),
+        "patient_id": patient.patient_id,
+        "first_received_at": at,
+        "last_received_at": at,
+    }
+
+
+@lru_cache(maxsize=64)
+def _patient(header: str) -> Patient:
+    return from_json(header, StudyHeader).patient
+
+
+def _same_patient(known: Patient, other: Patient) -> bool:
+    """Compared by identifier and issuer where both name one."""
+    pairs = ((known.patient_id, other.patient_id), (known.issuer, other.issuer))
+    return all(one == two for one, two in pairs if one and two)

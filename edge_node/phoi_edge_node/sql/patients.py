@@ -1,0 +1,54 @@
+"""Which numbers are one patient: the merges that were told, followed both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import sqlalchemy as sa
+
+from phoi_edge_node.orders import PatientKey, key_of
+from phoi_edge_node.result import Patient
+from phoi_edge_node.sql import tables
+
+_LONGEST_CHAIN = 16  # merges of merges; a circle cannot be told, but is no reason to hang
+
+
+def current_key(connection: sa.Connection, patient: PatientKey) -> PatientKey:
+    """The number that a patient goes by now."""
+    table = tables.patient_merges
+    for _ in range(_LONGEST_CHAIN):
+        query = sa.select(table).where(table.c.patient_id == patient.patient_id)
+        rows = connection.execute(query.order_by(table.c.told_at.desc())).all()
+        row = next((r for r in rows if PatientKey(r.patient_id, r.issuer).may_be(patient)), None)
+        if row is None:
+            break
+        patient = PatientKey(row.surviving_id, row.surviving_issuer)
+    return patient
+
+
+def merged(connection: sa.Connection, patient: Patient) -> Patient:
+    """The patient on new images under the number that stands for them now."""
+    here = key_of(patient)
+    surviving = current_key(connection, here)
+    return patient if surviving == here else renamed(patient, surviving)
+
+
+def renamed(patient: Patient, surviving: PatientKey) -> Patient:
+    """The patient under another number; images that name no issuer still name none."""
+    issuer = surviving.issuer if patient.issuer else ""
+    return replace(patient, patient_id=surviving.patient_id, issuer=issuer)
+
+
+def numbers_before(connection: sa.Connection, patient: PatientKey) -> Sequence[PatientKey]:
+    """The numbers that were merged into a patient's."""
+    table = tables.patient_merges
+    found = [patient]
+    for key in found:  # grows while it is walked
+        query = sa.select(table).where(table.c.surviving_id == key.patient_id)
+        for row in connection.execute(query):
+            gone = PatientKey(row.patient_id, row.issuer)
+            surviving = PatientKey(row.surviving_id, row.surviving_issuer)
+            if surviving.may_be(key) and gone not in found:
+                found.append(gone)
+    return found[1:]
