@@ -35,6 +35,7 @@ from phoi_edge_node.dicom.series_reader import DicomSeriesReader
 from phoi_edge_node.dicom.storage_scp import StorageScp
 from phoi_edge_node.dicom.stow import StowService
 from phoi_edge_node.dicom.taking import InstanceTaker
+from phoi_edge_node.dicom.tls import client_context
 from phoi_edge_node.errors import EdgeError, InferenceUnavailable
 from phoi_edge_node.fhir.bundle import FhirEncoder
 from phoi_edge_node.fhir.client import FhirDestination
@@ -121,7 +122,8 @@ def make_destinations(settings: EdgeSettings) -> tuple[Destination, ...]:
     destinations: list[Destination] = []
     if mode in {SiteMode.PACS, SiteMode.PACS_EMR}:
         calling = settings.dicom.ae_title
-        destinations += [DicomArchive(archive, calling) for archive in settings.archives]
+        tls = client_context(settings.dicom)
+        destinations += [DicomArchive(archive, calling, tls) for archive in settings.archives]
     if mode is SiteMode.PACS_EMR:
         if settings.hl7 is not None:
             destinations.append(MllpDestination(settings.hl7))
@@ -139,7 +141,8 @@ def make_sources(
         taker: takes what is fetched; None: they are only asked.
     """
     calling = settings.dicom.ae_title
-    return tuple(DicomSource(a, calling, taker) for a in settings.archives if a.query)
+    tls = client_context(settings.dicom)
+    return tuple(DicomSource(a, calling, taker, tls) for a in settings.archives if a.query)
 
 
 class Connections:

@@ -219,6 +219,7 @@ class ArchiveSettings(_Section):
             and port in the archive's configuration.
         dicomweb: base URL of its DICOMweb service, for example ``https://pacs.example/dicom-web``.
         bearer_token_file: file that holds the token for ``dicomweb``, readable by Phoi only.
+        tls: speak TLS to it, with the certificate and the authority of ``dicom``.
         commitment: ask it for storage commitment of what was sent.
     """
 
@@ -231,6 +232,7 @@ class ArchiveSettings(_Section):
     retrieve: Literal["", "c-move", "c-get", "wado-rs"] = ""
     dicomweb: str = Field(default="", pattern=r"^(https?://.*)?$")
     bearer_token_file: Path | None = None
+    tls: bool = False
     commitment: bool = False
 
     @model_validator(mode="after")
@@ -384,6 +386,12 @@ class EdgeSettings(BaseSettings):
     inference: InferenceSettings = InferenceSettings()
     web: WebSettings = WebSettings()
     retry_delays_s: tuple[float, ...] = (1, 5, 30, 120, 600, 3600)
+
+    @model_validator(mode="after")
+    def _certificate_for_archives(self) -> EdgeSettings:
+        if any(archive.tls for archive in self.archives) and self.dicom.tls_ca is None:
+            raise ValueError("archives.tls needs tls_certificate, tls_key and tls_ca of dicom")
+        return self
 
     @classmethod
     def settings_customise_sources(

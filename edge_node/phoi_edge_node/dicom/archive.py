@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import tempfile
 from collections.abc import Collection
 from pathlib import Path
@@ -23,10 +24,15 @@ from phoi_edge_node.settings import ArchiveSettings
 class DicomArchive:
     """One archive of the settings."""
 
-    def __init__(self, settings: ArchiveSettings, calling_ae_title: str) -> None:
-        """Send as ``calling_ae_title``; nothing is opened yet."""
+    def __init__(
+        self,
+        settings: ArchiveSettings,
+        calling_ae_title: str,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """Send as ``calling_ae_title``; nothing is opened yet. ``tls`` is of ``tls.py``."""
         self._name = settings.name
-        self._peer = Peer(settings.ae_title, settings.host, settings.port, settings.timeout_s)
+        self._peer = Peer.of(settings, tls)
         self._calling_ae_title = calling_ae_title
 
     @property

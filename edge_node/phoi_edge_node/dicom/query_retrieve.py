@@ -8,6 +8,7 @@ study are passed over, and images that were not asked for are refused.
 from __future__ import annotations
 
 import itertools
+import ssl
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
@@ -58,13 +59,18 @@ class DicomSource:
     Args:
         calling_ae_title: our own, also where C-MOVE sends to.
         taker: takes what comes by C-GET; None: it is only asked what it holds.
+        tls: used where the settings say so.
     """
 
     def __init__(
-        self, settings: ArchiveSettings, calling_ae_title: str, taker: InstanceTaker | None = None
+        self,
+        settings: ArchiveSettings,
+        calling_ae_title: str,
+        taker: InstanceTaker | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._name = settings.name
-        self._peer = Peer(settings.ae_title, settings.host, settings.port, settings.timeout_s)
+        self._peer = Peer.of(settings, tls)
         self._calling_ae_title = calling_ae_title
         self._retrieve = settings.retrieve
         self._taker = taker

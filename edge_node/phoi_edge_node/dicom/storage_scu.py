@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import socket
+import ssl
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pynetdicom.presentation import build_context, build_role
 
 from phoi_edge_node.errors import EdgeError
 from phoi_edge_node.ports import Delivered, Refused, SendOutcome, Unreachable
+from phoi_edge_node.settings import ArchiveSettings
 
 # A file's data set goes out byte for byte. pynetdicom knows this only as a setting of the process.
 _config.STORE_SEND_CHUNKED_DATASET = True
@@ -47,12 +49,25 @@ class Peer:
 
     Attributes:
         timeout_s: for the connection and for each answer.
+        tls: None: plain TCP.
     """
 
     ae_title: str
     host: str
     port: int
     timeout_s: float = 30.0
+    tls: ssl.SSLContext | None = field(default=None, compare=False, repr=False)
+
+    @classmethod
+    def of(cls, archive: ArchiveSettings, tls: ssl.SSLContext | None = None) -> Peer:
+        """An archive of the settings; ``tls`` is used where they say so."""
+        return cls(
+            archive.ae_title,
+            archive.host,
+            archive.port,
+            archive.timeout_s,
+            tls if archive.tls else None,
+        )
 
     @classmethod
     def parse(cls, address: str) -> Peer:
@@ -124,6 +139,7 @@ def association(
             contexts=proposed,
             ae_title=peer.ae_title,
             max_pdu=_MAXIMUM_PDU,
+            tls_args=None if peer.tls is None else (peer.tls, peer.host),
             ext_neg=[build_role(sop_class, scp_role=True) for sop_class in sorted(taken)],
             evt_handlers=handlers,
         )

@@ -29,18 +29,17 @@ def server_context(settings: DicomSettings) -> ssl.SSLContext | None:
     return context
 
 
-def client_context(settings: DicomSettings) -> ssl.SSLContext:
-    """What Phoi speaks to an archive: it shows its certificate and checks the archive's.
+def client_context(settings: DicomSettings) -> ssl.SSLContext | None:
+    """What Phoi speaks to archives: it shows its certificate and checks theirs.
 
-    The archive's certificate must come from ``tls_ca`` and name the host of the settings.
+    An archive's certificate must come from ``tls_ca`` and name the host of the settings. None
+    without ``tls_ca``: then there are no archives with TLS.
 
     Raises:
-        SettingsError: a file is not set or cannot be used; the text says which setting.
+        SettingsError: a file cannot be used; the text says which setting.
     """
     if settings.tls_certificate is None or settings.tls_key is None or settings.tls_ca is None:
-        raise SettingsError(
-            "an archive with tls = true needs dicom.tls_certificate, dicom.tls_key and dicom.tls_ca"
-        )
+        return None
     context = _context(ssl.PROTOCOL_TLS_CLIENT, settings.tls_certificate, settings.tls_key)
     _trust(context, settings.tls_ca)
     return context
