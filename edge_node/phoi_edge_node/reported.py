@@ -13,6 +13,7 @@ from phoi_models.size_class import SizeClass, classify
 
 from phoi_edge_node.ports import ReportedCase
 from phoi_edge_node.result import (
+    Completeness,
     Disposition,
     Nodule,
     Outcome,
@@ -22,6 +23,7 @@ from phoi_edge_node.result import (
 )
 from phoi_edge_node.terms import (
     ATTENUATIONS,
+    COMPLETENESSES,
     LOBES,
     LUNGS,
     OUTCOMES,
@@ -29,6 +31,7 @@ from phoi_edge_node.terms import (
     STATUS_NOTICES,
     Term,
 )
+from phoi_edge_node.triage import outcome_of_nothing_found
 
 _NOTHING_KNOWN = frozenset({Outcome.NOT_ANALYSABLE, Outcome.FAILED})
 
@@ -160,8 +163,15 @@ def reported_outcome(case: ReportedCase) -> Outcome:
         return Outcome.POSITIVE
     if case.result.outcome is not Outcome.POSITIVE:
         return case.result.outcome
-    coverage = case.result.coverage
-    return Outcome.NEGATIVE if coverage and coverage.complete else Outcome.LIMITED
+    return outcome_of_nothing_found(case.result.coverage, case.result.completeness)
+
+
+def warnings(case: ReportedCase) -> tuple[tuple[str, str], ...]:
+    """What stands beside the outcome wherever it is told, in English and Vietnamese."""
+    if case.result.completeness is not Completeness.UNCONFIRMED:
+        return ()
+    term = COMPLETENESSES[Completeness.UNCONFIRMED]
+    return ((f"{term.en}.", f"{term.vi}."),)
 
 
 def suggests_priority(case: ReportedCase) -> bool:
@@ -177,7 +187,8 @@ def reported_at(case: ReportedCase) -> datetime:
 
 def impression(case: ReportedCase) -> tuple[tuple[str, str], ...]:
     """What a person reads, line by line, each in English and Vietnamese."""
-    lines = [_headline(case), *(_nodule_line(n) for n in reported_nodules(case))]
+    nodules = reported_nodules(case)
+    lines = [_headline(case), *warnings(case), *(_nodule_line(n) for n in nodules)]
     if case.review:
         lines.append(_review_line(case.review))
     lines.append(STATUS_NOTICES[case.status])

@@ -16,7 +16,7 @@ from phoi_models.errors import NotAnalysableReason
 from phoi_models.findings import Attenuation, Lobe, Side
 
 from phoi_edge_node.ports import ReportStatus
-from phoi_edge_node.result import Outcome, Priority, Verdict
+from phoi_edge_node.result import Completeness, Outcome, Priority, Verdict
 
 MANUFACTURER = "Phoi project"
 
@@ -84,6 +84,7 @@ NODULE_COUNT = _phoi("nodule-count", "Number of lung nodules", "Số nốt phổ
 SUGGESTED_PRIORITY = _phoi(
     "reading-priority", "Suggested reading priority", "Mức ưu tiên đọc được đề xuất"
 )
+COMPLETENESS = _phoi("completeness", "Completeness of the study", "Tính đầy đủ của ca chụp")
 IMPRESSION = _dcm("121073", "Impression", "Nhận định")
 TRACKING_IDENTIFIER = _dcm("112039", "Tracking Identifier", "Tên theo dõi")
 TRACKING_UID = _dcm("112040", "Tracking Unique Identifier", "UID theo dõi")
@@ -149,8 +150,8 @@ OUTCOMES: Mapping[Outcome, Term] = {
     ),
     Outcome.LIMITED: _phoi(
         "limited",
-        "LIMITED: the lungs are not wholly shown, nodules may be missed",
-        "HẠN CHẾ: hình không thấy hết hai phổi, có thể bỏ sót nốt",
+        "LIMITED: lungs may not be wholly shown, nodules may be missed",
+        "HẠN CHẾ: hình có thể không thấy hết hai phổi, có thể bỏ sót nốt",
     ),
     Outcome.NOT_ANALYSABLE: _phoi(
         "not_analysable",
@@ -159,6 +160,23 @@ OUTCOMES: Mapping[Outcome, Term] = {
     ),
     Outcome.FAILED: _phoi(
         "failed", "AI FAILED: nothing was analysed", "AI BỊ LỖI: chưa phân tích được gì"
+    ),
+}
+COMPLETENESSES: Mapping[Completeness, Term] = {
+    Completeness.CONFIRMED: _phoi(
+        "confirmed",
+        "All images came, by the archive's count",
+        "Đã nhận đủ hình theo số đếm của PACS",
+    ),
+    Completeness.BY_GEOMETRY: _phoi(
+        "by-geometry",
+        "No gaps, lungs from apex to base; archive not asked",
+        "Không hụt lát, đủ từ đỉnh đến đáy phổi; chưa hỏi PACS",
+    ),
+    Completeness.UNCONFIRMED: _phoi(
+        "unconfirmed",
+        "COMPLETENESS UNCONFIRMED: images of this study may be missing",
+        "CHƯA XÁC NHẬN ĐỦ HÌNH: ca chụp có thể còn thiếu hình",
     ),
 }
 REASONS_VI: Mapping[NotAnalysableReason, str] = {

@@ -256,14 +256,18 @@ class Analyst:
         except NotAnalysable as refusal:
             identity = _identity(analysis, choice, "", model)
             reason = choice.reason if choice else ""
-            result = not_analysable_result(identity, refusal, reason, self._clock.now())
+            result = not_analysable_result(
+                identity, refusal, reason, self._clock.now(), analysis.completeness
+            )
             return _Ended(AnalysisEvent.REFUSE, result, choice)
         except InferenceUnavailable as error:
             return _Passing(str(error), progress.reached_worker, error.retry_after_s)
         except InferenceFailed as error:
             return self._failed(analysis, str(error), choice, model)
         identity = _identity(analysis, choice, volume.digest(), model)
-        result = make_result(identity, found, choice.reason, self._uids, self._clock.now())
+        result = make_result(
+            identity, found, choice.reason, self._uids, self._clock.now(), analysis.completeness
+        )
         result = replace(result, passed_over=choice.passed_over)
         return _Ended(AnalysisEvent.FINISH, result, choice, volume)
 
@@ -276,7 +280,7 @@ class Analyst:
     ) -> _Ended:
         identity = _identity(analysis, choice, "", model or analysis.model)
         reason = choice.reason if choice else ""
-        result = failed_result(identity, error, reason, self._clock.now())
+        result = failed_result(identity, error, reason, self._clock.now(), analysis.completeness)
         return _Ended(AnalysisEvent.GIVE_UP, result, choice, error=error)
 
     def _try_again(self, analysis: StoredAnalysis, passing: _Passing, study: StudyHeader) -> None:

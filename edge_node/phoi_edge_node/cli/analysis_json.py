@@ -22,6 +22,7 @@ def analysis_json(result: TriageResult) -> Mapping[str, Any]:
         "series_reason": result.series_reason,
         "model": _model(result.identity.model),
         "outcome": result.outcome.value,
+        "completeness": result.completeness.value if result.completeness else None,
     }
     if result.outcome is Outcome.NOT_ANALYSABLE and result.reason is not None:
         document["not_analysable"] = {"reason": result.reason.value, "detail": result.detail}

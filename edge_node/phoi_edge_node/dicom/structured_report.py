@@ -91,6 +91,9 @@ def _conclusions(case: ReportedCase) -> Iterable[ContentSequence]:
     if case.result.reason:
         reason = codes.not_analysable_reason(case.result.reason)
         yield QualitativeEvaluation(codes.REASON, reason)
+    if case.result.completeness:
+        completeness = codes.coded(terms.COMPLETENESSES[case.result.completeness])
+        yield QualitativeEvaluation(codes.coded(terms.COMPLETENESS), completeness)
     if suggests_priority(case):
         priority = codes.coded(terms.PRIORITIES[case.result.suggested_priority])
         yield QualitativeEvaluation(codes.coded(terms.SUGGESTED_PRIORITY), priority)

@@ -24,6 +24,7 @@ from phoi_edge_node.reported import (
     reported_nodules,
     reported_outcome,
     suggests_priority,
+    warnings,
 )
 from phoi_edge_node.result import Outcome, StudyHeader, Verdict
 
@@ -38,12 +39,13 @@ _BLACK: Colour = (0, 0, 0)
 _WHITE: Colour = (255, 255, 255)
 _GREY: Colour = (170, 170, 170)
 _AMBER: Colour = (255, 200, 0)
+_ORANGE: Colour = (255, 130, 60)
 # NEGATIVE alone is calm; what is neither positive nor negative must not look like it.
 _OUTCOME_COLOURS: dict[Outcome, Colour] = {
     Outcome.POSITIVE: _AMBER,
     Outcome.NEGATIVE: (150, 220, 150),
-    Outcome.LIMITED: (255, 130, 60),
-    Outcome.NOT_ANALYSABLE: (255, 130, 60),
+    Outcome.LIMITED: _ORANGE,
+    Outcome.NOT_ANALYSABLE: _ORANGE,
     Outcome.FAILED: (255, 90, 90),
 }
 _NO_ANSWER = frozenset({Outcome.LIMITED, Outcome.NOT_ANALYSABLE, Outcome.FAILED})
@@ -144,6 +146,9 @@ def _draw_outcome(page: _Page, case: ReportedCase) -> None:
     en, vi = impression(case)[0]
     page.line(vi, 34, colour, gap=2)
     page.line(en, 22, colour)
+    for warning_en, warning_vi in warnings(case):
+        page.line(warning_vi, 26, _ORANGE, gap=2)
+        page.line(warning_en, 20, _ORANGE)
     if outcome in _NO_ANSWER:
         page.line("Hãy đọc phim như khi không có AI / Read the images as without AI", 26, colour)
     if suggests_priority(case):

@@ -45,6 +45,8 @@ from phoi_edge_node.terms import (
     ATTENUATIONS,
     CENTER,
     CERTAINTY,
+    COMPLETENESS,
+    COMPLETENESSES,
     FLEISCHNER,
     LATERALITY,
     LONG_AXIS,
@@ -264,6 +266,9 @@ def _outcome(context: Context) -> Entry:
         "device": DEVICE,
         "component": [count],
     }
+    if case.result.completeness:
+        completeness = COMPLETENESSES[case.result.completeness]
+        made["component"].append(_concept_component(COMPLETENESS, completeness))
     if suggests_priority(case):
         priority = PRIORITIES[case.result.suggested_priority]
         made["component"].append(_concept_component(SUGGESTED_PRIORITY, priority))
