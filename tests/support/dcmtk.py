@@ -17,14 +17,17 @@ from pathlib import Path
 from phoi_edge_node.dicom.storage_scu import Peer
 from phoi_edge_node.stand_ins.program import free_port
 from pydicom.uid import (
+    JPEG2000,
     UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGExtended12Bit,
     JPEGLosslessSV1,
     JPEGLSLossless,
+    JPEGLSNearLossless,
     RLELossless,
 )
 
@@ -86,6 +89,9 @@ _PROPOSE = {
     DeflatedExplicitVRLittleEndian: "-xd",
     JPEGLosslessSV1: "-xs",
     JPEGLSLossless: "-xt",
+    JPEGLSNearLossless: "-xu",
+    JPEG2000: "-xw",
+    JPEGExtended12Bit: "-xx",
     JPEG2000Lossless: "-xv",
     RLELossless: "-xr",
 }

@@ -262,16 +262,25 @@ def _padding(header: Dataset) -> tuple[int, int] | None:
 
     Writers often take the wrong one of US and SS: 63536 for -2000. Same bits, other sign.
     """
-    bits = [
-        value % (1 << _CELL_BITS)
-        for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")
-        if isinstance(value := header.get(keyword), int)
-    ]
-    if not bits or header.get("PixelPaddingValue") is None:
+    value = _cell(header, "PixelPaddingValue")
+    if value is None:
         return None
+    limit = _cell(header, "PixelPaddingRangeLimit")
+    bits = [value] if limit is None else [value, limit]
     signed = header.get("PixelRepresentation") == 1
-    values = sorted(_signed(value) if signed else value for value in bits)
+    values = sorted(_signed(pattern) if signed else pattern for pattern in bits)
     return values[0], values[-1]
+
+
+def _cell(header: Dataset, keyword: str) -> int | None:
+    """The bits of an element of one US or SS value; None where it is anything else."""
+    element = header.get_item(Tag(keyword))
+    value = element.value if element is not None else None
+    if isinstance(value, bytes) and len(value) == _CELL_BITS // 8:
+        return int.from_bytes(
+            value, "little" if getattr(element, "is_little_endian", True) else "big"
+        )
+    return value % (1 << _CELL_BITS) if isinstance(value, int) else None
 
 
 def _signed(bits: int) -> int:
