@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from threading import Barrier
 
 import pytest
@@ -16,7 +14,6 @@ from phoi_edge_node.accounts import Account, Role
 from phoi_edge_node.errors import IllegalTransition, ReviewConflict
 from phoi_edge_node.ports import Delivered, DocumentKind, Intake, Refused, ReportStatus, Unreachable
 from phoi_edge_node.result import Correction, Priority, SignedReview, Verdict
-from phoi_edge_node.sql.engine import open_engine
 from phoi_edge_node.sql.sql_store import SqlStore
 from phoi_edge_node.sql.tables import metadata
 from phoi_edge_node.store import Outgoing, StoredAccount, StudyStore
@@ -29,40 +26,8 @@ from phoi_edge_node.study import (
 )
 from phoi_edge_node.testing import FakeClock
 from support import values
-from support.postgres import postgres
 
 UID = "1.2.3"
-
-
-@pytest.fixture(scope="module")
-def postgres_url() -> Iterator[str]:
-    with postgres() as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'phoi.sqlite'}"
-    url: str = request.getfixturevalue("postgres_url")
-    engine = sa.create_engine(url)
-    with engine.begin() as connection:
-        connection.execute(sa.text("DROP SCHEMA public CASCADE"))
-        connection.execute(sa.text("CREATE SCHEMA public"))
-    engine.dispose()
-    return url
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def engine(database_url: str) -> Iterator[sa.Engine]:
-    engine = open_engine(database_url)
-    yield engine
-    engine.dispose()
 
 
 @pytest.fixture
