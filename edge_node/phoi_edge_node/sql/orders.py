@@ -74,13 +74,13 @@ class Orders(Database):
         table = tables.patient_merges
         gone, surviving = merge.gone, merge.surviving
         here = (table.c.patient_id == gone.patient_id) & (table.c.issuer == gone.issuer)
-        known_at = connection.scalar(sa.select(table.c.told_at).where(here))
+        back = table.c.patient_id == surviving.patient_id
+        back &= table.c.issuer == surviving.issuer
+        known_at = connection.scalar(sa.select(sa.func.max(table.c.told_at)).where(here | back))
         if known_at is not None and known_at > told_at:
             return
         # The surviving number lives again, should it have been merged away before.
-        back = table.c.patient_id == surviving.patient_id
-        back &= table.c.issuer == surviving.issuer
-        connection.execute(table.delete().where(sa.or_(here, back)))
+        connection.execute(table.delete().where(here | back))
         connection.execute(
             table.insert().values(
                 patient_id=gone.patient_id,

@@ -1,0 +1,313 @@
+"""What every ``OrderStore`` keeps to: SQLite and PostgreSQL run the same suite."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from datetime import date, datetime, timedelta
+
+import pytest
+import sqlalchemy as sa
+from phoi_edge_node.orders import (
+    HospitalMessage,
+    ImagingOrder,
+    OrderAction,
+    OrderNumber,
+    PatientKey,
+    PatientMerge,
+    PatientUpdate,
+    ToldOrder,
+)
+from phoi_edge_node.ports import DocumentKind, Intake, ReceivedInstance
+from phoi_edge_node.result import Priority, SignedReview
+from phoi_edge_node.sql.sql_store import SqlStore
+from phoi_edge_node.store import Outgoing
+from phoi_edge_node.study import AnalysisEvent, AnalysisState, DeliveryState, ReviewState
+from phoi_edge_node.testing import FakeClock
+from support import values
+
+UID = "1.2.3"
+PATIENT = PatientKey(values.PATIENT.patient_id, values.PATIENT.issuer)
+ORDER = ImagingOrder(
+    placer=OrderNumber("P1", "HIS"),
+    accession_number="ACC1",
+    patients=(PATIENT,),
+    requester="Trần^An",
+    clinical_question="Nốt phổi?",
+    priority=Priority.ROUTINE,
+)
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def store(engine: sa.Engine, clock: FakeClock) -> SqlStore:
+    return SqlStore(engine, clock)
+
+
+def _message(at: datetime, *told: ToldOrder | PatientMerge | PatientUpdate) -> HospitalMessage:
+    return HospitalMessage(
+        identity=f"message {next(_numbers)}",
+        sent_at=at,
+        orders=tuple(t for t in told if isinstance(t, ToldOrder)),
+        merges=tuple(t for t in told if isinstance(t, PatientMerge)),
+        updates=tuple(t for t in told if isinstance(t, PatientUpdate)),
+    )
+
+
+def _place(order: ImagingOrder) -> ToldOrder:
+    return ToldOrder(OrderAction.PLACE, order)
+
+
+def _of_patient(key: PatientKey, number: int = 1, uid: str = UID) -> ReceivedInstance:
+    instance = values.instance(number, uid)
+    patient = replace(instance.study.patient, patient_id=key.patient_id, issuer=key.issuer)
+    return replace(instance, study=replace(instance.study, patient=patient))
+
+
+def _finish(store: SqlStore, uid: str = UID) -> str:
+    """A study of the usual patient, analysed, its report under way."""
+    store.add_instance(values.instance(len(store.instances(uid)) + 1, uid))
+    analysis_id = store.complete_study(uid, Priority.ROUTINE)
+    assert analysis_id
+    analysis = store.claim_analysis()
+    assert analysis
+    assert analysis.id == analysis_id
+    store.pin_model(analysis_id, values.MODEL)
+    report = Outgoing(values.document(f"{uid}-sr", DocumentKind.STRUCTURED_REPORT), ("pacs",))
+    result = values.result(uid, analysis.revision)
+    assert store.finish_analysis(analysis_id, AnalysisEvent.FINISH, result, [report])
+    return analysis_id
+
+
+def test_an_order_is_found_by_its_accession_number_before_and_after_the_images(
+    store: SqlStore, clock: FakeClock
+) -> None:
+    assert store.order_of(UID) is None
+    assert store.take_message(_message(clock.now(), _place(ORDER)))
+    store.add_instance(values.instance(1))
+    assert store.order_of(UID) == ORDER
+    assert store.order_of("1.2.4") is None
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        replace(ORDER, accession_number="", filler=OrderNumber("ACC1", "RIS")),
+        replace(ORDER, accession_number="", placer=OrderNumber("ACC1", "HIS")),
+    ],
+    ids=["filler", "placer"],
+)
+def test_sites_that_use_an_order_number_as_accession_number_are_understood(
+    store: SqlStore, clock: FakeClock, order: ImagingOrder
+) -> None:
+    store.take_message(_message(clock.now(), _place(order)))
+    store.add_instance(values.instance(1))
+    assert store.order_of(UID) == order
+
+
+def test_the_study_instance_uid_says_it_best(store: SqlStore, clock: FakeClock) -> None:
+    by_uid = replace(
+        ORDER, placer=OrderNumber("P2"), accession_number="OTHER", study_instance_uid=UID
+    )
+    store.take_message(_message(clock.now(), _place(by_uid), _place(ORDER)))
+    store.add_instance(values.instance(1))
+    assert store.order_of(UID) == by_uid
+
+
+def test_an_order_of_another_patient_is_never_taken(store: SqlStore, clock: FakeClock) -> None:
+    for patient in (PatientKey("BN-9999"), PatientKey(PATIENT.patient_id, "ANOTHER")):
+        order = replace(ORDER, patients=(patient,), study_instance_uid=UID)
+        store.take_message(_message(clock.now(), _place(order)))
+    store.add_instance(values.instance(1))
+    assert store.order_of(UID) is None
+
+
+def test_any_of_a_patients_numbers_will_do(store: SqlStore, clock: FakeClock) -> None:
+    order = replace(ORDER, patients=(PatientKey("001", "CCCD"), PatientKey(PATIENT.patient_id)))
+    store.take_message(_message(clock.now(), _place(order)))
+    store.add_instance(values.instance(1))
+    assert store.order_of(UID) == order
+
+
+def test_the_same_message_counts_once(store: SqlStore, clock: FakeClock) -> None:
+    message = _message(clock.now(), _place(ORDER))
+    assert store.take_message(message)
+    cancelled = ToldOrder(OrderAction.CANCEL, ORDER)
+    assert store.take_message(_message(clock.now(), cancelled))
+    assert not store.take_message(message)
+    store.add_instance(values.instance(1))
+    assert store.order_of(UID) is None
+
+
+def test_a_later_message_wins_and_an_old_one_changes_nothing(
+    store: SqlStore, clock: FakeClock
+) -> None:
+    store.add_instance(values.instance(1))
+    later = replace(ORDER, clinical_question="Theo dõi nốt 8 mm")
+    store.take_message(_message(clock.now(), _place(later)))
+    store.take_message(_message(clock.now() - timedelta(minutes=1), _place(ORDER)))
+    assert store.order_of(UID) == later
+    old_cancel = ToldOrder(OrderAction.CANCEL, ORDER)
+    store.take_message(_message(clock.now() - timedelta(minutes=1), old_cancel))
+    assert store.order_of(UID) == later
+
+
+def test_a_status_change_adds_what_it_names_and_keeps_the_rest(
+    store: SqlStore, clock: FakeClock
+) -> None:
+    store.take_message(_message(clock.now(), _place(replace(ORDER, accession_number=""))))
+    started = ImagingOrder(
+        placer=ORDER.placer, filler=OrderNumber("F7", "RIS"), accession_number="ACC1"
+    )
+    store.take_message(_message(clock.now(), ToldOrder(OrderAction.UPDATE, started)))
+    store.add_instance(values.instance(1))
+    assert store.order_of(UID) == replace(ORDER, filler=OrderNumber("F7", "RIS"))
+    # A status change brings no cancelled order back.
+    by_filler = ImagingOrder(filler=OrderNumber("F7", "RIS"))
+    store.take_message(_message(clock.now(), ToldOrder(OrderAction.CANCEL, by_filler)))
+    store.take_message(_message(clock.now(), ToldOrder(OrderAction.UPDATE, by_filler)))
+    assert store.order_of(UID) is None
+
+
+def test_a_cancellation_that_overtakes_its_order_still_counts(
+    store: SqlStore, clock: FakeClock
+) -> None:
+    cancel = ToldOrder(OrderAction.CANCEL, ImagingOrder(placer=ORDER.placer))
+    store.take_message(_message(clock.now(), cancel))
+    store.take_message(_message(clock.now() - timedelta(seconds=1), _place(ORDER)))
+    store.add_instance(values.instance(1))
+    assert store.order_of(UID) is None
+
+
+def test_an_urgent_order_makes_an_urgent_analysis(store: SqlStore, clock: FakeClock) -> None:
+    stat = replace(ORDER, priority=Priority.STAT)
+    store.take_message(_message(clock.now(), _place(stat)))
+    store.add_instance(values.instance(1))
+    store.complete_study(UID, Priority.ROUTINE)
+    assert [a.priority for a in store.analyses(UID)] == [Priority.STAT]
+
+
+def test_an_order_that_comes_late_moves_a_waiting_analysis_up_and_never_down(
+    store: SqlStore, clock: FakeClock
+) -> None:
+    for uid in ("1.2.2", UID):
+        instance = values.instance(1, uid)
+        header = replace(instance.study, accession_number=f"ACC-{uid}")
+        store.add_instance(replace(instance, study=header))
+        store.complete_study(uid, Priority.ROUTINE)
+        clock.advance(1)
+    order = replace(ORDER, accession_number=f"ACC-{UID}", priority=Priority.STAT)
+    store.take_message(_message(clock.now(), _place(order)))
+    assert [a.priority for a in store.analyses(UID)] == [Priority.STAT]
+    assert [a.priority for a in store.analyses("1.2.2")] == [Priority.ROUTINE]
+    calmer = replace(order, priority=Priority.ROUTINE)
+    store.take_message(_message(clock.now(), _place(calmer)))
+    claimed = store.claim_analysis()
+    assert claimed
+    assert claimed.study_instance_uid == UID
+    assert claimed.priority is Priority.STAT
+
+
+def test_a_merge_renames_stored_studies_and_queues_them_to_be_told_anew(
+    store: SqlStore, clock: FakeClock
+) -> None:
+    first = _finish(store)
+    surviving = PatientKey("BN-7777", PATIENT.issuer)
+    assert store.take_message(_message(clock.now(), PatientMerge(PATIENT, surviving)))
+    study = store.study(UID)
+    assert study
+    assert study.header.patient == replace(values.PATIENT, patient_id="BN-7777")
+    assert {i.study.patient.patient_id for i in store.instances(UID)} == {"BN-7777"}
+    before, anew = store.analyses(UID)
+    assert (before.id, before.state) == (first, AnalysisState.SUPERSEDED)
+    assert (anew.state, anew.model) == (AnalysisState.QUEUED, values.MODEL)
+    assert {d.state for d in store.deliveries(UID)} == {DeliveryState.SUPERSEDED}
+    assert [(e.username, e.action) for e in store.audit()][:1] == [("hl7v2", "patient_merged")]
+
+
+def test_after_a_merge_images_under_either_number_are_the_same_patients(
+    store: SqlStore, clock: FakeClock
+) -> None:
+    middle, last = PatientKey("BN-2", PATIENT.issuer), PatientKey("BN-3", PATIENT.issuer)
+    store.add_instance(values.instance(1))
+    store.take_message(_message(clock.now(), PatientMerge(PATIENT, middle)))
+    store.take_message(_message(clock.now(), PatientMerge(middle, last)))
+    assert store.add_instance(_of_patient(PATIENT, 2)) is Intake.STORED  # a late slice
+    assert store.add_instance(_of_patient(last, 3)) is Intake.STORED
+    stranger = PatientKey("BN-4", PATIENT.issuer)
+    assert store.add_instance(_of_patient(stranger, 4)) is Intake.OTHER_PATIENT
+    store.add_instance(_of_patient(PATIENT, 1, "1.2.5"))
+    study = store.study("1.2.5")
+    assert study
+    assert study.header.patient.patient_id == "BN-3"
+    # An order that was placed under the first number is still theirs.
+    store.take_message(_message(clock.now(), _place(ORDER)))
+    assert store.order_of(UID) == ORDER
+
+
+def test_a_merge_that_is_turned_round_does_not_go_in_circles(
+    store: SqlStore, clock: FakeClock
+) -> None:
+    other = PatientKey("BN-2", PATIENT.issuer)
+    store.add_instance(values.instance(1))
+    store.take_message(_message(clock.now(), PatientMerge(PATIENT, other)))
+    clock.advance(1)
+    store.take_message(_message(clock.now(), PatientMerge(other, PATIENT)))
+    study = store.study(UID)
+    assert study
+    assert study.header.patient == values.PATIENT
+    # One that was sent before the other, and comes after it, changes nothing.
+    early = clock.now() - timedelta(minutes=1)
+    store.take_message(_message(early, PatientMerge(PATIENT, other)))
+    assert store.study(UID) == study
+
+
+def test_a_correction_changes_name_birth_date_and_sex(store: SqlStore, clock: FakeClock) -> None:
+    _finish(store)
+    update = PatientUpdate((PATIENT,), "Nguyễn^Thị Minh Nguyệt", date(1962, 5, 4), "F")
+    store.take_message(_message(clock.now(), update))
+    study = store.study(UID)
+    assert study
+    assert study.header.patient.name == "Nguyễn^Thị Minh Nguyệt"
+    assert study.header.patient.birth_date == date(1962, 5, 4)
+    assert [a.state for a in store.analyses(UID)] == [
+        AnalysisState.SUPERSEDED,
+        AnalysisState.QUEUED,
+    ]
+    older = replace(update, name="Trần^Sai", birth_date=None)
+    store.take_message(_message(clock.now() - timedelta(days=1), older))
+    assert store.study(UID) == study
+
+
+def test_a_message_that_changes_nothing_tells_nothing_anew(
+    store: SqlStore, clock: FakeClock
+) -> None:
+    _finish(store)
+    same = PatientUpdate((PATIENT,), "NGUYỄN^THỊ ÁNH TUYẾT", values.PATIENT.birth_date, "F")
+    store.take_message(_message(clock.now(), same, PatientMerge(PatientKey("X"), PATIENT)))
+    assert len(store.analyses(UID)) == 1
+
+
+def test_what_a_person_signed_stays_and_waits_for_a_person(
+    store: SqlStore, clock: FakeClock
+) -> None:
+    first = _finish(store)
+    store.sign(first, SignedReview("duc", "BS Đức", clock.now(), ()), [])
+    update = PatientUpdate((PATIENT,), birth_date=date(1962, 5, 4))
+    store.take_message(_message(clock.now(), update))
+    assert store.review(first).state is ReviewState.SIGNED
+    assert [a.state for a in store.analyses(UID)] == [
+        AnalysisState.SUCCEEDED,
+        AnalysisState.QUEUED,
+    ]
+
+
+def test_a_study_that_still_comes_in_gets_the_right_patient_and_no_analysis_yet(
+    store: SqlStore, clock: FakeClock
+) -> None:
+    store.add_instance(values.instance(1))
+    store.take_message(_message(clock.now(), PatientUpdate((PATIENT,), sex="M")))
+    study = store.study(UID)
+    assert study
+    assert study.header.patient.sex == "M"
+    assert store.analyses(UID) == []
