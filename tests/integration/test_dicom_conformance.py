@@ -12,7 +12,14 @@ import pydicom
 import pytest
 from phoi_edge_node.dicom.documents import DicomEncoder
 from phoi_edge_node.ports import Document, DocumentKind, ReportedCase, ReportStatus
-from phoi_edge_node.result import Correction, Disposition, Outcome, SignedReview, Verdict
+from phoi_edge_node.result import (
+    Completeness,
+    Correction,
+    Disposition,
+    Outcome,
+    SignedReview,
+    Verdict,
+)
 from phoi_models.errors import NotAnalysableReason
 from phoi_models.findings import Attenuation, Lobe, LungCoverage, Side
 from support.real_ct import lidc_idri_0001
@@ -51,13 +58,18 @@ def cases(images: Images) -> Mapping[str, ReportedCase]:
         attenuation=Attenuation.PART_SOLID,
         solid_diameter_mm=4.0,
     )
-    positive = case_of(images, Outcome.POSITIVE, [left, right])
+    positive = _known(case_of(images, Outcome.POSITIVE, [left, right]), Completeness.CONFIRMED)
     first, second = positive.result.nodules
     return {
         "positive": positive,
-        "negative": case_of(images, Outcome.NEGATIVE),
-        "limited": case_of(
-            images, Outcome.LIMITED, coverage=LungCoverage(apex=True, base=False, volume_ml=3000.0)
+        "negative": _known(case_of(images, Outcome.NEGATIVE), Completeness.BY_GEOMETRY),
+        "limited": _known(
+            case_of(
+                images,
+                Outcome.LIMITED,
+                coverage=LungCoverage(apex=True, base=False, volume_ml=3000.0),
+            ),
+            Completeness.UNCONFIRMED,
         ),
         "not_analysable": case_of(
             images,
@@ -181,6 +193,10 @@ def _mean_hu(folder: Path, sources: tuple[str, ...], places: np.ndarray) -> floa
         for source, (row, column) in zip(sources, places, strict=True)
     ]
     return float(np.mean(stored)) - 1024.0  # Rescale Intercept of this series; its slope is 1
+
+
+def _known(case: ReportedCase, how: Completeness) -> ReportedCase:
+    return replace(case, result=replace(case.result, completeness=how))
 
 
 def _signed(case: ReportedCase, *dispositions: Disposition) -> ReportedCase:

@@ -9,6 +9,7 @@ from itertools import count
 import numpy as np
 from phoi_edge_node.ports import ReportedCase, ReportStatus
 from phoi_edge_node.result import (
+    Completeness,
     Correction,
     Disposition,
     Nodule,
@@ -124,6 +125,11 @@ def result(outcome: Outcome) -> TriageResult:
         ),
         Outcome.FAILED: replace(nothing, coverage=None, detail="no worker could finish in 5 tries"),
     }[outcome]
+
+
+def known(outcome: Outcome, how: Completeness) -> TriageResult:
+    """A result of this outcome, of a study that is known to be whole in this way."""
+    return replace(result(outcome), completeness=how)
 
 
 def disposition(tracking_uid: str, verdict: Verdict, correction: Correction) -> Disposition:

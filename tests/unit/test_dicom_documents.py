@@ -14,12 +14,20 @@ import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from phoi_edge_node import terms
 from phoi_edge_node.dicom.documents import DicomEncoder
 from phoi_edge_node.dicom.summary_page import font
 from phoi_edge_node.dicom.uids import series_of
 from phoi_edge_node.errors import EdgeError
 from phoi_edge_node.ports import DocumentKind, ReportedCase, ReportStatus
-from phoi_edge_node.result import Correction, Disposition, Outcome, SignedReview, Verdict
+from phoi_edge_node.result import (
+    Completeness,
+    Correction,
+    Disposition,
+    Outcome,
+    SignedReview,
+    Verdict,
+)
 from phoi_models.errors import NotAnalysableReason
 from phoi_models.findings import LungCoverage, NoduleMask, Side
 from phoi_models.geometry import Geometry
@@ -148,6 +156,19 @@ def test_only_negative_reads_like_negative(images: Images, outcome: Outcome) -> 
     assert _codes(report, "Reason for not analysing") == ([reason.value] if reason else [])
     assert bool(_codes(report, "Suggested reading priority")) == (case.volume is not None)
     assert not _groups(report)
+
+
+@pytest.mark.parametrize("how", Completeness)
+def test_how_the_study_is_known_to_be_whole_is_told(images: Images, how: Completeness) -> None:
+    plain = case_of(images, Outcome.POSITIVE, [])
+    made = _encode(images, replace(plain, result=replace(plain.result, completeness=how)))
+    assert _codes(made[SR], "Completeness of the study") == [terms.COMPLETENESSES[how].code]
+    unconfirmed = how is Completeness.UNCONFIRMED
+    english, vietnamese = _texts(made[SR], "Impression")
+    assert ("COMPLETENESS UNCONFIRMED" in english) is unconfirmed
+    assert ("CHƯA XÁC NHẬN ĐỦ HÌNH" in vietnamese) is unconfirmed
+    looks_like_plain = made[SC].PixelData == _encode(images, plain)[SC].PixelData
+    assert looks_like_plain is not unconfirmed
 
 
 def test_every_outcome_looks_different(images: Images) -> None:

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from phoi_edge_node.fhir.bundle import FhirEncoder
 from phoi_edge_node.fhir.elements import identifier, matching
 from phoi_edge_node.ports import DocumentKind, ReportedCase, ReportStatus, ToldBefore
-from phoi_edge_node.result import Outcome, Priority
+from phoi_edge_node.result import Completeness, Outcome, Priority
 from phoi_edge_node.settings import FhirSettings, SiteSettings
+from phoi_edge_node.terms import COMPLETENESSES
 from support.cases import (
     LEFT_BIG,
     PATIENT,
@@ -25,6 +26,7 @@ from support.cases import (
     STUDY_UID,
     CountingUids,
     case,
+    known,
     mixed_review,
     nodule,
     reject_all,
@@ -130,6 +132,17 @@ def test_only_negative_reads_like_negative(outcome: Outcome) -> None:
     assert ("âm tính" in words) is is_negative
     if outcome in {Outcome.LIMITED, Outcome.NOT_ANALYSABLE, Outcome.FAILED}:
         assert "dataAbsentReason" in count
+
+
+@pytest.mark.parametrize("how", Completeness)
+def test_how_the_study_is_known_to_be_whole_is_told(how: Completeness) -> None:
+    bundle = encode(replace(case(), result=known(Outcome.POSITIVE, how)))
+    told = component(outcome_of(bundle), "completeness")
+    assert told is not None
+    assert told["valueCodeableConcept"]["coding"][0]["code"] == COMPLETENESSES[how].code
+    unconfirmed = how is Completeness.UNCONFIRMED
+    conclusion = one(bundle, "DiagnosticReport")["conclusion"]
+    assert ("COMPLETENESS UNCONFIRMED" in conclusion) is unconfirmed
 
 
 @pytest.mark.parametrize("outcome", Outcome)

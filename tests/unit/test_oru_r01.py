@@ -12,9 +12,9 @@ from phoi_edge_node.hl7v2.fields import components, text
 from phoi_edge_node.hl7v2.oru_r01 import OruEncoder
 from phoi_edge_node.ports import DocumentKind, ReportedCase, ReportStatus, ToldBefore
 from phoi_edge_node.reported import filler_number
-from phoi_edge_node.result import Outcome, Priority
+from phoi_edge_node.result import Completeness, Outcome, Priority
 from phoi_edge_node.settings import Hl7Settings, SiteSettings
-from phoi_edge_node.terms import plain_text
+from phoi_edge_node.terms import COMPLETENESSES, plain_text
 from support.cases import (
     LEFT_BIG,
     NAME,
@@ -23,6 +23,7 @@ from support.cases import (
     STUDY,
     CountingUids,
     case,
+    known,
     mixed_review,
     nodule,
     reject_all,
@@ -107,6 +108,16 @@ def test_only_negative_reads_like_negative(outcome: Outcome) -> None:
         assert (str(counted[5]), str(counted[11])) == ("", "X")
 
 
+@pytest.mark.parametrize("how", Completeness)
+def test_how_the_study_is_known_to_be_whole_is_told(how: Completeness) -> None:
+    told = encode(replace(case(), result=known(Outcome.POSITIVE, how)))
+    (item,) = obx(hl7.parse(told), "completeness")
+    unconfirmed = how is Completeness.UNCONFIRMED
+    assert str(item[5][0][0]) == COMPLETENESSES[how].code
+    assert (str(item[8]) == "A") is unconfirmed
+    assert ("CHƯA XÁC NHẬN ĐỦ HÌNH" in str(obx(hl7.parse(told), "121073")[0][5])) is unconfirmed
+
+
 def test_a_nodule_is_one_group() -> None:
     message = parsed(case())
     values = {
@@ -155,6 +166,8 @@ def test_all_marks_rejected_is_negative_only_where_the_lungs_are_wholly_shown() 
     assert str(obx(parsed(whole), "outcome")[0][5][0][0]) == "negative"
     partial = replace(whole, result=replace(positive, coverage=result(Outcome.LIMITED).coverage))
     assert str(obx(parsed(partial), "outcome")[0][5][0][0]) == "limited"
+    unsure = replace(whole, result=known(Outcome.POSITIVE, Completeness.UNCONFIRMED))
+    assert str(obx(parsed(unsure), "outcome")[0][5][0][0]) == "limited"
 
 
 def test_what_an_earlier_report_told_is_deleted() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from phoi_edge_node.result import Outcome, Priority, ResultIdentity
+from phoi_edge_node.result import Completeness, Outcome, Priority, ResultIdentity
 from phoi_edge_node.testing import SequentialUids
 from phoi_edge_node.triage import failed_result, make_result, not_analysable_result
 from phoi_models.errors import NotAnalysable, NotAnalysableReason
@@ -99,6 +99,37 @@ def test_lungs_not_wholly_shown_are_never_negative(
     assert result.suggested_priority is Priority.ROUTINE
     positive = analysis(finding(5), coverage=coverage)
     assert make_result(IDENTITY, positive, "", SequentialUids(), AT).outcome is Outcome.POSITIVE
+
+
+CUT_OFF = LungCoverage(apex=True, base=False, volume_ml=3000)
+
+
+@pytest.mark.parametrize(
+    ("before", "coverage", "how", "outcome"),
+    [
+        (None, WHOLE, Completeness.BY_GEOMETRY, Outcome.NEGATIVE),
+        (Completeness.BY_GEOMETRY, WHOLE, Completeness.BY_GEOMETRY, Outcome.NEGATIVE),
+        (None, CUT_OFF, Completeness.UNCONFIRMED, Outcome.LIMITED),
+        (Completeness.BY_GEOMETRY, CUT_OFF, Completeness.UNCONFIRMED, Outcome.LIMITED),
+        (Completeness.CONFIRMED, WHOLE, Completeness.CONFIRMED, Outcome.NEGATIVE),
+        (Completeness.CONFIRMED, CUT_OFF, Completeness.CONFIRMED, Outcome.LIMITED),
+        (Completeness.UNCONFIRMED, WHOLE, Completeness.UNCONFIRMED, Outcome.LIMITED),
+    ],
+)
+def test_nothing_found_in_a_study_that_may_lack_images_is_never_negative(
+    before: Completeness | None, coverage: LungCoverage, how: Completeness, outcome: Outcome
+) -> None:
+    found = analysis(coverage=coverage)
+    result = make_result(IDENTITY, found, "", SequentialUids(), AT, before)
+    assert (result.completeness, result.outcome) == (how, outcome)
+    assert bool(result.detail) is (outcome is Outcome.LIMITED)
+
+
+def test_images_that_were_not_analysed_tell_nothing_of_completeness() -> None:
+    confirmed = failed_result(IDENTITY, "the worker died", "", AT, Completeness.CONFIRMED)
+    assert confirmed.completeness is Completeness.CONFIRMED
+    unasked = failed_result(IDENTITY, "the worker died", "", AT)
+    assert unasked.completeness is Completeness.UNCONFIRMED
 
 
 def test_what_was_not_analysed_knows_nothing_of_the_lungs() -> None:
