@@ -30,17 +30,32 @@ from pydicom.config import disable_value_validation
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
     UID,
+    DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
     RLELossless,
     generate_uid,
 )
 from support.dicom_phantom import SeriesOptions, write_series
-from support.encodings import LOSSLESS, LOSSY
+from support.encodings import LOSSLESS, LOSSY, Encoder
+from support.enhanced_ct import FrameOptions, write_enhanced, write_legacy_converted
 
 Reason = NotAnalysableReason
 TWELVE_BITS = (("BitsStored", 12), ("HighBit", 11))
 ENCODED = [uid for uid in {**LOSSLESS, **LOSSY} if UID(uid).is_encapsulated]
+MULTI_FRAME_ENCODINGS: Mapping[str, Encoder] = {
+    uid: LOSSLESS[uid]
+    for uid in (
+        ExplicitVRLittleEndian,
+        ImplicitVRLittleEndian,
+        DeflatedExplicitVRLittleEndian,
+        JPEGLosslessSV1,
+        JPEGLSLossless,
+        RLELossless,
+    )
+}
 # Largest error, HU, that each lossy encoding as made here may bring; NEAR of JPEG-LS is a promise.
 BOUNDS_HU: Mapping[str, int] = {
     "1.2.840.10008.1.2.4.51": 30,
@@ -461,3 +476,68 @@ def test_one_acquisition_twice_is_refused_by_name(tmp_path: Path, chest: Volume)
     found = refusal(tmp_path)
     assert found.reason is Reason.DUPLICATE_SLICES
     assert found.detail == "21 of 42 slices lie where another one lies"
+
+
+# --- enhanced multi-frame ---------------------------------------------------------------------
+
+
+def assert_same_ct(choice: SeriesChoice, volume: Volume, chest: Volume) -> None:
+    assert np.array_equal(volume.hu, chest.hu)
+    assert np.allclose(volume.geometry.origin_lps_mm, chest.geometry.origin_lps_mm)
+    assert np.allclose(volume.geometry.axes_lps, chest.geometry.axes_lps)
+    assert np.allclose(volume.geometry.spacing_mm, chest.geometry.spacing_mm)
+    assert len(choice.instances) == 1
+    assert choice.reason == "the only suitable series: 21 slices of 5 mm"
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [FrameOptions(), FrameOptions(shared=False), FrameOptions(localizers=2)],
+    ids=["shared", "per-frame", "localizers"],
+)
+@pytest.mark.parametrize("transfer_syntax", MULTI_FRAME_ENCODINGS)
+def test_an_enhanced_ct_is_its_frames_by_position(
+    tmp_path: Path, chest: Volume, frames: FrameOptions, transfer_syntax: str
+) -> None:
+    path = tmp_path / "plain"
+    dataset = write_enhanced(path, chest, SeriesOptions(header=TWELVE_BITS), frames)
+    MULTI_FRAME_ENCODINGS[transfer_syntax](path, tmp_path / "enhanced.dcm")
+
+    choice, volume = read(tmp_path)
+
+    assert dcmread(tmp_path / "enhanced.dcm").file_meta.TransferSyntaxUID == transfer_syntax
+    assert_same_ct(choice, volume, chest)
+    for z in (0, 7, 20):
+        number = choice.slices[z].frame
+        assert number is not None
+        position = dataset.PerFrameFunctionalGroupsSequence[number - 1].PlanePositionSequence[0]
+        place = volume.geometry.index_to_lps((z, 0, 0))
+        assert np.allclose(position.ImagePositionPatient, place)
+
+
+def test_a_legacy_converted_ct_is_what_it_was_converted_from(tmp_path: Path, chest: Volume) -> None:
+    sources = write_series(tmp_path / "classic", chest)
+    write_legacy_converted(tmp_path / "converted.dcm", sources)
+    assert_same_ct(*read(tmp_path), chest)
+
+
+def test_of_several_stacks_one_is_analysed(tmp_path: Path, chest: Volume) -> None:
+    write_enhanced(tmp_path / "a.dcm", chest, frames=FrameOptions(phases=2))
+    choice, volume = read(tmp_path)
+    assert len(choice.slices) == 21
+    assert set(np.unique(volume.hu - chest.hu)) in ({0}, {10})
+
+
+def test_frames_that_are_claimed_and_not_described_are_refused(
+    tmp_path: Path, chest: Volume
+) -> None:
+    write_enhanced(tmp_path / "a.dcm", chest)
+    edit(tmp_path / "a.dcm", lambda d: setattr(d, "NumberOfFrames", 10**9))
+    assert refusal(tmp_path).reason is Reason.INCONSISTENT_GEOMETRY
+
+
+def test_frames_whose_pixels_are_missing_are_refused(tmp_path: Path, chest: Volume) -> None:
+    write_enhanced(tmp_path / "a.dcm", chest)
+    content = (tmp_path / "a.dcm").read_bytes()
+    (tmp_path / "a.dcm").write_bytes(content[:-5000])
+    assert refusal(tmp_path).reason is Reason.UNREADABLE_PIXELS
