@@ -98,11 +98,18 @@ class Receiver(Protocol):
 
 @dataclass(frozen=True)
 class ArchivedSeries:
-    """What an archive says of one series. ``instances`` is None where it does not say."""
+    """What an archive says of one series. ``instances`` is None where it does not say.
+
+    Attributes:
+        description: Series Description (0008,103E), or "".
+        body_part: Body Part Examined (0018,0015), or "".
+    """
 
     series_instance_uid: str
     modality: str
     instances: int | None
+    description: str = ""
+    body_part: str = ""
 
 
 @dataclass(frozen=True)

@@ -108,9 +108,16 @@ class DicomSource:
         """The series of a study; empty where the archive does not know it."""
         query = _query("SERIES", StudyInstanceUID=study_instance_uid)
         query.SeriesInstanceUID = query.Modality = ""
+        query.SeriesDescription = query.BodyPartExamined = ""
         query.NumberOfSeriesRelatedInstances = None
         return [
-            ArchivedSeries(uid, text(answer, "Modality"), _count(answer))
+            ArchivedSeries(
+                uid,
+                text(answer, "Modality"),
+                _count(answer),
+                text(answer, "SeriesDescription"),
+                text(answer, "BodyPartExamined"),
+            )
             for answer in self._find(query)
             if is_uid(uid := text(answer, "SeriesInstanceUID"))
         ]

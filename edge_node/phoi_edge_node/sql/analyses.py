@@ -13,6 +13,7 @@ from phoi_models.identity import ModelIdentity
 from phoi_edge_node.codec import from_json, to_json
 from phoi_edge_node.ports import DocumentKind, ReportStatus
 from phoi_edge_node.result import Completeness, Priority, TriageResult
+from phoi_edge_node.scheduling import turn_at
 from phoi_edge_node.sql import tables
 from phoi_edge_node.sql.deliveries import enqueue, supersede_deliveries
 from phoi_edge_node.sql.engine import Database, due, for_update
@@ -36,7 +37,7 @@ class Analyses(Database):
     """The part of the store that analysing uses."""
 
     def claim_analysis(self, excluded_models: Collection[str] = ()) -> StoredAnalysis | None:
-        """Start the queued analysis that is due and first by priority, then age."""
+        """Start the queued analysis that is due and whose turn is first."""
         table = tables.analyses
         now = self._clock.now()
         query = (
@@ -47,7 +48,7 @@ class Analyses(Database):
                     table.c.model_name.is_(None), table.c.model_name.not_in(list(excluded_models))
                 )
             )
-            .order_by(table.c.priority, table.c.created_at)
+            .order_by(table.c.turn_at, table.c.created_at)
             .limit(1)
         )
         with self._write() as connection:
@@ -205,6 +206,8 @@ def queue_analysis(
         sa.select(table.c.id, table.c.revision, table.c.state)
         .where(table.c.study_instance_uid == study_instance_uid)
         .order_by(table.c.revision)
+        # Not the full lock: whoever signs holds the review and refers to the analysis by key.
+        .with_for_update(key_share=True)
     ).all()
     for row in rows:
         _supersede_unless_signed(connection, row.id, AnalysisState(row.state), now)
@@ -224,6 +227,7 @@ def queue_analysis(
             fraction=0.0,
             error="",
             created_at=now,
+            turn_at=turn_at(now, priority),
             **_pinned(model),
         )
     )
@@ -245,7 +249,7 @@ def _supersede_unless_signed(
 ) -> None:
     reviews, analyses = tables.reviews, tables.analyses
     review = connection.scalar(
-        sa.select(reviews.c.state).where(reviews.c.analysis_id == analysis_id)
+        sa.select(reviews.c.state).where(reviews.c.analysis_id == analysis_id).with_for_update()
     )
     if ignores(ANALYSIS, state, AnalysisEvent.SUPERSEDE):
         return
@@ -270,7 +274,7 @@ def _supersede_unless_signed(
 def _state(connection: sa.Connection, analysis_id: str) -> AnalysisState:
     table = tables.analyses
     state: str = connection.execute(
-        sa.select(table.c.state).where(table.c.id == analysis_id).with_for_update()
+        sa.select(table.c.state).where(table.c.id == analysis_id).with_for_update(key_share=True)
     ).scalar_one()
     return AnalysisState(state)
 

@@ -22,6 +22,7 @@ from phoi_edge_node.orders import (
     key_of,
 )
 from phoi_edge_node.result import Patient, Priority, StudyHeader
+from phoi_edge_node.scheduling import turn_at
 from phoi_edge_node.sql import tables
 from phoi_edge_node.sql.analyses import RANK, queue_analysis
 from phoi_edge_node.sql.engine import Database
@@ -183,12 +184,13 @@ def _known_order(connection: sa.Connection, order: ImagingOrder) -> sa.Row[Any] 
 
 def _raise_priority(connection: sa.Connection, order: ImagingOrder) -> None:
     """Move up the analyses that wait for this order's study; none is ever moved down."""
-    if order.priority in {None, Priority.ROUTINE}:
+    priority = order.priority or Priority.ROUTINE
+    if priority is Priority.ROUTINE:
         return
     analyses, studies = tables.analyses, tables.studies
-    rank = RANK[order.priority or Priority.ROUTINE]
+    rank = RANK[priority]
     query = (
-        sa.select(analyses.c.id, studies.c.header)
+        sa.select(analyses.c.id, analyses.c.created_at, studies.c.header)
         .join(studies, studies.c.study_instance_uid == analyses.c.study_instance_uid)
         .where(analyses.c.state == AnalysisState.QUEUED, analyses.c.priority > rank)
     )
@@ -197,7 +199,9 @@ def _raise_priority(connection: sa.Connection, order: ImagingOrder) -> None:
         behind = order_behind(connection, study) if _may_be_for(order, study) else None
         if behind == order:
             connection.execute(
-                analyses.update().where(analyses.c.id == row.id).values(priority=rank)
+                analyses.update()
+                .where(analyses.c.id == row.id)
+                .values(priority=rank, turn_at=turn_at(row.created_at, priority))
             )
 
 

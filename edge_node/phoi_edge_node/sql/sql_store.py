@@ -9,6 +9,7 @@ from phoi_edge_node.sql.analyses import Analyses
 from phoi_edge_node.sql.deliveries import Deliveries, move_delivery
 from phoi_edge_node.sql.orders import Orders
 from phoi_edge_node.sql.people import People
+from phoi_edge_node.sql.reconciliations import Reconciliations
 from phoi_edge_node.sql.reviews import Reviews
 from phoi_edge_node.sql.statistics import Statistics
 from phoi_edge_node.sql.studies import Studies
@@ -22,7 +23,7 @@ from phoi_edge_node.study import (
 )
 
 
-class SqlStore(Studies, Analyses, Orders, Deliveries, Reviews, Statistics, People):
+class SqlStore(Studies, Analyses, Orders, Deliveries, Reviews, Statistics, Reconciliations, People):
     """The edge's memory in one database."""
 
     def requeue_interrupted(self) -> int:

@@ -86,7 +86,9 @@ analyses = sa.Table(
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("started_at", UtcDateTime),
     sa.Column("finished_at", UtcDateTime),
+    sa.Column("turn_at", UtcDateTime, nullable=False),
     sa.UniqueConstraint("study_instance_uid", "revision", name="one_analysis_per_revision"),
+    sa.Index("queue", "state", "turn_at"),
 )
 
 documents = sa.Table(
@@ -210,6 +212,18 @@ problems = sa.Table(
     sa.Column("at", UtcDateTime, nullable=False),
     sa.Column("username", sa.String(64), nullable=False),
     sa.Column("text", sa.Text, nullable=False),
+)
+
+reconciliations = sa.Table(
+    "reconciliations",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("first", sa.Date, nullable=False),
+    sa.Column("last", sa.Date, nullable=False),
+    sa.Column("asked_by", sa.String(64), nullable=False),
+    sa.Column("asked_at", UtcDateTime, nullable=False),
+    sa.Column("ended_at", UtcDateTime),
+    sa.Column("report", sa.Text),
 )
 
 pauses = sa.Table(
