@@ -12,6 +12,7 @@ from phoi_models.findings import Region, VolumeAnalysis
 from phoi_models.identity import ModelIdentity
 from phoi_models.volume import Volume
 
+from phoi_edge_node.orders import ImagingOrder
 from phoi_edge_node.result import Priority, SignedReview, StudyHeader, TriageResult
 
 
@@ -341,6 +342,7 @@ class ReportedCase:
         review: None while preliminary.
         predecessors: identities of the documents that this one replaces, by kind, latest last.
         told_before: what was told outward of this study before, oldest first.
+        order: behind the study; None where none is known.
     """
 
     study: StudyHeader
@@ -352,6 +354,7 @@ class ReportedCase:
     review: SignedReview | None = None
     predecessors: Mapping[DocumentKind, tuple[str, ...]] | None = None
     told_before: tuple[ToldBefore, ...] = ()
+    order: ImagingOrder | None = None
 
 
 class DocumentEncoder(Protocol):

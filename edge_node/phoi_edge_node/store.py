@@ -15,6 +15,7 @@ from phoi_models.identity import ModelIdentity
 
 from phoi_edge_node.accounts import Account
 from phoi_edge_node.desk import AuditEntry, Judgement
+from phoi_edge_node.orders import OrderStore
 from phoi_edge_node.ports import (
     Document,
     DocumentKind,
@@ -193,7 +194,7 @@ class Counts:
     since: datetime | None
 
 
-class StudyStore(Protocol):
+class StudyStore(OrderStore, Protocol):
     """The edge's memory. What a person changes is audited in the same transaction."""
 
     # studies

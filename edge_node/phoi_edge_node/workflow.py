@@ -249,6 +249,9 @@ class Analyst:
             choice = self._reader.choose(self._store.instances(analysis.study_instance_uid))
             self._store.report_progress(analysis.id, "read", 0.0)
             volume = self._reader.read(choice)
+            known = self._known_result(analysis, volume)
+            if known is not None:
+                return _Ended(AnalysisEvent.FINISH, known, choice, volume)
             request = AnalysisRequest(
                 analysis.id, model, volume, analysis.priority, deadline_s=self._deadline_s
             )
@@ -270,6 +273,24 @@ class Analyst:
         )
         result = replace(result, passed_over=choice.passed_over)
         return _Ended(AnalysisEvent.FINISH, result, choice, volume)
+
+    def _known_result(self, analysis: StoredAnalysis, volume: Volume) -> TriageResult | None:
+        """What an earlier revision found in the same voxels by the same model, to be told anew.
+
+        Asked where the model was pinned before: a correction of the patient queues such a
+        revision, whose result is the same to the last digit, and whose documents are not.
+        """
+        for earlier in reversed(self._store.analyses(analysis.study_instance_uid)):
+            result = earlier.result
+            if (
+                result is not None
+                and result.identity.model == analysis.model
+                and result.identity.input_digest == volume.digest()
+                and result.completeness is analysis.completeness
+            ):
+                identity = replace(result.identity, revision=analysis.revision)
+                return replace(result, identity=identity, analysed_at=self._clock.now())
+        return None
 
     def _failed(
         self,
@@ -344,6 +365,7 @@ class Analyst:
             volume=ended.volume,
             predecessors=self._store.identities(uid),
             told_before=told_before(self._store, uid, analysis.revision),
+            order=self._store.order_of(uid),
         )
         return self._outbox.encode(case)
 
