@@ -11,7 +11,7 @@ from phoi_edge_node.courier import Courier, LinkReport
 from phoi_edge_node.desk import LinkKind, LinkState, LinkView
 from phoi_edge_node.errors import InferenceUnavailable
 from phoi_edge_node.ports import Clock, Delivered, InferenceService, Refused, Unreachable
-from phoi_edge_node.store import Counts
+from phoi_edge_node.store import Counts, InState
 from phoi_edge_node.study import AnalysisState, DeliveryState
 
 WORKER = "inference"
@@ -64,16 +64,15 @@ class Links:
         )
 
     def _worker_view(self, report: LinkReport | None, counts: Counts) -> LinkView:
-        waiting = [r for r in counts.analyses if r.state is AnalysisState.QUEUED]
         return LinkView(
             kind=LinkKind.WORKER,
             name=WORKER,
             state=_state(report),
             detail=_detail(report),
             checked_at=report.at if report else None,
-            waiting=len(waiting),
-            oldest_waiting_at=min((r.last_received_at for r in waiting), default=None),
-            dead=sum(r.state is AnalysisState.FAILED for r in counts.analyses),
+            waiting=_number(counts.analyses.get(AnalysisState.QUEUED)),
+            oldest_waiting_at=counts.oldest_queued,
+            dead=_number(counts.analyses.get(AnalysisState.FAILED)),
         )
 
 
@@ -86,11 +85,15 @@ def _courier_view(courier: Courier, counts: Counts) -> LinkView:
         state=_state(report),
         detail=_detail(report),
         checked_at=report.at if report else None,
-        waiting=counts.deliveries.get((name, DeliveryState.PENDING), 0)
-        + counts.deliveries.get((name, DeliveryState.SENDING), 0),
-        oldest_waiting_at=counts.oldest_pending.get(name),
-        dead=counts.deliveries.get((name, DeliveryState.DEAD), 0),
+        waiting=_number(counts.deliveries.get((name, DeliveryState.PENDING)))
+        + _number(counts.deliveries.get((name, DeliveryState.SENDING))),
+        oldest_waiting_at=counts.oldest_undelivered.get(name),
+        dead=_number(counts.deliveries.get((name, DeliveryState.DEAD))),
     )
+
+
+def _number(counted: InState | None) -> int:
+    return counted.number if counted else 0
 
 
 def _state(report: LinkReport | None) -> LinkState:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter as Tally
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import TypeVar
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -11,7 +13,9 @@ from prometheus_client.metrics_core import Metric
 from phoi_edge_node.desk import LinkState
 from phoi_edge_node.links import Links
 from phoi_edge_node.ports import Clock
-from phoi_edge_node.store import StudyStore
+from phoi_edge_node.store import Counts, InState, StudyStore
+
+_State = TypeVar("_State", bound=StrEnum)
 
 
 class EdgeCollector:
@@ -25,21 +29,15 @@ class EdgeCollector:
     def collect(self) -> Iterator[Metric]:
         """All metrics."""
         counts = self._store.counts()
-        studies = GaugeMetricFamily("phoi_studies", "Studies by state.", labels=["state"])
-        for study_state, number in counts.studies.items():
-            studies.add_metric([study_state.value], number)
-        yield studies
-        analyses = GaugeMetricFamily("phoi_analyses", "Analyses by state.", labels=["state"])
-        for state, number in Tally(record.state for record in counts.analyses).items():
-            analyses.add_metric([state.value], number)
-        yield analyses
-        deliveries = GaugeMetricFamily(
-            "phoi_deliveries", "Deliveries by destination and state.", labels=["to", "state"]
-        )
-        for (destination, delivery_state), number in counts.deliveries.items():
-            deliveries.add_metric([destination, delivery_state.value], number)
-        yield deliveries
         now = self._clock.now()
+        yield _by_state("phoi_studies", "Studies by state.", counts.studies)
+        yield _by_state("phoi_analyses", "Analyses by state.", counts.analyses)
+        yield _by_state("phoi_reviews", "Reviews by state.", counts.reviews)
+        yield _deliveries(counts)
+        yield _oldest(counts, now)
+        yield from self._link_metrics(counts, now)
+
+    def _link_metrics(self, counts: Counts, now: datetime) -> Iterator[Metric]:
         waiting = GaugeMetricFamily(
             "phoi_oldest_waiting_seconds", "Age of what waits longest, by link.", labels=["link"]
         )
@@ -47,6 +45,38 @@ class EdgeCollector:
         for link in self._links.views(counts):
             up.add_metric([link.name], float(link.state is LinkState.UP))
             since = link.oldest_waiting_at
-            waiting.add_metric([link.name], (now - since).total_seconds() if since else 0.0)
+            waiting.add_metric([link.name], _seconds(since, now) if since else 0.0)
         yield waiting
         yield up
+
+
+def _by_state(name: str, text: str, counted: Mapping[_State, InState]) -> Metric:
+    metric = GaugeMetricFamily(name, text, labels=["state"])
+    for state, in_state in counted.items():
+        metric.add_metric([state.value], in_state.number)
+    return metric
+
+
+def _deliveries(counts: Counts) -> Metric:
+    metric = GaugeMetricFamily(
+        "phoi_deliveries", "Deliveries by destination and state.", labels=["to", "state"]
+    )
+    for (destination, state), in_state in counts.deliveries.items():
+        metric.add_metric([destination, state.value], in_state.number)
+    return metric
+
+
+def _oldest(counts: Counts, now: datetime) -> Metric:
+    metric = GaugeMetricFamily(
+        "phoi_state_oldest_seconds",
+        "How long the one that came first into a state has been in it.",
+        labels=["life", "state"],
+    )
+    for (life, state), in_state in counts.of_lives().items():
+        metric.add_metric([life, state], _seconds(in_state.since, now))
+    return metric
+
+
+def _seconds(since: datetime, now: datetime) -> float:
+    """A clock that was set back gives zero."""
+    return max(0.0, (now - since).total_seconds())

@@ -27,7 +27,7 @@ class Reporter:
 
     def report(self) -> bool:
         """Queue reports; False if nothing changed since the last ones."""
-        reports = make_usage_reports(self._store.counts(), self._site, self._clock.now())
+        reports = make_usage_reports(self._store.use(), self._site, self._clock.now())
         numbers = json.dumps([r.metrics() for r in reports], sort_keys=True)
         if not reports or numbers == self._store.fact(_LAST):
             return False

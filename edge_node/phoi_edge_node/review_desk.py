@@ -315,7 +315,7 @@ class ReviewDesk:
 
     def kpis(self) -> Kpis:
         """How Phoi is used here."""
-        return make_kpis(self._store.counts(), self._clock.now())
+        return make_kpis(self._store.counts(), self._store.use(), self._clock.now())
 
     def unready(self) -> tuple[str, ...]:
         """Why this node cannot serve now; empty when it can."""

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime
 from typing import Protocol
 
 from phoi_models.identity import ModelIdentity
 
 from phoi_edge_node.accounts import Account
 from phoi_edge_node.desk import AuditEntry, Judgement
-from phoi_edge_node.orders import OrderStore
 from phoi_edge_node.ports import (
     Document,
     DocumentKind,
@@ -24,7 +23,6 @@ from phoi_edge_node.ports import (
     ReportStatus,
     SendOutcome,
 )
-from phoi_edge_node.reconciled import Reconciliation, ReconciliationReport
 from phoi_edge_node.result import (
     Completeness,
     Correction,
@@ -42,6 +40,7 @@ from phoi_edge_node.study import (
     ReviewState,
     StudyState,
 )
+from phoi_edge_node.usage import Durations, Marks
 
 
 @dataclass(frozen=True)
@@ -156,45 +155,89 @@ class Pause:
 
 
 @dataclass(frozen=True)
-class AnalysisRecord:
-    """What statistics need of one analysis, without the patient. Times are UTC.
+class InState:
+    """How many are in one state.
 
     Attributes:
-        last_received_at: of the study's latest instance.
-        verdicts: of the standing dispositions, only once signed.
+        since: when the one that has been in it longest came into it, UTC.
     """
 
-    model: ModelIdentity | None
-    state: AnalysisState
-    last_received_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-    signed_at: datetime | None
-    verdicts: tuple[Verdict, ...]
+    number: int
+    since: datetime
 
 
 @dataclass(frozen=True)
 class Counts:
-    """The numbers behind KPIs, metrics and usage reports.
+    """How many of everything are in which state; states of nothing are left out. Times are UTC.
 
     Attributes:
-        studies: by state.
-        analyses: every analysis.
         deliveries: by destination and state.
-        oldest_pending: when the oldest waiting delivery of a destination was queued, UTC.
-        failed_tries: by destination, since the first day.
-        since: when the first study came, UTC; None before.
+        oldest_queued: when the oldest analysis that waits was first queued.
+        oldest_undelivered: when the oldest delivery that waits was queued, by destination.
+        since: when the first study came; None before.
     """
 
-    studies: Mapping[StudyState, int]
-    analyses: tuple[AnalysisRecord, ...]
-    deliveries: Mapping[tuple[str, DeliveryState], int]
-    oldest_pending: Mapping[str, datetime]
-    failed_tries: Mapping[str, int]
+    studies: Mapping[StudyState, InState]
+    analyses: Mapping[AnalysisState, InState]
+    deliveries: Mapping[tuple[str, DeliveryState], InState]
+    reviews: Mapping[ReviewState, InState]
+    oldest_queued: datetime | None
+    oldest_undelivered: Mapping[str, datetime]
     since: datetime | None
 
+    def of_lives(self) -> Mapping[tuple[str, str], InState]:
+        """By life (study, analysis, delivery, review) and state; all destinations together."""
+        found = {("study", state.value): counted for state, counted in self.studies.items()}
+        found |= {("analysis", state.value): counted for state, counted in self.analyses.items()}
+        for (_, state), counted in self.deliveries.items():
+            known = found.get(("delivery", state.value), InState(0, counted.since))
+            found["delivery", state.value] = InState(
+                known.number + counted.number, min(known.since, counted.since)
+            )
+        found |= {("review", state.value): counted for state, counted in self.reviews.items()}
+        return found
 
-class StudyStore(OrderStore, Protocol):
+
+@dataclass(frozen=True)
+class ModelUse:
+    """What one model version did here since its first day. Superseded analyses count too.
+
+    Attributes:
+        received: analyses pinned to it.
+        analysed, refused, failed: of those that ended, by outcome.
+        reviewed: of those analysed, the signed ones.
+        receive_to_result: from the last instance to the result.
+        result_to_review: from the result to the signature.
+        marks: verdicts in the signed reviews.
+    """
+
+    model: ModelIdentity
+    received: int
+    analysed: int
+    refused: int
+    failed: int
+    reviewed: int
+    receive_to_result: Durations
+    result_to_review: Durations
+    marks: Marks
+
+
+@dataclass(frozen=True)
+class Use:
+    """What was ever done here, and how long it takes of late.
+
+    Attributes:
+        failed_tries: of deliveries, by destination, where there were any.
+        receive_to_result_s, result_to_review_s: medians of the latest thousand; None without one.
+    """
+
+    models: tuple[ModelUse, ...]
+    failed_tries: Mapping[str, int]
+    receive_to_result_s: float | None
+    result_to_review_s: float | None
+
+
+class StudyStore(Protocol):
     """The edge's memory. What a person changes is audited in the same transaction."""
 
     # studies
@@ -248,7 +291,7 @@ class StudyStore(OrderStore, Protocol):
 
     # analyses
     def claim_analysis(self, excluded_models: Collection[str] = ()) -> StoredAnalysis | None:
-        """Start the queued analysis that is due and whose turn is first (``scheduling.py``).
+        """Start the queued analysis that is due and first by priority, then age.
 
         Analyses pinned to a model in ``excluded_models`` stay queued.
         """
@@ -398,24 +441,11 @@ class StudyStore(OrderStore, Protocol):
         ...
 
     def counts(self) -> Counts:
-        """Everything that was ever counted, for KPIs, metrics and usage reports."""
+        """How many of everything are in which state: quick also after years."""
         ...
 
-    # reconciliation
-    def ask_reconciliation(self, first: date, last: date, asked_by: str) -> int:
-        """Ask for a comparison with the archives; its number."""
-        ...
-
-    def next_reconciliation(self) -> Reconciliation | None:
-        """What was asked for longest ago and has not ended."""
-        ...
-
-    def end_reconciliation(self, number: int, report: ReconciliationReport) -> None:
-        """Keep what one found."""
-        ...
-
-    def reconciliations(self, limit: int = 30) -> Sequence[Reconciliation]:
-        """Those asked for, newest first."""
+    def use(self) -> Use:
+        """What was ever analysed and signed, for KPIs and usage reports."""
         ...
 
     # switches and counters

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import timedelta
+from datetime import date, timedelta
+from statistics import median
 from threading import Barrier
 
 import pytest
@@ -13,10 +14,17 @@ import sqlalchemy as sa
 from phoi_edge_node.accounts import Account, Role
 from phoi_edge_node.errors import IllegalTransition, ReviewConflict
 from phoi_edge_node.ports import Delivered, DocumentKind, Intake, Refused, ReportStatus, Unreachable
-from phoi_edge_node.result import Correction, Priority, SignedReview, Verdict
+from phoi_edge_node.reconciled import (
+    Lack,
+    LackingStudy,
+    Mending,
+    Reconciliation,
+    ReconciliationReport,
+)
+from phoi_edge_node.result import Correction, Outcome, Priority, SignedReview, Verdict
 from phoi_edge_node.sql.sql_store import SqlStore
 from phoi_edge_node.sql.tables import metadata
-from phoi_edge_node.store import Outgoing, StoredAccount, StudyStore
+from phoi_edge_node.store import InState, Outgoing, StoredAccount, StudyStore
 from phoi_edge_node.study import (
     AnalysisEvent,
     AnalysisState,
@@ -25,6 +33,7 @@ from phoi_edge_node.study import (
     StudyState,
 )
 from phoi_edge_node.testing import FakeClock
+from phoi_edge_node.usage import Durations, Marks
 from support import values
 
 UID = "1.2.3"
@@ -360,12 +369,71 @@ def test_counts_speak_of_everything(store: StudyStore, clock: FakeClock) -> None
     current = tuple(store.review(analysis_id).current.values())
     store.sign(analysis_id, SignedReview("an", "Bs. An", values.AT, current), [])
     counts = store.counts()
-    assert counts.studies == {StudyState.COMPLETE: 1}
-    assert counts.failed_tries == {"pacs": 1}
-    assert counts.deliveries == {("pacs", DeliveryState.PENDING): 2}
-    (record,) = counts.analyses
-    assert record.verdicts == (Verdict.REJECTED,)
-    assert record.model == values.MODEL
+    assert counts.studies == {StudyState.COMPLETE: InState(1, clock.now())}
+    assert counts.analyses == {AnalysisState.SUCCEEDED: InState(1, clock.now())}
+    assert counts.deliveries == {("pacs", DeliveryState.PENDING): InState(2, clock.now())}
+    assert counts.reviews == {ReviewState.SIGNED: InState(1, clock.now())}
+    assert counts.oldest_undelivered == {"pacs": clock.now()}
+    use = store.use()
+    assert use.failed_tries == {"pacs": 1}
+    (model,) = use.models
+    assert model.model == values.MODEL
+    assert (model.received, model.analysed, model.reviewed) == (1, 1, 1)
+    assert model.marks == Marks(rejected=1)
+
+
+def test_counting_tells_since_when_the_oldest_is_in_its_state(
+    store: StudyStore, clock: FakeClock
+) -> None:
+    began = clock.now()
+    _finish(store, "1.1", "pacs", "emr")
+    clock.advance(100)
+    _finish(store, "1.2", "pacs")
+    counts = store.counts()
+    assert counts.studies == {StudyState.COMPLETE: InState(2, began)}
+    assert counts.deliveries == {
+        ("emr", DeliveryState.PENDING): InState(2, began),
+        ("pacs", DeliveryState.PENDING): InState(4, began),
+    }
+    assert counts.of_lives()["delivery", "pending"] == InState(6, began)
+    assert counts.since == values.AT
+
+
+def test_what_ended_stays_counted_as_it_ended_when_it_is_superseded(
+    store: StudyStore, clock: FakeClock
+) -> None:
+    for outcome, event in (
+        (Outcome.FAILED, AnalysisEvent.GIVE_UP),
+        (Outcome.NOT_ANALYSABLE, AnalysisEvent.REFUSE),
+        (Outcome.POSITIVE, AnalysisEvent.FINISH),
+    ):
+        analysis_id = _complete(store)
+        assert store.claim_analysis() is not None
+        store.pin_model(analysis_id, values.MODEL)
+        clock.advance(40)
+        result = replace(values.result(), outcome=outcome)
+        store.finish_analysis(analysis_id, event, result, [])
+    (model,) = store.use().models
+    assert (model.received, model.failed, model.refused, model.analysed) == (3, 1, 1, 1)
+    assert store.counts().analyses[AnalysisState.SUPERSEDED].number == 2
+
+
+def test_durations_are_added_up_as_one_by_one(store: StudyStore, clock: FakeClock) -> None:
+    clock.set_wall_clock(values.AT)  # when all instances came
+    waits = [10.0, 31.5, 120.0, 4000.0, 100_000.0]
+    analyses = [_complete(store, f"1.{number}") for number in range(len(waits))]
+    for number, wait in enumerate(waits):
+        clock.set_wall_clock(values.AT + timedelta(seconds=wait))
+        claimed = store.claim_analysis()
+        assert claimed is not None
+        assert claimed.id == analyses[number]
+        store.pin_model(claimed.id, values.MODEL)
+        result = values.result(claimed.study_instance_uid, claimed.revision)
+        store.finish_analysis(claimed.id, AnalysisEvent.FINISH, result, [])
+    (model,) = store.use().models
+    assert model.receive_to_result == Durations.of(waits)
+    assert model.result_to_review == Durations.of([])
+    assert store.use().receive_to_result_s == median(waits)
 
 
 def test_threads_claim_each_analysis_once(store: StudyStore) -> None:
@@ -434,3 +502,87 @@ def test_facts_pauses_accounts_and_numbers_may_be_written_at_once(store: StudySt
         numbers = sorted(pool.map(write, range(8)))
     assert numbers == [1, 2, 3, 4, 5, 6, 7, 8]
     assert len(store.pauses()) == 1
+
+
+def test_a_review_signed_while_a_late_revision_is_queued_stays_signed_or_is_refused(
+    store: StudyStore,
+) -> None:
+    """Whoever comes first wins; what a person signed is never marked superseded by an analysis."""
+    together = Barrier(2, timeout=20)
+    for number in range(8):
+        uid = f"1.{number}"
+        analysis_id = _finish(store, uid)
+        store.add_instance(values.instance(50, uid))
+
+        def sign(analysis_id: str = analysis_id, uid: str = uid) -> bool:
+            together.wait()
+            try:
+                _sign(store, analysis_id, f"final-{uid}")
+            except IllegalTransition:
+                return False
+            return True
+
+        def queue(uid: str = uid) -> None:
+            together.wait()
+            store.complete_study(uid, Priority.ROUTINE)
+
+        with ThreadPoolExecutor(2) as pool:
+            signed, queued = pool.submit(sign), pool.submit(queue)
+            queued.result()
+            expected = ReviewState.SIGNED if signed.result() else ReviewState.SUPERSEDED
+        assert store.review(analysis_id).state is expected
+        store.claim_analysis()
+
+
+def test_the_first_instances_of_a_study_may_come_in_many_transactions_at_once(
+    engine: sa.Engine, clock: FakeClock
+) -> None:
+    """Eight transactions, five brand-new studies: none is refused for meeting another."""
+    together = Barrier(8, timeout=20)
+
+    def receive(number: int) -> list[Intake]:
+        own_store = SqlStore(engine, clock)
+        intakes: list[Intake] = []
+        for study in range(5):
+            together.wait()
+            brought = [values.instance(n, f"1.{study}") for n in (number, 99)]
+            intakes += own_store.add_instances(brought)
+        return intakes
+
+    with ThreadPoolExecutor(8) as pool:
+        intakes = [intake for made in pool.map(receive, range(8)) for intake in made]
+    assert Counter(intakes) == {Intake.STORED: 8 * 5 + 5, Intake.DUPLICATE: 7 * 5}
+
+
+def test_an_emergency_overtakes_what_came_within_four_hours_and_nothing_older(
+    store: StudyStore, clock: FakeClock
+) -> None:
+    _complete(store, "1.1")
+    clock.advance(3600)
+    _complete(store, "1.2")
+    clock.advance(3 * 3600 + 1)
+    _complete(store, "1.3", Priority.STAT)
+    _complete(store, "1.4", Priority.URGENT)
+    claimed = [store.claim_analysis() for _ in range(4)]
+    assert [a.study_instance_uid for a in claimed if a] == ["1.1", "1.3", "1.4", "1.2"]
+
+
+def test_a_reconciliation_is_asked_for_and_ends_with_its_report(
+    store: StudyStore, clock: FakeClock
+) -> None:
+    first, last = date(2026, 11, 1), date(2026, 11, 2)
+    number = store.ask_reconciliation(first, last, "ba")
+    later = store.ask_reconciliation(last, last, "ba")
+    asked = store.next_reconciliation()
+    assert asked == Reconciliation(number, first, last, "ba", clock.now(), None, None)
+    clock.advance(5)
+    lacking = LackingStudy("1.2.3", Lack.IMAGES_MISSING, Mending.FETCHED, 7)
+    report = ReconciliationReport(3, 1, (lacking,), "pacs gives no answer")
+    store.end_reconciliation(number, report)
+    assert [(r.id, r.ended_at, r.report) for r in store.reconciliations()] == [
+        (later, None, None),
+        (number, clock.now(), report),
+    ]
+    waiting = store.next_reconciliation()
+    assert waiting is not None
+    assert waiting.id == later

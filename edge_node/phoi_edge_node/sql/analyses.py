@@ -17,6 +17,7 @@ from phoi_edge_node.scheduling import turn_at
 from phoi_edge_node.sql import tables
 from phoi_edge_node.sql.deliveries import enqueue, supersede_deliveries
 from phoi_edge_node.sql.engine import Database, due, for_update
+from phoi_edge_node.sql.figures import count_ended, count_pinned
 from phoi_edge_node.store import Outgoing, StoredAnalysis
 from phoi_edge_node.study import (
     ANALYSIS,
@@ -68,11 +69,13 @@ class Analyses(Database):
         """Fix the model of a running analysis, if none is pinned yet."""
         table = tables.analyses
         with self._write() as connection:
-            connection.execute(
+            pinned = connection.execute(
                 table.update()
                 .where(table.c.id == analysis_id, table.c.model.is_(None))
                 .values(_pinned(model))
-            )
+            ).rowcount
+            if pinned:
+                count_pinned(connection, analysis_id, model)
 
     def report_progress(self, analysis_id: str, step: str, fraction: float) -> None:
         """For people who watch; 0 to 1."""
@@ -137,6 +140,7 @@ class Analyses(Database):
                     analysis_id=analysis_id, state=ReviewState.OPEN, state_since=now
                 )
             )
+            count_ended(connection, analysis_id, result, now)
             identity = result.identity
             enqueue(
                 connection,

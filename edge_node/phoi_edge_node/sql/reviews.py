@@ -16,6 +16,7 @@ from phoi_edge_node.result import Correction, Disposition, SignedReview, Verdict
 from phoi_edge_node.sql import tables
 from phoi_edge_node.sql.deliveries import drop_dead_letters, enqueue
 from phoi_edge_node.sql.engine import Database
+from phoi_edge_node.sql.figures import count_signed
 from phoi_edge_node.store import Outgoing, StoredReview
 from phoi_edge_node.study import REVIEW, ReviewEvent, ReviewState, after, ignores
 
@@ -72,6 +73,7 @@ class Reviews(Database):
         """Withdraw the latest standing disposition; None if there is none."""
         table = tables.dispositions
         with self._write() as connection:
+            _lock(connection, analysis_id)
             rows = connection.execute(
                 sa.select(table).where(table.c.analysis_id == analysis_id).order_by(table.c.id)
             ).all()
@@ -96,6 +98,7 @@ class Reviews(Database):
         """Close the review and queue its documents; supersedes earlier signed reviews."""
         table, analyses = tables.reviews, tables.analyses
         with self._write() as connection:
+            _lock(connection, analysis_id)
             _require_standing(connection, analysis_id, signed)
             _move(
                 connection,
@@ -105,6 +108,7 @@ class Reviews(Database):
                 signed=to_json(signed),
                 signed_at=signed.signed_at,
             )
+            count_signed(connection, analysis_id, signed)
             analysis = connection.execute(
                 sa.select(analyses.c.study_instance_uid, analyses.c.revision).where(
                     analyses.c.id == analysis_id
@@ -154,6 +158,14 @@ def _move(
     if values:
         connection.execute(table.update().where(here).values(**values))
     return True
+
+
+def _lock(connection: sa.Connection, analysis_id: str) -> None:
+    """Hold the review until the transaction ends: what is read of it from here on stands."""
+    table = tables.reviews
+    connection.execute(
+        sa.select(table.c.state).where(table.c.analysis_id == analysis_id).with_for_update()
+    )
 
 
 def _study_uid(connection: sa.Connection, analysis_id: str) -> str:

@@ -1,78 +1,188 @@
-"""Counting, for KPIs, metrics and usage reports."""
+"""Counting, for KPIs, metrics and usage reports: by the database, over indexes."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from statistics import median
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from phoi_models.identity import ModelIdentity
 
 from phoi_edge_node.codec import from_json
-from phoi_edge_node.result import Disposition, SignedReview
+from phoi_edge_node.result import Outcome, Verdict
 from phoi_edge_node.sql import tables
 from phoi_edge_node.sql.engine import Database
-from phoi_edge_node.store import AnalysisRecord, Counts
-from phoi_edge_node.study import AnalysisState, DeliveryState, StudyState
+from phoi_edge_node.store import Counts, InState, ModelUse, Use
+from phoi_edge_node.study import AnalysisState, DeliveryState, ReviewState, StudyState
+from phoi_edge_node.usage import BOUNDS_S, Durations, Marks
+
+MEDIAN_OVER = 1000
+_WAITING = (DeliveryState.PENDING, DeliveryState.SENDING)
+
+_State = TypeVar("_State", AnalysisState, ReviewState, StudyState, DeliveryState)
 
 
 class Statistics(Database):
     """The part of the store that counting uses."""
 
     def counts(self) -> Counts:
-        """Everything that was ever counted."""
-        studies, deliveries = tables.studies, tables.deliveries
-        lanes = sa.select(
-            deliveries.c.destination,
-            deliveries.c.state,
-            sa.func.count().label("n"),
-            sa.func.min(deliveries.c.created_at).label("oldest"),
-            sa.func.sum(deliveries.c.failed_tries).label("failed_tries"),
-        ).group_by(deliveries.c.destination, deliveries.c.state)
-        by_state = sa.select(studies.c.state, sa.func.count().label("n")).group_by(studies.c.state)
+        """How many of everything are in which state, and since when."""
+        studies, analyses, reviews = tables.studies, tables.analyses, tables.reviews
+        queued = analyses.c.state == AnalysisState.QUEUED
         with self._read() as connection:
-            rows = connection.execute(lanes).all()
-            failed: dict[str, int] = {}
-            for row in rows:
-                failed[row.destination] = failed.get(row.destination, 0) + row.failed_tries
             return Counts(
-                studies={StudyState(r.state): r.n for r in connection.execute(by_state)},
-                analyses=tuple(_record(r) for r in connection.execute(_analysis_query())),
-                deliveries={(r.destination, DeliveryState(r.state)): r.n for r in rows},
-                oldest_pending={
-                    r.destination: r.oldest for r in rows if r.state == DeliveryState.PENDING
-                },
-                failed_tries=failed,
+                studies=_in_states(connection, studies.c.state_since, StudyState),
+                analyses=_in_states(connection, analyses.c.state_since, AnalysisState),
+                deliveries=_deliveries(connection),
+                reviews=_in_states(connection, reviews.c.state_since, ReviewState),
+                oldest_queued=connection.scalar(
+                    sa.select(sa.func.min(analyses.c.created_at)).where(queued)
+                ),
+                oldest_undelivered=_oldest_undelivered(connection),
                 since=connection.scalar(sa.select(sa.func.min(studies.c.first_received_at))),
             )
 
+    def use(self) -> Use:
+        """What was ever analysed and signed, by model, and how long that takes of late."""
+        figures = tables.figures
+        with self._read() as connection:
+            return Use(
+                models=tuple(_model_use(row) for row in connection.execute(_by_model())),
+                failed_tries=_failed_tries(connection),
+                receive_to_result_s=_median(
+                    connection, figures.c.receive_to_result_s, figures.c.ended_at
+                ),
+                result_to_review_s=_median(
+                    connection, figures.c.result_to_review_s, figures.c.signed_at
+                ),
+            )
 
-def _analysis_query() -> sa.Select[Any]:
-    analyses, reviews = tables.analyses, tables.reviews
+
+def _in_states(
+    connection: sa.Connection,
+    since: sa.Column[datetime],
+    states: Iterable[_State],
+    *where: sa.ColumnElement[bool],
+) -> Mapping[_State, InState]:
+    """Two look-ups in an index for each state are quicker than one GROUP BY over all rows."""
+    state_of = since.table.c.state
+    found: dict[_State, InState] = {}
+    for state in states:
+        here = (state_of == state, *where)
+        oldest = connection.scalar(sa.select(sa.func.min(since)).where(*here))
+        if oldest is not None:
+            number = connection.scalar(
+                sa.select(sa.func.count()).select_from(since.table).where(*here)
+            )
+            found[state] = InState(number or 0, oldest)
+    return found
+
+
+def _deliveries(connection: sa.Connection) -> Mapping[tuple[str, DeliveryState], InState]:
+    table = tables.deliveries
+    found: dict[tuple[str, DeliveryState], InState] = {}
+    for destination in _destinations(connection):
+        here = table.c.destination == destination
+        by_state = _in_states(connection, table.c.updated_at, DeliveryState, here)
+        found |= {(destination, state): counted for state, counted in by_state.items()}
+    return found
+
+
+def _destinations(connection: sa.Connection) -> Iterable[str]:
+    """Every lane that ever was, one look-up in the index each."""
+    column = tables.deliveries.c.destination
+    name = connection.scalar(sa.select(sa.func.min(column)))
+    while name is not None:
+        yield name
+        name = connection.scalar(sa.select(sa.func.min(column)).where(column > name))
+
+
+def _oldest_undelivered(connection: sa.Connection) -> Mapping[str, datetime]:
+    table = tables.deliveries
+    query = (
+        sa.select(table.c.destination, sa.func.min(table.c.queued_at).label("oldest"))
+        .where(table.c.destination.in_(list(_destinations(connection))))
+        .where(table.c.state.in_(_WAITING))
+        .group_by(table.c.destination)
+    )
+    return {row.destination: row.oldest for row in connection.execute(query)}
+
+
+def _failed_tries(connection: sa.Connection) -> Mapping[str, int]:
+    table = tables.deliveries
+    total = sa.func.sum(table.c.failed_tries).label("total")
+    query = (
+        sa.select(table.c.destination, total)
+        .where(table.c.failed_tries > sa.literal_column("0"))  # written as in the partial index
+        .group_by(table.c.destination)
+    )
+    return {row.destination: int(row.total) for row in connection.execute(query)}
+
+
+def _median(
+    connection: sa.Connection, seconds: sa.Column[float], at: sa.Column[datetime]
+) -> float | None:
+    latest = sa.select(seconds).where(at.is_not(None), seconds.is_not(None))
+    values = connection.scalars(latest.order_by(at.desc()).limit(MEDIAN_OVER)).all()
+    return median(values) if values else None
+
+
+def _by_model() -> sa.Select[Any]:
+    table = tables.figures
     return (
         sa.select(
-            analyses.c.model,
-            analyses.c.state,
-            analyses.c.started_at,
-            analyses.c.finished_at,
-            tables.studies.c.last_received_at,
-            reviews.c.signed,
-            reviews.c.signed_at,
+            table.c.model,
+            sa.func.count().label("received"),
+            _count(table.c.outcome == Outcome.NOT_ANALYSABLE).label("refused"),
+            _count(table.c.outcome == Outcome.FAILED).label("failed"),
+            sa.func.count(table.c.ended_at).label("ended"),
+            sa.func.count(table.c.signed_at).label("reviewed"),
+            *_durations(table.c.receive_to_result_s, "result"),
+            *_durations(table.c.result_to_review_s, "review"),
+            *(
+                sa.func.coalesce(sa.func.sum(table.c[verdict.value]), 0).label(verdict.value)
+                for verdict in Verdict
+            ),
         )
-        .join(tables.studies)
-        .outerjoin(reviews, reviews.c.analysis_id == analyses.c.id)
+        .where(table.c.model.is_not(None))
+        .group_by(table.c.model)
+        .order_by(sa.func.min(table.c.ended_at))
     )
 
 
-def _record(row: sa.Row[Any]) -> AnalysisRecord:
-    dispositions: tuple[Disposition, ...] = ()
-    if row.signed is not None:
-        dispositions = from_json(row.signed, SignedReview).dispositions
-    return AnalysisRecord(
-        model=None if row.model is None else from_json(row.model, ModelIdentity),
-        state=AnalysisState(row.state),
-        last_received_at=row.last_received_at,
-        started_at=row.started_at,
-        finished_at=row.finished_at,
-        signed_at=row.signed_at,
-        verdicts=tuple(d.verdict for d in dispositions),
+def _count(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
+    return sa.func.coalesce(sa.func.sum(sa.case((condition, 1), else_=0)), 0)
+
+
+def _durations(seconds: sa.Column[float], name: str) -> Iterable[sa.ColumnElement[Any]]:
+    yield sa.func.count(seconds).label(f"{name}_count")
+    yield sa.func.coalesce(sa.func.sum(seconds), 0.0).label(f"{name}_total")
+    yield sa.func.coalesce(sa.func.max(seconds), 0.0).label(f"{name}_longest")
+    for bound in BOUNDS_S:
+        yield _count(seconds <= bound).label(f"{name}_within_{bound}")
+
+
+def _model_use(row: sa.Row[Any]) -> ModelUse:
+    values = dict(zip(row._fields, row, strict=True))
+    return ModelUse(
+        model=from_json(row.model, ModelIdentity),
+        received=row.received,
+        analysed=row.ended - row.refused - row.failed,
+        refused=row.refused,
+        failed=row.failed,
+        reviewed=row.reviewed,
+        receive_to_result=_durations_of(values, "result"),
+        result_to_review=_durations_of(values, "review"),
+        marks=Marks(*(int(values[verdict.value]) for verdict in Verdict)),
+    )
+
+
+def _durations_of(values: Mapping[str, Any], name: str) -> Durations:
+    return Durations(
+        count=values[f"{name}_count"],
+        total_s=values[f"{name}_total"],
+        longest_s=values[f"{name}_longest"],
+        within=tuple(int(values[f"{name}_within_{bound}"]) for bound in BOUNDS_S),
     )

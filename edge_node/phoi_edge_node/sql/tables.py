@@ -31,13 +31,14 @@ studies = sa.Table(
     "studies",
     metadata,
     sa.Column("study_instance_uid", UID, primary_key=True),
-    sa.Column("state", sa.String(16), nullable=False, index=True),
+    sa.Column("state", sa.String(16), nullable=False),
     sa.Column("state_since", UtcDateTime, nullable=False),
     sa.Column("receiving_since", UtcDateTime, nullable=False),
     sa.Column("header", sa.Text, nullable=False),
     sa.Column("patient_id", sa.Text, nullable=False, index=True),
     sa.Column("first_received_at", UtcDateTime, nullable=False),
     sa.Column("last_received_at", UtcDateTime, nullable=False, index=True),
+    sa.Index("studies_by_state", "state", "state_since"),
 )
 
 instances = sa.Table(
@@ -70,7 +71,7 @@ analyses = sa.Table(
         "study_instance_uid", UID, sa.ForeignKey("studies.study_instance_uid"), nullable=False
     ),
     sa.Column("revision", sa.Integer, nullable=False),
-    sa.Column("state", sa.String(16), nullable=False, index=True),
+    sa.Column("state", sa.String(16), nullable=False),
     sa.Column("state_since", UtcDateTime, nullable=False),
     sa.Column("completeness", sa.String(16)),
     sa.Column("priority", sa.Integer, nullable=False),
@@ -89,6 +90,7 @@ analyses = sa.Table(
     sa.Column("turn_at", UtcDateTime, nullable=False),
     sa.UniqueConstraint("study_instance_uid", "revision", name="one_analysis_per_revision"),
     sa.Index("queue", "state", "turn_at"),
+    sa.Index("analyses_by_state", "state", "state_since"),
 )
 
 documents = sa.Table(
@@ -121,6 +123,14 @@ deliveries = sa.Table(
     sa.Column("queued_at", UtcDateTime, nullable=False),
     sa.Column("updated_at", UtcDateTime, nullable=False),
     sa.Index("lane", "destination", "state"),
+    sa.Index("deliveries_by_state", "destination", "state", "updated_at"),
+    sa.Index(
+        "troubled",
+        "destination",
+        "failed_tries",
+        sqlite_where=sa.text("failed_tries > 0"),
+        postgresql_where=sa.text("failed_tries > 0"),
+    ),
 )
 
 reviews = sa.Table(
@@ -132,6 +142,24 @@ reviews = sa.Table(
     sa.Column("acknowledged_by", sa.String(64)),
     sa.Column("signed", sa.Text),
     sa.Column("signed_at", UtcDateTime),
+    sa.Index("reviews_by_state", "state", "state_since"),
+)
+
+# What is counted of each analysis: see figures.py.
+figures = sa.Table(
+    "figures",
+    metadata,
+    sa.Column("analysis_id", sa.String(64), sa.ForeignKey("analyses.id"), primary_key=True),
+    sa.Column("model", sa.Text),
+    sa.Column("outcome", sa.String(16)),
+    sa.Column("ended_at", UtcDateTime, index=True),
+    sa.Column("receive_to_result_s", sa.Float),
+    sa.Column("signed_at", UtcDateTime, index=True),
+    sa.Column("result_to_review_s", sa.Float),
+    sa.Column("accepted", sa.Integer),
+    sa.Column("modified", sa.Integer),
+    sa.Column("rejected", sa.Integer),
+    sa.Column("missed", sa.Integer),
 )
 
 dispositions = sa.Table(

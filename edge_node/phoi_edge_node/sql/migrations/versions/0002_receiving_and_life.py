@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,6 +13,18 @@ from phoi_edge_node.sql.tables import UtcDateTime
 
 revision = "0002"
 down_revision = "0001"
+
+VERDICTS = ("accepted", "modified", "rejected", "missed")
+FIGURES: dict[str, Any] = {
+    "analysis_id": sa.String(),
+    "model": sa.Text(),
+    "outcome": sa.String(),
+    "ended_at": UtcDateTime(),
+    "receive_to_result_s": sa.Float(),
+    "signed_at": UtcDateTime(),
+    "result_to_review_s": sa.Float(),
+    **{verdict: sa.Integer() for verdict in VERDICTS},
+}
 
 
 def upgrade() -> None:
@@ -19,6 +34,8 @@ def upgrade() -> None:
     _add_to_reviews()
     _add_patients_to_studies()
     _add_orders()
+    _index_by_state()
+    _make_figures()
 
 
 def _add_to_studies() -> None:
@@ -104,3 +121,75 @@ def _add_orders() -> None:
         sa.Column("issuer", sa.Text(), primary_key=True),
         sa.Column("told_at", UtcDateTime(), nullable=False),
     )
+
+
+def _index_by_state() -> None:
+    for table in ("studies", "analyses"):
+        op.drop_index(op.f(f"ix_{table}_state"), table_name=table)
+    for table in ("studies", "analyses", "reviews"):
+        op.create_index(f"{table}_by_state", table, ["state", "state_since"])
+    op.create_index("deliveries_by_state", "deliveries", ["destination", "state", "updated_at"])
+    op.create_index(
+        "troubled",
+        "deliveries",
+        ["destination", "failed_tries"],
+        sqlite_where=sa.text("failed_tries > 0"),
+        postgresql_where=sa.text("failed_tries > 0"),
+    )
+
+
+def _make_figures() -> None:
+    op.create_table(
+        "figures",
+        sa.Column("analysis_id", sa.String(length=64), nullable=False),
+        sa.Column("model", sa.Text(), nullable=True),
+        sa.Column("outcome", sa.String(length=16), nullable=True),
+        sa.Column("ended_at", UtcDateTime(), nullable=True),
+        sa.Column("receive_to_result_s", sa.Float(), nullable=True),
+        sa.Column("signed_at", UtcDateTime(), nullable=True),
+        sa.Column("result_to_review_s", sa.Float(), nullable=True),
+        *(sa.Column(verdict, sa.Integer(), nullable=True) for verdict in VERDICTS),
+        sa.ForeignKeyConstraint(["analysis_id"], ["analyses.id"]),
+        sa.PrimaryKeyConstraint("analysis_id"),
+    )
+    for moment in ("ended_at", "signed_at"):
+        op.create_index(op.f(f"ix_figures_{moment}"), "figures", [moment])
+    _count_what_was()
+
+
+def _count_what_was() -> None:
+    """The figures of analyses that were made before there were any, read from their results."""
+    connection = op.get_bind()
+    moments = {name: UtcDateTime() for name in ("finished_at", "last_received_at", "signed_at")}
+    query = sa.text(
+        "SELECT a.id, a.model, a.result, a.finished_at, s.last_received_at, r.signed, r.signed_at "
+        "FROM analyses a JOIN studies s ON s.study_instance_uid = a.study_instance_uid "
+        "LEFT JOIN reviews r ON r.analysis_id = a.id "
+        "WHERE a.model IS NOT NULL OR a.finished_at IS NOT NULL"
+    ).columns(**moments)
+    figures = sa.table("figures", *(sa.column(name, kind) for name, kind in FIGURES.items()))
+    for rows in connection.execute(query).partitions(1000):
+        connection.execute(figures.insert(), [_figures(row) for row in rows])
+
+
+def _figures(row: Any) -> dict[str, object]:
+    ended, signed = row.finished_at, row.signed_at
+    said = json.loads(row.signed)["dispositions"] if signed else []
+    verdicts = Counter(disposition["verdict"] for disposition in said)
+    return {
+        "analysis_id": row.id,
+        "model": row.model,
+        "outcome": json.loads(row.result)["outcome"] if row.result else None,
+        "ended_at": ended,
+        "receive_to_result_s": _seconds(row.last_received_at, ended),
+        "signed_at": signed,
+        "result_to_review_s": _seconds(ended, signed),
+        **{verdict: verdicts[verdict] if signed else None for verdict in VERDICTS},
+    }
+
+
+def _seconds(since: datetime | None, until: datetime | None) -> float | None:
+    """None where it never came to that, or where images of a later revision came in between."""
+    if since is None or until is None or until < since:
+        return None
+    return (until - since).total_seconds()
