@@ -10,16 +10,13 @@ from __future__ import annotations
 import asyncio
 import hmac
 import itertools
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from email.message import Message
 from http import HTTPStatus
 from pathlib import Path
 
 import structlog
 from pydicom import Dataset
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
@@ -27,6 +24,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from phoi_edge_node.dicom.headers import InstanceHeader
+from phoi_edge_node.dicom.multipart import DICOM_FILE, Malformed, Part, Parts, boundary_of
 from phoi_edge_node.dicom.part10 import open_file, require_ct_image
 from phoi_edge_node.dicom.taking import (
     DATA_SET_DOES_NOT_MATCH,
@@ -40,19 +38,13 @@ from phoi_edge_node.errors import SettingsError
 from phoi_edge_node.ports import Clock
 from phoi_edge_node.settings import DicomSettings, StowSettings
 
-DICOM_FILE = "application/dicom"
 DICOM_JSON = "application/dicom+json"
 MAXIMUM_REQUESTS = 8  # at once; each holds an instance in memory
 STALL_TIMEOUT_S = 30.0
 
 _PROCESSING_FAILURE = 0x0110
-_LONGEST_BOUNDARY = 200
 
 _log = structlog.get_logger(__name__)
-
-
-class _Malformed(Exception):
-    """The body is not what its Content-Type says."""
 
 
 class _TooLong(Exception):
@@ -125,7 +117,7 @@ class StowService:
             answers = await self._receive(request, association)
         except _TooLong:
             return _say(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "stow.maximum_request_mb is exceeded")
-        except (_Malformed, ClientDisconnect):
+        except (Malformed, ClientDisconnect):
             return _say(HTTPStatus.BAD_REQUEST, "the body is no multipart of DICOM files")
         except TimeoutError:
             return _say(HTTPStatus.REQUEST_TIMEOUT, "nothing came for too long")
@@ -139,9 +131,8 @@ class StowService:
         if not self._authorised(request):
             challenge = {"WWW-Authenticate": "Bearer"}
             return _say(HTTPStatus.UNAUTHORIZED, "show the bearer token", challenge)
-        if not _boundary(request) or request.headers.get("Content-Encoding", "identity") != (
-            "identity"
-        ):
+        encoding = request.headers.get("Content-Encoding", "identity")
+        if not _boundary(request) or encoding != "identity":
             wanted = f'send multipart/related; type="{DICOM_FILE}"'
             return _say(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, wanted)
         length = request.headers.get("Content-Length", "")
@@ -157,7 +148,7 @@ class StowService:
         return scheme.lower() == "bearer" and matches
 
     async def _receive(self, request: Request, association: str) -> Sequence[_Answer]:
-        parts = _Parts(_boundary(request), self._largest_instance)
+        parts = Parts(_boundary(request), self._largest_instance)
         study = str(request.path_params.get("study", ""))
         answers: list[_Answer] = []
         received = 0
@@ -168,10 +159,10 @@ class StowService:
             for part in parts.feed(chunk):
                 answers.append(await run_in_threadpool(self._take, part, study, association))  # noqa: PERF401 - one after another
         if not parts.ended or not answers:
-            raise _Malformed
+            raise Malformed
         return answers
 
-    def _take(self, part: _Part, study: str, association: str) -> _Answer:
+    def _take(self, part: Part, study: str, association: str) -> _Answer:
         """Take one instance; never raises for what a part is."""
         names = ("", "")
         try:
@@ -189,98 +180,20 @@ class StowService:
         return _Answer(*names, SUCCESS)
 
 
-@dataclass
-class _Part:
-    """One part of the body, as far as it came.
-
-    Attributes:
-        truncated: what goes beyond the largest instance is not kept.
-    """
-
-    content: bytearray
-    content_type: str = ""
-    truncated: bool = False
-
-
-class _Parts:
-    """Splits a multipart body that comes in pieces (RFC 2046 5.1)."""
-
-    def __init__(self, boundary: str, largest: int) -> None:
-        self._largest = largest
-        self._name, self._value = bytearray(), bytearray()
-        self._part = _Part(bytearray())
-        self._finished: list[_Part] = []
-        self.ended = False
-        self._parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": self._begin,
-                "on_header_field": _appending(lambda: self._name),
-                "on_header_value": _appending(lambda: self._value),
-                "on_header_end": self._header,
-                "on_part_data": self._data,
-                "on_part_end": self._end,
-                "on_end": self._end_of_all,
-            },
-        )
-
-    def feed(self, chunk: bytes) -> Sequence[_Part]:
-        """The parts that ended in this piece.
-
-        Raises:
-            _Malformed: it is no multipart body.
-        """
-        try:
-            self._parser.write(chunk)
-        except FormParserError:
-            raise _Malformed from None
-        finished, self._finished = self._finished, []
-        return finished
-
-    def _begin(self) -> None:
-        self._part = _Part(bytearray())
-
-    def _header(self) -> None:
-        if self._name.lower() == b"content-type":
-            self._part.content_type = _media_type(self._value.decode("latin-1"))[0]
-        self._name.clear()
-        self._value.clear()
-
-    def _data(self, data: bytes, start: int, end: int) -> None:
-        room = self._largest - len(self._part.content)
-        if end - start > room:
-            self._part.truncated = True
-            end = start + room
-        self._part.content += data[start:end]
-
-    def _end(self) -> None:
-        self._finished.append(self._part)
-
-    def _end_of_all(self) -> None:
-        self.ended = True
-
-
-def _open(part: _Part) -> tuple[IncomingInstance, InstanceHeader]:
+def _open(part: Part) -> tuple[IncomingInstance, InstanceHeader]:
     if part.content_type != DICOM_FILE:
         raise NotTaken(_PROCESSING_FAILURE, "a part is not application/dicom")
     return open_file(bytes(part.content))
 
 
 def _require_wanted(
-    part: _Part, incoming: IncomingInstance, header: InstanceHeader, study: str
+    part: Part, incoming: IncomingInstance, header: InstanceHeader, study: str
 ) -> None:
     if part.truncated:
         raise NotTaken(OUT_OF_RESOURCES, "it is larger than dicom.largest_instance_mb allows")
     if study and header.study.study_instance_uid != study:
         raise NotTaken(DATA_SET_DOES_NOT_MATCH, "it is not of the study of the URL")
     require_ct_image(incoming)
-
-
-def _appending(target: Callable[[], bytearray]) -> Callable[[bytes, int, int], None]:
-    def append(data: bytes, start: int, end: int) -> None:
-        target().extend(data[start:end])
-
-    return append
 
 
 async def _chunks(request: Request) -> AsyncIterator[bytes]:
@@ -298,21 +211,7 @@ async def _chunks(request: Request) -> AsyncIterator[bytes]:
 
 
 def _boundary(request: Request) -> str:
-    """Of a multipart body of DICOM files; "" where it is none."""
-    media_type, parameters = _media_type(request.headers.get("Content-Type", ""))
-    if media_type != "multipart/related" or parameters.get("type", DICOM_FILE) != DICOM_FILE:
-        return ""
-    boundary = parameters.get("boundary", "")
-    # RFC 2046 5.1.1 allows 70 characters; Orthanc sends 73.
-    return boundary if len(boundary) <= _LONGEST_BOUNDARY and boundary.isascii() else ""
-
-
-def _media_type(value: str) -> tuple[str, dict[str, str]]:
-    """Type and parameters of a Content-Type header, the type in small letters."""
-    message = Message()
-    message["Content-Type"] = value
-    parameters = {str(k).lower(): str(v) for k, v in message.get_params(failobj=[])[1:]}
-    return message.get_content_type(), parameters
+    return boundary_of(request.headers.get("Content-Type", ""))
 
 
 def _response(answers: Sequence[_Answer]) -> Response:
