@@ -38,6 +38,7 @@ from pydicom.uid import (
     RLELossless,
     generate_uid,
 )
+from support.dcmtk import storescu
 from support.dicom_phantom import SeriesOptions, write_series
 from support.encodings import LOSSLESS, LOSSY, Encoder
 from support.enhanced_ct import FrameOptions, write_enhanced, write_legacy_converted
@@ -541,3 +542,22 @@ def test_frames_whose_pixels_are_missing_are_refused(tmp_path: Path, chest: Volu
     content = (tmp_path / "a.dcm").read_bytes()
     (tmp_path / "a.dcm").write_bytes(content[:-5000])
     assert refusal(tmp_path).reason is Reason.UNREADABLE_PIXELS
+
+
+@pytest.mark.parametrize("form", ["enhanced", "legacy-converted"])
+def test_dcmtk_sends_multi_frame_ct(
+    tmp_path: Path, scp: StorageScp, inbox: Inbox, files: InstanceFiles, chest: Volume, form: str
+) -> None:
+    path = tmp_path / "ct.dcm"
+    if form == "enhanced":
+        write_enhanced(path, chest)
+    else:
+        write_legacy_converted(path, write_series(tmp_path / "classic", chest))
+    inbox.instances.clear()
+
+    done = storescu(scp.port, path)
+
+    assert done.returncode == 0, done.stderr
+    reader = DicomSeriesReader(files.root)
+    choice = reader.choose(inbox.instances)
+    assert_same_ct(choice, reader.read(choice), chest)

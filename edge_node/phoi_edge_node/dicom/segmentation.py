@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 
 import numpy as np
 from highdicom import AlgorithmIdentificationSequence
@@ -12,6 +13,7 @@ from phoi_models.findings import NoduleMask
 from phoi_models.geometry import Geometry
 from phoi_models.identity import ModelIdentity
 from pydicom import Dataset
+from pydicom.uid import CTImageStorage
 
 from phoi_edge_node.dicom import codes
 from phoi_edge_node.dicom.source import frame_number
@@ -64,7 +66,7 @@ def make_segmentation(
             image.SliceThickness = f"{geometry.spacing_mm[0]:.6g}"
     masks = [found.finding.mask for _, found in segmented(nodules)]
     dataset = Segmentation(
-        source_images=images,
+        source_images=[_as_image_of_its_own(image) for image in images],
         pixel_array=_pixels(masks, slices, geometry.shape[1:]),
         segmentation_type="BINARY",
         segment_descriptions=_descriptions(nodules, stamp.model),
@@ -174,23 +176,32 @@ def _name_the_segment_in_each_frame(dataset: Dataset) -> None:
         del shared.SegmentIdentificationSequence
 
 
-def _refer_to_frames(dataset: Dataset, images: Sequence[Dataset]) -> None:
-    """Name the frame where the source is multi-frame, and its instance once.
+def _as_image_of_its_own(image: Dataset) -> Dataset:
+    """A frame as if it were an instance: highdicom takes all frames of an instance or none."""
+    if frame_number(image) is None:
+        return image
+    alone = deepcopy(image)
+    alone.SOPClassUID = CTImageStorage
+    return alone
 
-    highdicom was told of each frame as of an image of its own: it takes all frames of a
-    multi-frame instance or none.
-    """
-    frames = {_position(image): frame_number(image) for image in images}
-    if None in frames.values():
+
+def _refer_to_frames(dataset: Dataset, images: Sequence[Dataset]) -> None:
+    """Where the source is multi-frame, name each frame of it, and its instance once."""
+    sources = {_position(image): image for image in images}
+    if any(frame_number(image) is None for image in images):
         return
     for group in dataset.PerFrameFunctionalGroupsSequence:
-        frame = frames[_position(group.PlanePositionSequence[0])]
+        image = sources[_position(group.PlanePositionSequence[0])]
         for derivation in group.DerivationImageSequence:
             for source in derivation.SourceImageSequence:
-                source.ReferencedFrameNumber = frame
+                source.ReferencedSOPClassUID = image.SOPClassUID
+                source.ReferencedFrameNumber = frame_number(image)
+    classes = {image.SOPInstanceUID: image.SOPClassUID for image in images}
     for series in dataset.ReferencedSeriesSequence:
         once = {item.ReferencedSOPInstanceUID: item for item in series.ReferencedInstanceSequence}
         series.ReferencedInstanceSequence = list(once.values())
+        for uid, item in once.items():
+            item.ReferencedSOPClassUID = classes[uid]
 
 
 def _position(image: Dataset) -> tuple[float, ...]:
