@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import socket
 import struct
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from phoi_edge_node.dicom.headers import instance_from_file
-from phoi_edge_node.dicom.instance_files import InstanceFiles
 from phoi_edge_node.dicom.series_reader import DicomSeriesReader
-from phoi_edge_node.dicom.storage_scp import StorageScp
-from phoi_edge_node.dicom.storage_scu import Peer, StorableFile, association, store
-from phoi_edge_node.dicom.taking import InstanceTaker
+from phoi_edge_node.dicom.storage_scu import StorableFile, association, store
 from phoi_edge_node.errors import EdgeError
-from phoi_edge_node.ports import Delivered, Intake, ReceivedInstance, Refused, Unreachable
-from phoi_edge_node.settings import DicomSettings
-from phoi_edge_node.system import SystemClock
+from phoi_edge_node.ports import Delivered, ReceivedInstance, Refused, Unreachable
 from phoi_models.errors import NotAnalysable, NotAnalysableReason
 from phoi_models.geometry import Geometry
 from phoi_models.volume import Volume
@@ -38,81 +33,19 @@ from pydicom.uid import (
     RLELossless,
 )
 from support.dcmtk import convert, run, storescu
+from support.dicom_edge import Edge, running_edge
 from support.dicom_phantom import SeriesOptions, write_series
 from support.real_ct import lidc_idri_0001
-
-
-@dataclass
-class RememberingReceiver:
-    """Keeps what it is told, and judges duplicates and conflicts as an index does."""
-
-    received: list[tuple[ReceivedInstance, str]] = field(default_factory=list)
-    released: list[str] = field(default_factory=list)
-    failing: Exception | None = None
-
-    def instance_received(self, instance: ReceivedInstance, association: str) -> Intake:
-        if self.failing is not None:
-            raise self.failing
-        known = {i.sop_instance_uid: i.sha256 for i, _ in self.received}
-        digest = known.get(instance.sop_instance_uid)
-        if digest is not None:
-            return Intake.DUPLICATE if digest == instance.sha256 else Intake.CONFLICT
-        self.received.append((instance, association))
-        return Intake.STORED
-
-    def association_released(self, association: str) -> None:
-        self.released.append(association)
-
-    @property
-    def instances(self) -> list[ReceivedInstance]:
-        return [instance for instance, _ in self.received]
-
-
-@dataclass
-class Edge:
-    """A running SCP and all that it writes to."""
-
-    scp: StorageScp
-    files: InstanceFiles
-    receiver: RememberingReceiver
-
-    @property
-    def peer(self) -> Peer:
-        return Peer("PHOI", "127.0.0.1", self.scp.port, timeout_s=5)
-
-    def send(self, path: Path) -> Delivered | Refused | Unreachable:
-        """One file as it is, however wrong, with our own SCU, which looks at nothing."""
-        file = StorableFile.open(path)
-        context = (file.sop_class_uid, file.transfer_syntax_uid)
-        with association(self.peer, "CT1", {context}) as link:
-            return store(link, file)
-
-    def wait_for_release(self, count: int = 1) -> None:
-        deadline = time.monotonic() + 10
-        while len(self.receiver.released) < count and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert len(self.receiver.released) == count
-
 
 Start = Callable[..., Edge]
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    running: list[StorageScp] = []
-
-    def begin(**settings: object) -> Edge:
-        files, receiver = InstanceFiles(tmp_path / "instances"), RememberingReceiver()
-        options = DicomSettings.model_validate({"port": 0, "minimum_free_disk_mb": 0} | settings)
-        taker = InstanceTaker(options, files, receiver, SystemClock())
-        scp = StorageScp(options, taker, SystemClock())
-        scp.start()
-        running.append(scp)
-        return Edge(scp, files, receiver)
-
-    yield begin
-    for scp in running:
-        scp.stop()  # a second time changes nothing
+    with ExitStack() as running:
+        yield lambda **settings: running.enter_context(
+            running_edge(tmp_path / "instances", **settings)
+        )
 
 
 @pytest.fixture

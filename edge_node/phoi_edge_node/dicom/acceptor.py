@@ -22,10 +22,11 @@ import structlog
 from pynetdicom import AE, evt
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_messages import C_STORE_RQ, N_EVENT_REPORT_RQ, DIMSEMessage
+from pynetdicom.fsm import StateMachine
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import AssociationServer, AssociationSocket, RequestHandler
 
-from phoi_edge_node.dicom.door import Admitted, Door, DoorRules
+from phoi_edge_node.dicom.door import INVALID_VALUE, Admitted, Door, DoorRules
 from phoi_edge_node.errors import EdgeError
 from phoi_edge_node.ports import Clock
 
@@ -191,6 +192,36 @@ def _is_command(fragment: bytes) -> bool:
     return bool(fragment[0] & 1)
 
 
+class _SteadyStateMachine(StateMachine):
+    """Ends an association in order where an action cannot deal with what a peer sent.
+
+    pynetdicom's own ends the thread by an exception, and leaves the connection open.
+    """
+
+    def do_action(self, event: str) -> None:
+        """One transition (PS3.8 9.2)."""
+        dul: Any = self.dul
+        try:
+            super().do_action(event)
+        except Exception as error:  # a PDU can be wrong in more ways than can be listed
+            why = f"a PDU cannot be used ({type(error).__name__})"
+            _log.warning("association aborted", why=why)
+            self._end()
+        if dul._kill_thread:  # noqa: SLF001
+            # Whoever waits for a request that will not come now gives its place back at once.
+            dul.to_user_queue.put(None)
+
+    def _end(self) -> None:
+        association: Any = self.dul.assoc
+        link: Any = self.dul.socket
+        if link.socket is not None:
+            link.send(INVALID_VALUE)
+            link.close()
+        association.is_aborted, association.is_established = True, False
+        association._kill = True  # as pynetdicom does where its reactor fails  # noqa: SLF001
+        self.dul.kill_dul()
+
+
 def end_message(association: Any) -> None:
     """The request that came last on this association has been dealt with: its memory is free."""
     association.dimse.end_message()
@@ -256,6 +287,7 @@ class _Handler(RequestHandler):
         # The socket that is replaced said "Evt5", connection indication; the new one says it too.
         association.dul.event_queue.get_nowait()
         association.dul.socket = _AdmittedSocket(association, admitted, limits.patience)
+        association.dul.state_machine = _SteadyStateMachine(association.dul)
         association.dimse = _BoundedDimse(
             association, limits.largest_data_set, limits.budget, limits.patience
         )

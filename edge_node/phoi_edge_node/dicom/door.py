@@ -31,7 +31,7 @@ _HEADER = struct.Struct(">BxL")  # PDU type, reserved, length (PS3.8 9.3.1)
 _LOCAL_LIMIT_EXCEEDED = bytes((0x03, 0, 0, 0, 0, 4, 0, 2, 3, 2))
 # A-ABORT by the service provider: unexpected PDU; invalid parameter value (PS3.8 9.3.8).
 _UNEXPECTED_PDU = bytes((0x07, 0, 0, 0, 0, 4, 0, 0, 2, 2))
-_INVALID_VALUE = bytes((0x07, 0, 0, 0, 0, 4, 0, 0, 2, 6))
+INVALID_VALUE = bytes((0x07, 0, 0, 0, 0, 4, 0, 0, 2, 6))
 _LOOK_EVERY_S = 0.25
 
 _log = structlog.get_logger(__name__)
@@ -137,7 +137,7 @@ class _Waiting:
         if pdu_type != _A_ASSOCIATE_RQ:
             raise _Refusal(_UNEXPECTED_PDU, "it begins with something else than a request")
         if length > longest:
-            raise _Refusal(_INVALID_VALUE, "its request claims to be too long")
+            raise _Refusal(INVALID_VALUE, "its request claims to be too long")
         return int(_HEADER.size + length - len(self.received))
 
 
