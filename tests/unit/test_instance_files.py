@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -58,14 +60,14 @@ def test_a_study_has_one_folder(files: InstanceFiles) -> None:
     assert len({Path(path).parent for path in paths}) == 2
 
 
-@pytest.mark.parametrize("step", ["fsync", "rename"])
+@pytest.mark.parametrize("step", ["write", "fdatasync", "rename"])
 def test_a_failing_disk_leaves_nothing_behind(
     files: InstanceFiles, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os if step == "fsync" else Path, step, fail)
+    monkeypatch.setattr(Path if step == "rename" else os, step, fail)
     with pytest.raises(OSError, match="No space"):
         files.store("1.2", "1.2.3", META, b"pixels")
     assert everything(files) == []
@@ -79,13 +81,14 @@ def test_the_file_and_its_name_are_synced_before_success(
 
     def record_fsync(descriptor: int) -> None:
         events.append(Path(f"/proc/self/fd/{descriptor}").readlink().parts[-2])
-        fsync(descriptor)
+        fsync(descriptor)  # syncs all that fdatasync does
 
     def record_rename(path: Path, target: Path) -> Path:
         events.append("rename")
         return rename(path, target)
 
     monkeypatch.setattr(os, "fsync", record_fsync)
+    monkeypatch.setattr(os, "fdatasync", record_fsync)
     monkeypatch.setattr(Path, "rename", record_rename)
     stored = files.store("1.2", "1.2.3", META, b"pixels")
 
@@ -109,3 +112,45 @@ def test_oldest_first(files: InstanceFiles) -> None:
     for age, path in enumerate(paths):
         os.utime(files.root / path, (1000 - age, 1000 - age))
     assert list(files.paths()) == paths[::-1]
+
+
+def test_an_instance_may_come_in_pieces(files: InstanceFiles) -> None:
+    with files.begin(META) as file:
+        for piece in (b"pix", b"", memoryview(b"els")):
+            file.write(piece)
+        assert bytes(file.data_set()) == b"pixels"
+        assert file.size == 6
+        stored = file.keep("1.2", "1.2.3")
+    assert stored == files.store("1.2", "1.2.3", META, b"pixels")
+    assert len(everything(files)) == 1
+
+
+def test_what_is_not_kept_is_removed(files: InstanceFiles) -> None:
+    with files.begin(META) as file:
+        assert bytes(file.data_set()) == b""
+        file.write(b"half")
+        assert len(everything(files)) == 1
+    file.discard()
+    assert everything(files) == []
+
+
+def test_a_disk_that_takes_little_at_once_gets_all(
+    files: InstanceFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:3]))
+    stored = files.store("1.2", "1.2.3", META, b"pixels")
+    assert (files.root / stored.path).read_bytes() == META + b"pixels"
+
+
+def test_a_study_whose_folder_was_removed_can_come_again(files: InstanceFiles) -> None:
+    stored = files.store("1.2", "1.2.3", META, b"pixels")
+    shutil.rmtree((files.root / stored.path).parents[1])
+    assert files.store("1.2", "1.2.3", META, b"pixels") == stored
+    assert len(everything(files)) == 1
+
+
+def test_many_threads_store_into_one_study(files: InstanceFiles) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        stored = list(pool.map(lambda n: files.store("1.2", f"1.2.{n}", META, b"x"), range(40)))
+    assert sorted(file.path for file in stored) == sorted(files.paths())

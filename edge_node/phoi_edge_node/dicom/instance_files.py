@@ -3,19 +3,26 @@
 A file's path is made of hashes, since a UID comes from a peer and is not to be trusted as a path.
 It holds a hash of the content too: other bytes under the same SOP Instance UID lie beside the
 first ones until the receiver has judged them.
+
+``incoming/`` holds what is being written, ``studies/`` what is whole, ``quarantine/`` what no one
+may read.
 """
 
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from phoi_models.files import sync_folder
+
+from phoi_edge_node.group_commit import GroupCommit
 
 
 @dataclass(frozen=True)
@@ -33,18 +40,106 @@ class StoredFile:
     size: int
 
 
+class IncomingFile:
+    """One instance on its way to disk, under a temporary name. Of one thread.
+
+    A context manager: what was not kept when it ends is removed.
+    """
+
+    def __init__(self, files: InstanceFiles, file_meta: bytes) -> None:
+        """Begin with preamble, prefix and file meta information.
+
+        Raises:
+            OSError: it could not be written; nothing is left behind.
+        """
+        self._files = files
+        self._descriptor, self._temporary = tempfile.mkstemp(dir=files.incoming)
+        self._closed = self._kept = False
+        self._digest = hashlib.sha256()
+        self._offset = len(file_meta)
+        self.size = 0
+        """Bytes of the data set so far."""
+        try:
+            self._write(memoryview(file_meta))
+        except BaseException:
+            self.discard()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.discard()
+
+    def write(self, fragment: bytes | memoryview) -> None:
+        """The next bytes of the data set, as received.
+
+        Raises:
+            OSError: they could not be written.
+        """
+        view = memoryview(fragment)
+        self._write(view)
+        self._digest.update(view)
+        self.size += len(view)
+
+    def data_set(self) -> memoryview:
+        """All of it so far; read from the disk's cache, not held in memory."""
+        if not self.size:
+            return memoryview(b"")
+        return memoryview(mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ))[self._offset :]
+
+    def keep(self, study_instance_uid: str, sop_instance_uid: str) -> StoredFile:
+        """Give it its name; once this returns it survives a crash of the machine.
+
+        Raises:
+            OSError: it could not be made durable. It may be discarded.
+        """
+        sha256 = self._digest.hexdigest()
+        study, instance = _name(study_instance_uid), _name(sop_instance_uid)
+        path = f"studies/{study[:2]}/{study}/{instance}-{sha256[:16]}.dcm"
+        self._files.sync_file(self._descriptor)
+        self._close()
+        self._files.give_name(self._temporary, path)
+        self._kept = True
+        return StoredFile(path, sha256, self._offset + self.size)
+
+    def discard(self) -> None:
+        """Remove it, unless it was kept. Idempotent."""
+        self._close()
+        if not self._kept:
+            Path(self._temporary).unlink(missing_ok=True)
+
+    def _write(self, view: memoryview) -> None:
+        while view:  # a nearly full disk takes less than it is given
+            view = view[os.write(self._descriptor, view) :]
+
+    def _close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            os.close(self._descriptor)
+
+
 class InstanceFiles:
     """The folder of received instances. Safe to use from several threads."""
 
     def __init__(self, root: Path) -> None:
         """Open the store; its folders are made where they are absent."""
         self.root = root
-        self._incoming = root / "incoming"
+        self.incoming = root / "incoming"
         self._quarantine = root / "quarantine"
-        for folder in (self._incoming, self._quarantine, root / "studies"):
+        for folder in (self.incoming, self._quarantine, root / "studies"):
             folder.mkdir(parents=True, exist_ok=True)
         sync_folder(root)
         self._durable: set[Path] = set()
+        self._folders = GroupCommit(self._sync_folders, of_all=(OSError,))
+
+    def begin(self, file_meta: bytes) -> IncomingFile:
+        """Begin to write one instance.
+
+        Raises:
+            OSError: it could not be written; nothing is left behind.
+        """
+        return IncomingFile(self, file_meta)
 
     def store(
         self, study_instance_uid: str, sop_instance_uid: str, file_meta: bytes, data_set: bytes
@@ -58,24 +153,26 @@ class InstanceFiles:
         Raises:
             OSError: it could not be written; nothing is left behind.
         """
-        sha256 = hashlib.sha256(data_set).hexdigest()
-        study, instance = _name(study_instance_uid), _name(sop_instance_uid)
-        path = f"studies/{study[:2]}/{study}/{instance}-{sha256[:16]}.dcm"
+        with self.begin(file_meta) as file:
+            file.write(data_set)
+            return file.keep(study_instance_uid, sop_instance_uid)
+
+    def sync_file(self, descriptor: int) -> None:
+        """Make the content of an open file durable."""
+        os.fdatasync(descriptor)
+
+    def give_name(self, temporary: str, path: str) -> None:
+        """Move a durable file to ``path``, relative to the root, and make that name durable."""
         final = self.root / path
-        descriptor, temporary = tempfile.mkstemp(dir=self._incoming)
+        self._make_folder(final.parent)
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(file_meta)
-                file.write(data_set)
-                file.flush()
-                os.fsync(file.fileno())
+            Path(temporary).rename(final)
+        except FileNotFoundError:  # the study's images were removed meanwhile, and their folder
+            self._durable -= {final.parent, final.parent.parent}
             self._make_folder(final.parent)
             Path(temporary).rename(final)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        sync_folder(final.parent)
-        return StoredFile(path, sha256, len(file_meta) + len(data_set))
+        # Associations often bring the same study: what several threads wait for is synced once.
+        self._folders.add(final.parent)
 
     def quarantine(self, path: str) -> None:
         """Set a stored file aside, so that nothing reads it and nothing is lost."""
@@ -85,7 +182,7 @@ class InstanceFiles:
 
     def sweep(self) -> int:
         """Remove what a crash left half-written; the number of files. Call before receiving."""
-        leftovers = list(self._incoming.iterdir())
+        leftovers = list(self.incoming.iterdir())
         for leftover in leftovers:
             leftover.unlink()
         return len(leftovers)
@@ -100,13 +197,18 @@ class InstanceFiles:
         """Space left on the disk."""
         return shutil.disk_usage(self.root).free
 
+    def _sync_folders(self, folders: Sequence[Path]) -> Sequence[None]:
+        for folder in set(folders):
+            sync_folder(folder)
+        return [None] * len(folders)
+
     def _make_folder(self, folder: Path) -> None:
         """Make ``folder`` and its parent, and make their names durable."""
         for needed in (folder.parent, folder):
             # Not is_dir(): another thread may have made it and not yet made it durable.
             if needed not in self._durable:
                 needed.mkdir(exist_ok=True)
-                sync_folder(needed.parent)
+                self._folders.add(needed.parent)
                 self._durable.add(needed)
 
 
