@@ -31,6 +31,7 @@ _NEW_STUDY = _STUDIES.insert()
 _TOUCH = _STUDIES.update().where(_HERE).values(last_received_at=sa.bindparam("at"))
 _REOPEN = _TOUCH.values(state=sa.bindparam("state"), state_since=sa.bindparam("at"))
 _BEGIN_ANEW = _REOPEN.values(receiving_since=sa.bindparam("at"))
+_TRIES = 5
 
 
 class Indexing(Database):
@@ -46,6 +47,16 @@ class Indexing(Database):
 
     def add_instances(self, instances: Sequence[ReceivedInstance]) -> Sequence[Intake]:
         """Index several in one transaction: all of them or, when it raises, none."""
+        for _ in range(_TRIES - 1):
+            try:
+                return self._add_all(instances)
+            except sa.exc.IntegrityError:
+                # Another transaction brought the same study or instance a moment ago, which
+                # PostgreSQL says at the insertion only. Looked at again, it is known.
+                continue
+        return self._add_all(instances)
+
+    def _add_all(self, instances: Sequence[ReceivedInstance]) -> Sequence[Intake]:
         with self._write() as connection:
             return [_add(connection, instance) for instance in instances]
 
