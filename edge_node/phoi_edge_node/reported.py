@@ -124,6 +124,11 @@ def filler_number(study_instance_uid: str) -> str:
     return base64.b32encode(digest).decode()[:15]
 
 
+def accession_number(case: ReportedCase) -> str:
+    """As on the images, else as ordered; "" where neither says."""
+    return case.study.accession_number or (case.order.accession_number if case.order else "")
+
+
 def reported_nodules(case: ReportedCase) -> tuple[ReportedNodule, ...]:
     """The nodules that the report stands for: not rejected, and those that were missed."""
     marks = _marks(case.result, case.review)

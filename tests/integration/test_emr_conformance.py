@@ -12,7 +12,16 @@ from phoi_edge_node.hl7v2.oru_r01 import OruEncoder
 from phoi_edge_node.ports import DocumentEncoder, ReportedCase, ReportStatus, ToldBefore
 from phoi_edge_node.result import Completeness, Outcome, Patient
 from phoi_edge_node.settings import FhirSettings, Hl7Settings, SiteSettings
-from support.cases import PHOI_VERSION, STUDY, CountingUids, case, known, mixed_review, result
+from support.cases import (
+    ORDER,
+    PHOI_VERSION,
+    STUDY,
+    CountingUids,
+    case,
+    known,
+    mixed_review,
+    result,
+)
 from support.emr import fhir_faults, hl7_faults
 
 SITE = SiteSettings(name="bvdk")
@@ -30,6 +39,7 @@ CASES: dict[str, ReportedCase] = {
     for status in ReportStatus
 } | {
     "reviewed": case(Outcome.POSITIVE, ReportStatus.FINAL, mixed_review()),
+    "ordered": replace(case(), order=ORDER),
     "nameless": replace(case(), study=UNKNOWN),
     **{how.value: replace(case(), result=known(Outcome.POSITIVE, how)) for how in Completeness},
     "corrected-after-review": replace(

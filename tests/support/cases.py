@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime
 from itertools import count
 
 import numpy as np
+from phoi_edge_node.orders import ImagingOrder, OrderNumber, PatientKey
 from phoi_edge_node.ports import ReportedCase, ReportStatus
 from phoi_edge_node.result import (
     Completeness,
@@ -43,6 +44,16 @@ STUDY = StudyHeader(
     description="CT NGỰC",
     referring_physician="Trần^Văn Bình",
     started_at=datetime(2026, 11, 23, 9, 15, 0),  # noqa: DTZ001 - modalities write no zone
+)
+
+ORDER = ImagingOrder(
+    placer=OrderNumber("P&1", "HIS"),
+    filler=OrderNumber("F1", "RIS"),
+    accession_number="ACC2026-17",
+    patients=(PatientKey("BN-000123", "BVDK"),),
+    requester="Lê^Hữu^Trác^BS",
+    clinical_question="Ho ra máu | nốt phổi?",
+    priority=Priority.STAT,
 )
 
 

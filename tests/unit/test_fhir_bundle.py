@@ -19,6 +19,7 @@ from phoi_edge_node.settings import FhirSettings, SiteSettings
 from phoi_edge_node.terms import COMPLETENESSES
 from support.cases import (
     LEFT_BIG,
+    ORDER,
     PATIENT,
     PHOI_VERSION,
     RIGHT_SMALL,
@@ -95,6 +96,15 @@ def test_patient_in_vietnamese_letter_for_letter() -> None:
     ]
     assert (patient["gender"], patient["birthDate"]) == ("female", "1968-02-29")
     assert patient["identifier"][0]["value"] == "BN-000123"
+
+
+def test_the_imaging_order_is_named_by_its_number() -> None:
+    assert "basedOn" not in one(encode(case()), "DiagnosticReport")
+    report = one(encode(replace(case(), order=ORDER)), "DiagnosticReport")
+    [order] = report["basedOn"]
+    assert order["type"] == "ServiceRequest"
+    assert order["identifier"]["value"] == "P&1"
+    assert order["identifier"]["type"]["coding"][0]["code"] == "PLAC"
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from phoi_edge_node.terms import COMPLETENESSES, plain_text
 from support.cases import (
     LEFT_BIG,
     NAME,
+    ORDER,
     PATIENT,
     PHOI_VERSION,
     STUDY,
@@ -77,6 +78,16 @@ def test_order_is_phois_own_and_the_accession_number_is_no_placer_number() -> No
         assert str(message.segment(name)[3]) == filler
     assert str(message.segment("OBR")[18]) == "ACC2026-17"
     assert str(message.segment("OBR")[4][0][2]) == "99PHOI"
+
+
+def test_the_imaging_order_is_the_parent_and_says_who_asks_what() -> None:
+    message = parsed(replace(case(), order=ORDER, study=replace(STUDY, accession_number="")))
+    orc, obr = message.segment("ORC"), message.segment("OBR")
+    assert (str(orc[2]), str(obr[2])) == ("", "")
+    assert str(orc[8]) == str(obr[29]) == r"P\T\1&HIS^F1&RIS"
+    assert str(orc[12]) == str(obr[16]) == "^Lê^Hữu^Trác^^BS"
+    assert str(obr[18]) == ORDER.accession_number
+    assert message.unescape(str(obr[31])) == "^Ho ra máu | nốt phổi?"
 
 
 @pytest.mark.parametrize(

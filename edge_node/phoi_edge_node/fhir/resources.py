@@ -31,6 +31,7 @@ from phoi_edge_node.person_name import person_name
 from phoi_edge_node.ports import ReportedCase, ReportStatus
 from phoi_edge_node.reported import (
     ReportedNodule,
+    accession_number,
     filler_number,
     impression,
     reported_at,
@@ -210,7 +211,7 @@ def _imaging_study(context: Context) -> Entry:
         "status": "available",
         "subject": PATIENT,
     }
-    if accession := string(case.study.accession_number):
+    if accession := string(accession_number(case)):
         system = phoi_system(f"accessions:{context.site}")
         made["identifier"].append(identifier(system, accession, "ACSN"))
     if case.study.started_at:
@@ -338,10 +339,22 @@ def _diagnostic_report(context: Context, kept: Sequence[ReportedNodule]) -> Entr
     }
     if case.study.started_at:
         made["effectiveDateTime"] = case.study.started_at.date().isoformat()
+    if based_on := _imaging_order(context):
+        made["basedOn"] = [based_on]
     if case.review:
         made["meta"]["security"].append(_BY_CLINICIAN)
         made["resultsInterpreter"] = [_reviewer(context.site, case.review)]
     return Entry("report", made, matching(known_as))
+
+
+def _imaging_order(context: Context) -> Json | None:
+    """The imaging order, which is the EMR's own: by its number, in the placer's namespace."""
+    order = context.case.order
+    for number, kind in ((order.placer, "PLAC"), (order.filler, "FILL")) if order else ():
+        if value := string(number.value):
+            system = phoi_system(f"orders:{context.site}:{string(number.namespace)}")
+            return {"type": "ServiceRequest", "identifier": identifier(system, value, kind)}
+    return None
 
 
 def _task(context: Context) -> Entry:

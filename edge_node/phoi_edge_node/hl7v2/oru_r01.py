@@ -1,7 +1,8 @@
 """ORU^R01, HL7 v2.5.1 (chapter 7.3.1): the result of a triage as an unsolicited observation.
 
 One order of Phoi's own (filler number and service code), so that no receiver takes it for the
-answer to the imaging order: the accession number stands in OBR-18, not in a placer number. OBX-4
+answer to the imaging order: the accession number stands in OBR-18, and the imaging order's own
+numbers name it as the parent (ORC-8, OBR-29), not as the order that is answered. OBX-4
 groups the observations of one nodule. What was told before and no longer stands is told again
 with OBX-11 ``D``. An outcome that is neither positive nor negative is flagged abnormal, and its
 nodule count has OBX-11 ``X`` (cannot be obtained) in place of a number: a receiver that looks at
@@ -35,6 +36,7 @@ from phoi_edge_node.person_name import person_name
 from phoi_edge_node.ports import Document, DocumentKind, ReportedCase, ReportStatus, UidSource
 from phoi_edge_node.reported import (
     ReportedNodule,
+    accession_number,
     filler_number,
     impression,
     reported_at,
@@ -206,8 +208,23 @@ def _filler(case: ReportedCase) -> str:
     return components(filler_number(case.study.study_instance_uid), APPLICATION)
 
 
+def _parent(case: ReportedCase) -> str:
+    """EIP: the imaging order by the numbers of those who placed and who fill it."""
+    if case.order is None:
+        return ""
+    numbers = (case.order.placer, case.order.filler)
+    return "^".join(f"{text(n.value)}&{text(n.namespace)}".rstrip("&") for n in numbers).rstrip("^")
+
+
+def _requester(case: ReportedCase) -> str:
+    """XCN: who placed the imaging order."""
+    name = person_name(case.order.requester if case.order else "")
+    return components("", name.family, name.given, name.middle, name.suffix, name.prefix)
+
+
 def _orc(case: ReportedCase) -> str:
-    return segment("ORC", {1: "RE", 3: _filler(case)})
+    order = {8: _parent(case), 12: _requester(case)}
+    return segment("ORC", {1: "RE", 3: _filler(case)} | order)
 
 
 def _obr(case: ReportedCase) -> str:
@@ -220,11 +237,14 @@ def _obr(case: ReportedCase) -> str:
             3: _filler(case),
             4: coded(TRIAGE_REPORT),
             7: local_timestamp(case.study.started_at),
-            18: text(case.study.accession_number),
+            16: _requester(case),
+            18: text(accession_number(case)),
             22: timestamp(reported_at(case)),
             24: "CT",
             25: _STATUS[case.status],
             27: f"^^^^^{priority}" if priority else "",
+            29: _parent(case),
+            31: components("", case.order.clinical_question) if case.order else "",
             32: f"{text(review.reviewer)}&{text(review.reviewer_name)}" if review else "",
         },
     )
