@@ -15,7 +15,7 @@ from typing import Self
 import structlog
 import uvicorn
 from phoi_models.bundle_store import BundleStore
-from phoi_models.files import write_atomically
+from phoi_models.files import make_folder, write_atomically
 from phoi_models.home import Home
 from phoi_models.signing import TrustStore
 from phoi_protos.transport import TlsFiles
@@ -27,6 +27,7 @@ from phoi_edge_node.counting import StudyCounter
 from phoi_edge_node.courier import Courier
 from phoi_edge_node.current_model import CurrentModel
 from phoi_edge_node.dicom.archive import DicomArchive
+from phoi_edge_node.dicom.dicomweb import DicomwebSource
 from phoi_edge_node.dicom.documents import DicomEncoder
 from phoi_edge_node.dicom.headers import BadHeader, instance_from_file
 from phoi_edge_node.dicom.instance_files import InstanceFiles
@@ -62,7 +63,13 @@ from phoi_edge_node.ports import (
 )
 from phoi_edge_node.reporting import Reporter
 from phoi_edge_node.review_desk import ReviewDesk
-from phoi_edge_node.settings import EdgeSettings, InferenceSettings, MlflowSettings, SiteMode
+from phoi_edge_node.settings import (
+    ArchiveSettings,
+    EdgeSettings,
+    InferenceSettings,
+    MlflowSettings,
+    SiteMode,
+)
 from phoi_edge_node.sql.engine import open_engine
 from phoi_edge_node.sql.sql_store import SqlStore
 from phoi_edge_node.store import StudyStore
@@ -95,7 +102,7 @@ def open_storage(settings: EdgeSettings, clock: Clock) -> Storage:
     """
     root = settings.data / "instances"
     try:
-        settings.data.mkdir(parents=True, exist_ok=True)
+        make_folder(settings.data)
         files = InstanceFiles(root)
     except OSError as error:
         raise EdgeError(f"cannot use the data folder {settings.data}: {error.strerror}") from None
@@ -140,9 +147,15 @@ def make_sources(
     Args:
         taker: takes what is fetched; None: they are only asked.
     """
-    calling = settings.dicom.ae_title
+    largest = settings.dicom.largest_instance_mb * 1_000_000
     tls = client_context(settings.dicom)
-    return tuple(DicomSource(a, calling, taker, tls) for a in settings.archives if a.query)
+
+    def source(archive: ArchiveSettings) -> ImageSource:
+        if archive.dicomweb and archive.retrieve in {"", "wado-rs"}:
+            return DicomwebSource(archive, taker, largest)
+        return DicomSource(archive, settings.dicom.ae_title, taker, tls)
+
+    return tuple(source(archive) for archive in settings.archives if archive.query)
 
 
 class Connections:
@@ -197,7 +210,7 @@ def only_node(data: Path) -> Iterator[None]:
         EdgeError: another node holds it, or it cannot be used.
     """
     try:
-        data.mkdir(parents=True, exist_ok=True)
+        make_folder(data)
         with (data / "edge.lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from phoi_edge_node.dicom.dicomweb import DicomwebSource
 from phoi_edge_node.dicom.instance_files import InstanceFiles
 from phoi_edge_node.dicom.query_retrieve import DicomSource
 from phoi_edge_node.dicom.storage_scp import StorageScp
@@ -27,7 +28,7 @@ from phoi_edge_node.testing import FakeImageSource
 from phoi_models.geometry import Geometry
 from phoi_models.volume import Volume
 from support.dicom_phantom import SeriesOptions, make_series, write_series
-from support.orthanc import Orthanc, orthanc
+from support.orthanc import DICOM_WEB, Orthanc, orthanc
 
 ONE = SeriesOptions(series=1)
 TWO = SeriesOptions(series=2)
@@ -104,6 +105,33 @@ def fill(archive: Orthanc, folder: Path) -> None:
 
 
 @contextmanager
+def dicomweb(folder: Path) -> Iterator[Archive]:
+    kept = Kept()
+    dicom = DicomSettings(minimum_free_disk_mb=0)
+    taker = InstanceTaker(dicom, InstanceFiles(folder / "instances"), kept, SystemClock())
+    with orthanc(folder / "orthanc", plugins=(DICOM_WEB,)) as archive:
+        fill(archive, folder / "images")
+
+        def at(port: int) -> DicomwebSource:
+            settings = ArchiveSettings(
+                ae_title="ORTHANC",
+                host="127.0.0.1",
+                port=archive.dicom_port,
+                timeout_s=20,
+                query=True,
+                retrieve="wado-rs",
+                dicomweb=f"http://127.0.0.1:{port}/dicom-web/",
+            )
+            return DicomwebSource(settings, taker)
+
+        def came() -> set[str]:
+            assert not kept.open, "the association was not released"
+            return set(kept.instances)
+
+        yield Archive(at(archive.http_port), at(free_port()), came)
+
+
+@contextmanager
 def dimse(folder: Path, retrieve: str) -> Iterator[Archive]:
     port, kept, clock = free_port(), Kept(), SystemClock()
     dicom = DicomSettings(port=port, minimum_free_disk_mb=0)
@@ -141,6 +169,7 @@ ARCHIVES: dict[str, Callable[[Path], AbstractContextManager[Archive]]] = {
     "fake": fake,
     "c-get": lambda folder: dimse(folder, "c-get"),
     "c-move": lambda folder: dimse(folder, "c-move"),
+    "dicomweb": dicomweb,
 }
 
 

@@ -21,7 +21,7 @@ from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 
-from phoi_edge_node.dicom.headers import text
+from phoi_edge_node.dicom.headers import BadHeader, read_data_set_header, text
 from phoi_edge_node.dicom.storage_scp import SOP_CLASSES, TRANSFER_SYNTAXES
 from phoi_edge_node.dicom.storage_scu import NothingAccepted, Peer, PeerUnreachable, association
 from phoi_edge_node.dicom.taking import (
@@ -179,13 +179,13 @@ class DicomSource:
         if self._taker is None:
             raise SourceUnavailable(f"{self._name} is only asked what it holds")
         taker = self._taker
-        expected = set(query.SOPInstanceUID)
+        study, expected = text(query, "StudyInstanceUID"), set(query.SOPInstanceUID)
         name = f"c-get {self._name} {next(self._gets)}"
         taken: set[str] = set()
 
         def store(event: evt.Event) -> int:
             incoming = _incoming(event)
-            if incoming.sop_instance_uid not in expected:
+            if incoming.sop_instance_uid not in expected or _study_of(incoming) != study:
                 return DATA_SET_DOES_NOT_MATCH
             status = _answer(taker, incoming, name)
             if status == SUCCESS:
@@ -297,6 +297,15 @@ def _answer(taker: InstanceTaker, incoming: IncomingInstance, association_name: 
         log.error("not_stored", error=type(error).__name__)  # noqa: TRY400
         return OUT_OF_RESOURCES
     return SUCCESS
+
+
+def _study_of(incoming: IncomingInstance) -> str:
+    """Its Study Instance UID, or "" where its header cannot be used."""
+    try:
+        header = read_data_set_header(incoming.data_set, incoming.transfer_syntax_uid)
+    except BadHeader:
+        return ""
+    return header.study.study_instance_uid
 
 
 def _incoming(event: evt.Event) -> IncomingInstance:
