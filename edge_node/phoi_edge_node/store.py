@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Protocol
 
 from phoi_models.identity import ModelIdentity
@@ -23,6 +23,7 @@ from phoi_edge_node.ports import (
     ReportStatus,
     SendOutcome,
 )
+from phoi_edge_node.reconciled import Reconciliation, ReconciliationReport
 from phoi_edge_node.result import (
     Completeness,
     Correction,
@@ -291,7 +292,7 @@ class StudyStore(Protocol):
 
     # analyses
     def claim_analysis(self, excluded_models: Collection[str] = ()) -> StoredAnalysis | None:
-        """Start the queued analysis that is due and first by priority, then age.
+        """Start the queued analysis that is due and whose turn is first (``scheduling.py``).
 
         Analyses pinned to a model in ``excluded_models`` stay queued.
         """
@@ -446,6 +447,23 @@ class StudyStore(Protocol):
 
     def use(self) -> Use:
         """What was ever analysed and signed, for KPIs and usage reports."""
+        ...
+
+    # reconciliation
+    def ask_reconciliation(self, first: date, last: date, asked_by: str) -> int:
+        """Ask for a comparison with the archives; its number."""
+        ...
+
+    def next_reconciliation(self) -> Reconciliation | None:
+        """What was asked for longest ago and has not ended."""
+        ...
+
+    def end_reconciliation(self, number: int, report: ReconciliationReport) -> None:
+        """Keep what one found."""
+        ...
+
+    def reconciliations(self, limit: int = 30) -> Sequence[Reconciliation]:
+        """Those asked for, newest first."""
         ...
 
     # switches and counters
