@@ -34,7 +34,6 @@ from phoi_edge_node.dicom.instance_files import InstanceFiles
 from phoi_edge_node.dicom.query_retrieve import DicomSource
 from phoi_edge_node.dicom.series_reader import DicomSeriesReader
 from phoi_edge_node.dicom.storage_scp import StorageScp
-from phoi_edge_node.dicom.stow import StowService
 from phoi_edge_node.dicom.taking import InstanceTaker
 from phoi_edge_node.dicom.tls import client_context
 from phoi_edge_node.errors import EdgeError, InferenceUnavailable
@@ -74,6 +73,7 @@ from phoi_edge_node.sql.engine import open_engine
 from phoi_edge_node.sql.sql_store import SqlStore
 from phoi_edge_node.store import StudyStore
 from phoi_edge_node.system import RandomUids, SystemClock
+from phoi_edge_node.ways_in import WaysIn
 from phoi_edge_node.web.app import create_app, server_config
 from phoi_edge_node.workflow import Analyst, Outbox, RetryPolicy
 
@@ -272,6 +272,9 @@ class EdgeNode:
         )
         self._taker = InstanceTaker(settings.dicom, self.storage.files, self._intake, self._clock)
         self.scp = StorageScp(settings.dicom, self._taker, self._clock)
+        self.ways_in = WaysIn(
+            settings, self._taker, self.storage.store, self._clock, self._uids, self._nudge
+        )
         self._follow_mlflow(home)
         self._links = Links(self._couriers, self._inference, self._clock)
         self._web = self._make_web()
@@ -290,6 +293,8 @@ class EdgeNode:
         """
         self.scp.start()
         self._resources.callback(self.scp.stop)
+        self.ways_in.start()
+        self._resources.callback(self.ways_in.stop)
         self._start_web()
         for loop in self._loops:
             loop.start()
@@ -366,9 +371,7 @@ class EdgeNode:
         registry = CollectorRegistry()
         registry.register(EdgeCollector(self.storage.store, self._links, self._clock))
         app.mount("/metrics", make_asgi_app(registry))
-        if settings.stow is not None:
-            stow = StowService(settings.stow, settings.dicom, self._taker, self._clock)
-            app.mount("/dicom-web", stow.application())
+        self.ways_in.mount_on(app)
         return uvicorn.Server(server_config(app, settings.web))
 
     def _start_web(self) -> None:

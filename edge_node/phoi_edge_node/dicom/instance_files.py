@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from phoi_models.files import sync_folder
+from phoi_models.files import make_folder, sync_folder
 
 from phoi_edge_node.group_commit import GroupCommit
 
@@ -128,8 +128,7 @@ class InstanceFiles:
         self.incoming = root / "incoming"
         self._quarantine = root / "quarantine"
         for folder in (self.incoming, self._quarantine, root / "studies"):
-            folder.mkdir(parents=True, exist_ok=True)
-        sync_folder(root)
+            make_folder(folder)
         self._durable: set[Path] = set()
         self._folders = GroupCommit(self._sync_folders, of_all=(OSError,))
 
