@@ -47,10 +47,10 @@ from phoi_edge_node.dicom.door import DoorRules
 from phoi_edge_node.dicom.taking import (
     DATA_SET_DOES_NOT_MATCH,
     OUT_OF_RESOURCES,
-    SUCCESS,
     IncomingInstance,
     InstanceTaker,
     NotTaken,
+    status_of,
 )
 from phoi_edge_node.dicom.tls import server_context
 from phoi_edge_node.errors import EdgeError
@@ -159,20 +159,10 @@ class StorageScp:
     def _store(self, event: evt.Event) -> int:
         """Answer one C-STORE request."""
         request = cast("C_STORE", event.request)
-        log = _log.bind(sop_instance_uid=str(request.AffectedSOPInstanceUID))
         try:
-            self._take(event)
-        except NotTaken as refusal:
-            log.warning("refused", status=f"0x{refusal.status:04X}", why=str(refusal))
-            return refusal.status
-        except Exception as error:
-            # Whatever it was, it must not read as success; the sender keeps the instance. No
-            # traceback: those of structlog show local variables, and so the patient.
-            log.error("not_stored", error=type(error).__name__)  # noqa: TRY400
-            return OUT_OF_RESOURCES
+            return status_of(lambda: self._take(event), str(request.AffectedSOPInstanceUID))
         finally:
             end_message(event.assoc)
-        return SUCCESS
 
     def _take(self, event: evt.Event) -> None:
         self._taker.take(_incoming(event), self._association(event.assoc))

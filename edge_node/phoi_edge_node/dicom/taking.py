@@ -6,15 +6,14 @@ announced; then durable on disk, then indexed. Pixels are never decoded here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
-from pydicom.dataset import FileMetaDataset
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_file_meta_info
-from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, UID
+import structlog
 
+from phoi_edge_node.dicom.file_meta import encode_file_meta
 from phoi_edge_node.dicom.headers import BadHeader, InstanceHeader, read_data_set_header
-from phoi_edge_node.dicom.instance_files import InstanceFiles, StoredFile
+from phoi_edge_node.dicom.instance_files import IncomingFile, InstanceFiles, StoredFile
 from phoi_edge_node.errors import EdgeError
 from phoi_edge_node.ports import Clock, Intake, ReceivedInstance, Receiver
 from phoi_edge_node.settings import DicomSettings
@@ -25,6 +24,8 @@ DUPLICATE_SOP_INSTANCE = 0x0111
 OUT_OF_RESOURCES = 0xA700
 DATA_SET_DOES_NOT_MATCH = 0xA900
 CANNOT_UNDERSTAND = 0xC000
+
+_log = structlog.get_logger(__name__)
 
 
 class NotTaken(EdgeError):
@@ -45,13 +46,14 @@ class IncomingInstance:
 
     Attributes:
         data_set: encoded as ``transfer_syntax_uid`` says, without the file meta information.
+            Empty while it still comes.
         sop_class_uid, sop_instance_uid: as announced by the request; the data set must say the
             same.
         calling_ae_title: of the sender, or "".
         called_ae_title: of ours that it asked for, or "".
     """
 
-    data_set: bytes
+    data_set: bytes | memoryview
     transfer_syntax_uid: str
     sop_class_uid: str
     sop_instance_uid: str
@@ -60,18 +62,13 @@ class IncomingInstance:
 
     def file_meta(self) -> bytes:
         """Preamble, prefix and file meta information (PS3.10 7.1), naming who sent it."""
-        meta = FileMetaDataset()
-        meta.FileMetaInformationVersion = b"\x00\x01"
-        meta.MediaStorageSOPClassUID = UID(self.sop_class_uid)
-        meta.MediaStorageSOPInstanceUID = UID(self.sop_instance_uid)
-        meta.TransferSyntaxUID = UID(self.transfer_syntax_uid)
-        meta.ImplementationClassUID = PYDICOM_IMPLEMENTATION_UID
-        meta.SendingApplicationEntityTitle = self.calling_ae_title
-        meta.ReceivingApplicationEntityTitle = self.called_ae_title
-        buffer = DicomBytesIO()
-        buffer.write(b"\0" * 128 + b"DICM")
-        write_file_meta_info(buffer, meta)
-        return buffer.getvalue()
+        return encode_file_meta(
+            sop_class_uid=self.sop_class_uid,
+            sop_instance_uid=self.sop_instance_uid,
+            transfer_syntax_uid=self.transfer_syntax_uid,
+            sending_ae_title=self.calling_ae_title,
+            receiving_ae_title=self.called_ae_title,
+        )
 
 
 class InstanceTaker:
@@ -99,11 +96,50 @@ class InstanceTaker:
             NotTaken: with the status to answer; nothing is left behind but a quarantined file
                 where other content was received under this UID before.
         """
-        self._require_room(len(incoming.data_set))
-        header = _parse(incoming)
-        _require_match(incoming, header)
-        file_meta = incoming.file_meta()
-        stored = self._write(header, file_meta, incoming.data_set)
+        self.require_room(len(incoming.data_set))
+        header = _header(incoming)
+        with self.begin(incoming) as file:
+            _write(file, incoming.data_set)
+            return self._keep(incoming, header, file, association)
+
+    def begin(self, announced: IncomingInstance) -> IncomingFile:
+        """The file that a data set is written to as it comes; to be discarded, or ended by ``end``.
+
+        Raises:
+            NotTaken: the disk does not take it.
+        """
+        try:
+            return self._files.begin(announced.file_meta())
+        except OSError as error:
+            raise _no_disk(error) from None
+
+    def end(self, announced: IncomingInstance, file: IncomingFile, association: str) -> Intake:
+        """As ``take``, of a data set that was written to ``file`` as it came."""
+        incoming = replace(announced, data_set=file.data_set())
+        return self._keep(incoming, _header(incoming), file, association)
+
+    def require_room(self, size: int) -> None:
+        """Room for ``size`` bytes.
+
+        Raises:
+            NotTaken: it is more than is taken of anyone, or than the disk has left.
+        """
+        if size > self._settings.largest_instance_mb * 1_000_000:
+            raise NotTaken(OUT_OF_RESOURCES, "it is larger than dicom.largest_instance_mb allows")
+        if self._files.free_bytes() - size < self._settings.minimum_free_disk_mb * 1_000_000:
+            raise NotTaken(OUT_OF_RESOURCES, "the disk is nearly full")
+
+    def _keep(
+        self,
+        incoming: IncomingInstance,
+        header: InstanceHeader,
+        file: IncomingFile,
+        association: str,
+    ) -> Intake:
+        try:
+            stored = file.keep(header.study.study_instance_uid, header.sop_instance_uid)
+        except OSError as error:
+            raise _no_disk(error) from None
         intake = self._receiver.instance_received(
             self._describe(incoming, header, stored), association
         )
@@ -120,22 +156,6 @@ class InstanceTaker:
     def released(self, association: str) -> None:
         """No more comes of it."""
         self._receiver.association_released(association)
-
-    def _require_room(self, size: int) -> None:
-        if size > self._settings.largest_instance_mb * 1_000_000:
-            raise NotTaken(OUT_OF_RESOURCES, "it is larger than dicom.largest_instance_mb allows")
-        if self._files.free_bytes() - size < self._settings.minimum_free_disk_mb * 1_000_000:
-            raise NotTaken(OUT_OF_RESOURCES, "the disk is nearly full")
-
-    def _write(self, header: InstanceHeader, file_meta: bytes, data_set: bytes) -> StoredFile:
-        try:
-            return self._files.store(
-                header.study.study_instance_uid, header.sop_instance_uid, file_meta, data_set
-            )
-        except OSError as error:
-            raise NotTaken(
-                OUT_OF_RESOURCES, f"the disk does not take it: {error.strerror}"
-            ) from None
 
     def _describe(
         self, incoming: IncomingInstance, header: InstanceHeader, stored: StoredFile
@@ -155,16 +175,41 @@ class InstanceTaker:
         )
 
 
-def _parse(incoming: IncomingInstance) -> InstanceHeader:
+def status_of(take: Callable[[], object], sop_instance_uid: str) -> int:
+    """What to answer to a C-STORE request that ``take`` deals with (PS3.4 B.2.3)."""
+    log = _log.bind(sop_instance_uid=sop_instance_uid)
     try:
-        return read_data_set_header(incoming.data_set, incoming.transfer_syntax_uid)
+        take()
+    except NotTaken as refusal:
+        log.warning("refused", status=f"0x{refusal.status:04X}", why=str(refusal))
+        return refusal.status
+    except Exception as error:
+        # Whatever it was, it must not read as success; the sender keeps the instance. No
+        # traceback: those of structlog show local variables, and so the patient.
+        log.error("not_stored", error=type(error).__name__)  # noqa: TRY400
+        return OUT_OF_RESOURCES
+    return SUCCESS
+
+
+def _write(file: IncomingFile, data_set: bytes | memoryview) -> None:
+    try:
+        file.write(data_set)
+    except OSError as error:
+        raise _no_disk(error) from None
+
+
+def _no_disk(error: OSError) -> NotTaken:
+    return NotTaken(OUT_OF_RESOURCES, f"the disk does not take it: {error.strerror}")
+
+
+def _header(incoming: IncomingInstance) -> InstanceHeader:
+    """The header, which must be of what the request and its presentation context announced."""
+    try:
+        header = read_data_set_header(incoming.data_set, incoming.transfer_syntax_uid)
     except BadHeader as error:
         raise NotTaken(CANNOT_UNDERSTAND, str(error)) from None
-
-
-def _require_match(incoming: IncomingInstance, header: InstanceHeader) -> None:
-    """The data set must be what the request and its presentation context say it is."""
     if header.sop_instance_uid != incoming.sop_instance_uid:
         raise NotTaken(DATA_SET_DOES_NOT_MATCH, "the request names another SOP instance")
     if header.sop_class_uid != incoming.sop_class_uid:
         raise NotTaken(DATA_SET_DOES_NOT_MATCH, "the data set is of another SOP class")
+    return header
