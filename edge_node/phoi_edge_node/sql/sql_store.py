@@ -6,6 +6,7 @@ import sqlalchemy as sa
 
 from phoi_edge_node.sql import tables
 from phoi_edge_node.sql.analyses import Analyses
+from phoi_edge_node.sql.commitments import Commitments
 from phoi_edge_node.sql.deliveries import Deliveries, move_delivery
 from phoi_edge_node.sql.orders import Orders
 from phoi_edge_node.sql.people import People
@@ -23,7 +24,9 @@ from phoi_edge_node.study import (
 )
 
 
-class SqlStore(Studies, Analyses, Orders, Deliveries, Reviews, Statistics, Reconciliations, People):
+class SqlStore(
+    Studies, Analyses, Orders, Deliveries, Reviews, Statistics, Reconciliations, Commitments, People
+):
     """The edge's memory in one database."""
 
     def requeue_interrupted(self) -> int:

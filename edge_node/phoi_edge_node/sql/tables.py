@@ -213,6 +213,32 @@ patient_updates = sa.Table(
     sa.Column("told_at", UtcDateTime, nullable=False),
 )
 
+commitment_requests = sa.Table(
+    "commitment_requests",
+    metadata,
+    sa.Column("transaction_uid", UID, primary_key=True),
+    sa.Column("ae_title", sa.String(16), primary_key=True),
+    sa.Column("content", sa.Text, nullable=False),
+    sa.Column("asked_at", UtcDateTime, nullable=False),
+    sa.Column("due_at", UtcDateTime, nullable=False, index=True),
+)
+
+commitments = sa.Table(
+    "commitments",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column(
+        "delivery_id", sa.Integer, sa.ForeignKey("deliveries.id"), nullable=False, index=True
+    ),
+    sa.Column("archive", sa.String(32), nullable=False),
+    sa.Column("transaction_uid", UID, nullable=False, index=True),
+    sa.Column("sop_instance_uid", UID, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("asked_at", UtcDateTime, nullable=False),
+    sa.Column("answered_at", UtcDateTime),
+    sa.Index("commitments_by_state", "archive", "state"),
+)
+
 accounts = sa.Table(
     "accounts",
     metadata,

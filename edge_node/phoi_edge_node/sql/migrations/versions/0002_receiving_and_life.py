@@ -34,6 +34,7 @@ def upgrade() -> None:
     _add_to_reviews()
     _add_patients_to_studies()
     _add_orders()
+    _add_commitments()
     _index_by_state()
     _make_figures()
 
@@ -121,6 +122,35 @@ def _add_orders() -> None:
         sa.Column("issuer", sa.Text(), primary_key=True),
         sa.Column("told_at", UtcDateTime(), nullable=False),
     )
+
+
+def _add_commitments() -> None:
+    op.create_table(
+        "commitment_requests",
+        sa.Column("transaction_uid", sa.String(length=64), primary_key=True),
+        sa.Column("ae_title", sa.String(length=16), primary_key=True),
+        sa.Column("content", sa.Text(), nullable=False),
+        sa.Column("asked_at", UtcDateTime(), nullable=False),
+        sa.Column("due_at", UtcDateTime(), nullable=False, index=True),
+    )
+    op.create_table(
+        "commitments",
+        sa.Column("id", sa.Integer(), primary_key=True, autoincrement=True),
+        sa.Column(
+            "delivery_id",
+            sa.Integer(),
+            sa.ForeignKey("deliveries.id"),
+            nullable=False,
+            index=True,
+        ),
+        sa.Column("archive", sa.String(length=32), nullable=False),
+        sa.Column("transaction_uid", sa.String(length=64), nullable=False, index=True),
+        sa.Column("sop_instance_uid", sa.String(length=64), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("asked_at", UtcDateTime(), nullable=False),
+        sa.Column("answered_at", UtcDateTime(), nullable=True),
+    )
+    op.create_index("commitments_by_state", "commitments", ["archive", "state"])
 
 
 def _index_by_state() -> None:
