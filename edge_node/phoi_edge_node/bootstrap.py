@@ -60,6 +60,7 @@ from phoi_edge_node.ports import (
     Intake,
     UidSource,
 )
+from phoi_edge_node.reconciliation import Reconciler, ReconciliationDesk
 from phoi_edge_node.reporting import Reporter
 from phoi_edge_node.review_desk import ReviewDesk
 from phoi_edge_node.settings import (
@@ -81,6 +82,7 @@ log = structlog.get_logger(__name__)
 
 MLFLOW = "mlflow"  # the lane of usage reports
 LINK_CHECK_S = 15.0
+RECONCILE_LOOK_S = 2.0
 STOP_WITHIN_S = 10.0
 
 
@@ -219,6 +221,22 @@ def only_node(data: Path) -> Iterator[None]:
             yield
     except OSError as error:
         raise EdgeError(f"cannot use the data folder {data}: {error.strerror}") from None
+
+
+def node_runs(data: Path) -> bool:
+    """Does an edge node hold this data folder now?
+
+    Raises:
+        EdgeError: the folder cannot be used.
+    """
+    try:
+        with (data / "edge.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        raise EdgeError(f"cannot use the data folder {data}: {error.strerror}") from None
+    return False
 
 
 def secret_key(data: Path) -> bytes:
@@ -392,6 +410,7 @@ class EdgeNode:
         self._loops = [
             Loop("completeness", self._intake.complete_quiet_studies, 0.5),
             *self._counting_loops(),
+            *self._reconciling_loops(),
             Loop("links", self._links.check, LINK_CHECK_S),
             *(
                 Loop(f"analyst-{number}", lambda: self._analyse(analyst), 1.0)
@@ -417,6 +436,18 @@ class EdgeNode:
             Loop("ask-archives", counter.ask_next, 0.5),
             Loop("fetch-images", counter.fetch_next, 0.5),
         ]
+
+    def _reconciling_loops(self) -> Sequence[Loop]:
+        sources = make_sources(self._settings, self._taker)
+        if not sources:
+            return []
+        desk = ReconciliationDesk(
+            self.storage.store,
+            Reconciler(self.storage.store, sources, self._stopping.is_set),
+            self._settings.reconciliation,
+            self._clock,
+        )
+        return [Loop("reconcile", desk.run_next, RECONCILE_LOOK_S)]
 
     def _mlflow_loops(self) -> Sequence[Loop]:
         settings: MlflowSettings | None = self._settings.mlflow

@@ -19,6 +19,7 @@ from phoi_models.volume import Volume
 
 from phoi_edge_node.accounts import Account
 from phoi_edge_node.ports import DocumentKind
+from phoi_edge_node.reconciled import Reconciliation
 from phoi_edge_node.result import (
     Correction,
     Disposition,
@@ -416,6 +417,10 @@ class Desk(Protocol):
 
     def links(self) -> tuple[LinkView, ...]:
         """Every destination and worker, from the latest checks; does not wait for the network."""
+        ...
+
+    def reconciliations(self) -> tuple[Reconciliation, ...]:
+        """The latest comparisons with the archives, latest first."""
         ...
 
     def switches(self) -> tuple[Switch, ...]:

@@ -34,6 +34,7 @@ from phoi_edge_node.ports import (
     SeriesReader,
     UidSource,
 )
+from phoi_edge_node.reconciled import Reconciliation
 from phoi_edge_node.result import Correction, Outcome, SignedReview, TriageResult, Verdict
 from phoi_edge_node.statistics import make_kpis
 from phoi_edge_node.store import Delivery, StoredAnalysis, StoredReview, StoredStudy, StudyStore
@@ -42,6 +43,7 @@ from phoi_edge_node.workflow import EncodingFailed, Outbox, signed_before, told_
 
 _ANALYSED = frozenset({Outcome.POSITIVE, Outcome.NEGATIVE, Outcome.LIMITED})
 _VOLUMES_KEPT = 3
+_RECONCILIATIONS_SHOWN = 3
 LATE_AFTER_TRIES = 3
 
 
@@ -281,6 +283,10 @@ class ReviewDesk:
     def links(self) -> tuple[LinkView, ...]:
         """Every destination and worker, from the latest checks."""
         return self._links.views(self._store.counts())
+
+    def reconciliations(self) -> tuple[Reconciliation, ...]:
+        """The latest comparisons with the archives, latest first."""
+        return tuple(self._store.reconciliations(_RECONCILIATIONS_SHOWN))
 
     def switches(self) -> tuple[Switch, ...]:
         """Every switch there is."""

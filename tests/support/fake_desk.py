@@ -28,6 +28,14 @@ from phoi_edge_node.desk import (
 )
 from phoi_edge_node.errors import ReviewConflict, UnknownStudy
 from phoi_edge_node.ports import Clock, DocumentKind
+from phoi_edge_node.reconciled import (
+    NIGHTLY,
+    Lack,
+    LackingStudy,
+    Mending,
+    Reconciliation,
+    ReconciliationReport,
+)
 from phoi_edge_node.result import (
     Correction,
     Disposition,
@@ -208,6 +216,16 @@ class FakeDesk:
                 checked_at=None,
                 dead=1,
             ),
+        )
+
+    def reconciliations(self) -> tuple[Reconciliation, ...]:
+        lacking = LackingStudy("1.2.840.99.5", Lack.IMAGES_MISSING, Mending.FETCHED, 12)
+        report = ReconciliationReport(31, 4, (lacking,))
+        now, day = self.clock.now(), self.clock.now().date()
+        whole = ReconciliationReport(29, 3, ())
+        return (
+            Reconciliation(2, day, day, NIGHTLY, now, now, report),
+            Reconciliation(1, day, day, NIGHTLY, now, now, whole),
         )
 
     def switches(self) -> tuple[Switch, ...]:

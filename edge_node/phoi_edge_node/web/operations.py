@@ -26,6 +26,7 @@ def operations(member: SignedIn) -> Response:
         links=desk.links(),
         switches=desk.switches(),
         dead_letters=desk.dead_letters(DEAD_LETTERS),
+        reconciliations=desk.reconciliations(),
     )
 
 
