@@ -18,6 +18,7 @@ from phoi_models.size_class import SizeClass
 from phoi_models.volume import Volume
 
 from phoi_edge_node.accounts import Account
+from phoi_edge_node.orders import ImagingOrder
 from phoi_edge_node.ports import DocumentKind
 from phoi_edge_node.reconciled import Reconciliation
 from phoi_edge_node.result import (
@@ -143,6 +144,7 @@ class StudyView:
         review: None while there is no result.
         signed_by: display name, "" until signed.
         passed_over: why each other series was not analysed, by Series Instance UID.
+        order: behind the study; None where none is known.
     """
 
     row: WorklistRow
@@ -155,6 +157,7 @@ class StudyView:
     signed_at: datetime | None
     deliveries: tuple[DeliveryView, ...]
     passed_over: Mapping[str, str]
+    order: ImagingOrder | None = None
 
     @property
     def nodules(self) -> tuple[Nodule, ...]:

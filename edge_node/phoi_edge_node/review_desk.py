@@ -109,6 +109,7 @@ class ReviewDesk:
             signed_at=signed.signed_at if signed else None,
             deliveries=tuple(_view(delivery) for delivery in deliveries),
             passed_over=result.passed_over if result else {},
+            order=self._store.order_of(study_instance_uid),
         )
 
     def volume(self, study_instance_uid: str, revision: int) -> Volume:
@@ -256,6 +257,7 @@ class ReviewDesk:
             review=signed,
             predecessors=self._store.identities(uid),
             told_before=told_before(self._store, uid, analysis.revision),
+            order=view.order,
         )
 
     def _latest(self, study_instance_uid: str) -> StoredAnalysis:

@@ -34,7 +34,7 @@ PYROFILE_IS_WRONG = (
 # is open: it names 99zzz as local, HL7nnnn as tables, and HL7 has registered SCT and UCUM since.
 # Table 0125 prints CWE from 2.6 on; data type CWE itself is of 2.5.
 HL7APY_WARNS = re.compile(
-    r"Warning: Value (99PHOI|SCT|UCUM|HL70485) not in table HL70396 in element \S+"
+    r"Warning: Value (99PHOI|SCT|UCUM|HL70357|HL70485) not in table HL70396 in element \S+"
     r"|Warning: Value CWE not in table HL70125 in element OBX\.OBX_2"
 )
 

@@ -27,6 +27,7 @@ from phoi_edge_node.desk import (
     in_worklist_order,
 )
 from phoi_edge_node.errors import ReviewConflict, UnknownStudy
+from phoi_edge_node.orders import ImagingOrder
 from phoi_edge_node.ports import Clock, DocumentKind
 from phoi_edge_node.reconciled import (
     NIGHTLY,
@@ -76,6 +77,7 @@ class FakeStudy:
     signed_by: str = ""
     signed_at: datetime | None = None
     deliveries: tuple[DeliveryView, ...] = ()
+    order: ImagingOrder | None = None
 
     @property
     def standing(self) -> dict[str, Disposition]:
@@ -134,6 +136,7 @@ class FakeDesk:
             signed_at=study.signed_at,
             deliveries=study.deliveries,
             passed_over={"1.2.3.4.5": "scout: 2 slices"},
+            order=study.order,
         )
 
     def volume(self, study_instance_uid: str, revision: int) -> Volume:

@@ -20,7 +20,8 @@ from cryptography.x509.oid import NameOID
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from phoi_edge_node.desk import Phase
-from phoi_edge_node.result import Outcome, Verdict
+from phoi_edge_node.orders import ImagingOrder, OrderNumber
+from phoi_edge_node.result import Outcome, Priority, Verdict
 from phoi_edge_node.settings import SiteMode, SiteSettings, WebSettings
 from phoi_edge_node.testing import FakeClock
 from phoi_edge_node.web.app import create_app, server_config
@@ -409,6 +410,21 @@ def test_a_study_shows_who_what_and_how_sure(reviewer: httpx.Client, desk: FakeD
         assert text in html, text
     assert desk.entries[-1].action == "view_study"
     assert desk.entries[-1].study_instance_uid == "1.2.1"
+
+
+def test_a_study_shows_who_asks_what_and_how_urgently(
+    reviewer: httpx.Client, desk: FakeDesk
+) -> None:
+    assert "Chỉ định" not in reviewer.get(STUDY).text
+    desk.studies["1.2.1"].order = ImagingOrder(
+        placer=OrderNumber("P-77"),
+        requester="Lê^Hữu^Trác",
+        clinical_question="Nốt > 8 mm?",
+        priority=Priority.STAT,
+    )
+    html = reviewer.get(STUDY).text
+    for text in ("Chỉ định", "P-77", "Lê Trác Hữu", "Nốt &gt; 8 mm?", "priority-stat"):
+        assert text in html, text
 
 
 def test_a_study_that_cannot_be_analysed_says_so_in_both_languages(reviewer: httpx.Client) -> None:

@@ -1,0 +1,62 @@
+"""Wires what comes in beside C-STORE: STOW-RS, and orders over HL7 v2. Knows adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import FastAPI
+
+from phoi_edge_node.dicom.stow import StowService
+from phoi_edge_node.dicom.taking import InstanceTaker
+from phoi_edge_node.hl7v2.listener import MllpListener
+from phoi_edge_node.hl7v2.reception import Reception
+from phoi_edge_node.orders import OrderStore
+from phoi_edge_node.ports import Clock, UidSource
+from phoi_edge_node.settings import EdgeSettings
+
+
+class WaysIn:
+    """The further ways in that a site has set; none by default.
+
+    Args:
+        on_order: called after each message that was new.
+
+    Raises:
+        SettingsError: one of them cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: EdgeSettings,
+        taker: InstanceTaker,
+        store: OrderStore,
+        clock: Clock,
+        uids: UidSource,
+        on_order: Callable[[], None],
+    ) -> None:
+        self._stow: StowService | None = None
+        self.orders: MllpListener | None = None
+        if settings.stow is not None:
+            self._stow = StowService(settings.stow, settings.dicom, taker, clock)
+        if settings.orders is not None:
+            reception = Reception(store, clock, uids, settings.site.name, on_order)
+            self.orders = MllpListener(settings.orders, reception.answer)
+
+    def mount_on(self, app: FastAPI) -> None:
+        """Put what speaks HTTP on the page's server."""
+        if self._stow is not None:
+            app.mount("/dicom-web", self._stow.application())
+
+    def start(self) -> None:
+        """Open what has a port of its own.
+
+        Raises:
+            EdgeError: the port cannot be used.
+        """
+        if self.orders is not None:
+            self.orders.start()
+
+    def stop(self) -> None:
+        """Close it again. Idempotent."""
+        if self.orders is not None:
+            self.orders.stop()
