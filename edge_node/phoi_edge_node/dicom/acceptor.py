@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import structlog
 from pynetdicom import AE, evt
@@ -32,9 +32,9 @@ from phoi_edge_node.ports import Clock
 
 MAXIMUM_PDU = 128 * 1024
 _LARGEST_PDU_READ = 2 * MAXIMUM_PDU  # a P-DATA-TF of some senders is a little over what was agreed
-_LARGEST_COMMAND = 64 * 1024
-_LARGEST_OTHER_DATA_SET = 16 * 1024 * 1024  # of what is no C-STORE: a commitment of many instances
-_SLOWEST_BYTES_PER_S = 16 * 1024
+LARGEST_COMMAND = 64 * 1024
+_LARGEST_OTHER_DATA_SET = 2 * 1024 * 1024  # of what is no C-STORE: a commitment of many instances
+SLOWEST_BYTES_PER_S = 16 * 1024
 _MOST_UNANSWERED = 2  # one request at a time (PS3.7 D.3.3.3); one more may be on its way
 _MOST_EVENT_REPORTS = 100  # on one association: pynetdicom starts a thread for each
 _LAST_REQUEST_S = 2.0  # of an association that is aborted: to end what it was told before
@@ -138,6 +138,8 @@ class _BoundedDimse(DIMSEServiceProvider):
         if self.message is None:
             if self.msg_queue.qsize() >= _MOST_UNANSWERED:
                 raise _Excess("it sends requests without waiting for responses")
+            if self.msg_queue.empty():
+                self.end_message()
             self.message = DIMSEMessage()
             self._started = time.monotonic()
             self._command_bytes = self._data_bytes = 0
@@ -151,10 +153,10 @@ class _BoundedDimse(DIMSEServiceProvider):
                 self._data_bytes += len(fragment)
 
     def _require_bounds(self) -> None:
-        if self._command_bytes > _LARGEST_COMMAND:
+        if self._command_bytes > LARGEST_COMMAND:
             raise _Excess("its command set is too long")
         taken = self._command_bytes + self._data_bytes
-        if time.monotonic() - self._started > self._patience.message + taken / _SLOWEST_BYTES_PER_S:
+        if time.monotonic() - self._started > self._patience.message + taken / SLOWEST_BYTES_PER_S:
             raise _Excess("a message takes too long")
 
     def _hold_or_drop(self, primitive: P_DATA) -> None:
@@ -314,16 +316,35 @@ class Limits:
     patience: Patience
 
 
+class FastPath(Protocol):
+    """Serves those associations that it can, in threads of its own."""
+
+    def take_over(self, admitted: Admitted) -> bool:
+        """False: it is pynetdicom's."""
+        ...
+
+    def peers(self) -> list[str]:
+        """Of the associations that run."""
+        ...
+
+    def stop(self) -> None:
+        """Abort all."""
+        ...
+
+
 class _Server(AssociationServer):
     """pynetdicom's server without its own way to accept."""
 
     request_queue_size = 128
     limits: Limits
     ended: Callable[[Any], None]
+    fast: FastPath | None
     admitted: Admitted
 
     def admit(self, admitted: Admitted) -> None:
         """Called by one thread, the door's."""
+        if self.fast is not None and self.fast.take_over(admitted):
+            return
         self.admitted = admitted
         self.finish_request(admitted.stream, admitted.address)
 
@@ -337,14 +358,17 @@ class _Server(AssociationServer):
     def peers(self) -> list[str]:
         """Of the associations that run."""
         addresses = [a.requestor.address_info for a in self.active_associations]
-        return [address.address for address in addresses if address is not None]
+        others = self.fast.peers() if self.fast is not None else []
+        return [address.address for address in addresses if address is not None] + others
 
 
 class Acceptor:
     """Listens, and runs associations within limits.
 
     Args:
-        ended: told of every association that had been let in, once, after its last request.
+        ended: told of every association of pynetdicom's that had been let in, once, after its last
+            request.
+        fast: is asked first.
 
     Raises:
         EdgeError: the port cannot be used.
@@ -359,6 +383,7 @@ class Acceptor:
         clock: Clock,
         handlers: Sequence[evt.EventHandlerType],
         ended: Callable[[Any], None],
+        fast: FastPath | None = None,
     ) -> None:
         entity.acse_timeout = limits.patience.request
         entity.dimse_timeout = limits.patience.pdu
@@ -379,7 +404,7 @@ class Acceptor:
                 f"cannot listen for DICOM on {address[0]}:{address[1]} ({error.strerror}). "
                 "Stop what uses the port, or set dicom.port to another one."
             ) from None
-        self._server.limits, self._server.ended = limits, ended
+        self._server.limits, self._server.ended, self._server.fast = limits, ended, fast
         self._door = Door(
             cast("socket.socket", self._server.socket),
             rules,
@@ -400,3 +425,5 @@ class Acceptor:
         for association in self._server.active_associations:
             association.abort()
             association.join(_LAST_REQUEST_S)
+        if self._server.fast is not None:
+            self._server.fast.stop()

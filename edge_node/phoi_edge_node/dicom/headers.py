@@ -84,8 +84,13 @@ class InstanceHeader:
             ("Study Instance UID", self.study.study_instance_uid),
             ("Transfer Syntax UID", self.transfer_syntax_uid),
         ):
-            if not _UID.fullmatch(uid):
+            if not is_uid(uid):
                 raise BadHeader(f"the header has no valid {name}")
+
+
+def is_uid(text: str) -> bool:
+    """May this be a UID (PS3.5 9.1)?"""
+    return _UID.fullmatch(text) is not None
 
 
 def read_header(source: Path | bytes) -> InstanceHeader:

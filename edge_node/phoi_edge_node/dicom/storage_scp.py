@@ -44,6 +44,8 @@ from phoi_edge_node.dicom.acceptor import (
     end_message,
 )
 from phoi_edge_node.dicom.door import DoorRules
+from phoi_edge_node.dicom.lean_receiver import LeanReceiver
+from phoi_edge_node.dicom.storage_commitment import PUSH_MODEL, CommitmentService
 from phoi_edge_node.dicom.taking import (
     DATA_SET_DOES_NOT_MATCH,
     OUT_OF_RESOURCES,
@@ -91,11 +93,14 @@ class StorageScp:
         taker: InstanceTaker,
         clock: Clock,
         patience: Patience = Patience(),  # noqa: B008 - frozen
+        commitment: CommitmentService | None = None,
     ) -> None:
+        """Nothing is opened yet. ``commitment``: what is done with requests for it."""
         self._settings = settings
         self._taker = taker
         self._clock = clock
         self._patience = patience
+        self._commitment = commitment
         self._acceptor: Acceptor | None = None
         self._count = itertools.count(1)
         self._open: dict[int, str] = {}
@@ -115,14 +120,22 @@ class StorageScp:
             EdgeError: the port, or a file for TLS, cannot be used.
         """
         settings, tls = self._settings, server_context(self._settings)
+        entity = self._entity()
+        limits = Limits(
+            settings.largest_instance_mb * 1_000_000, MemoryBudget(_BUDGET), self._patience
+        )
         self._acceptor = Acceptor(
-            self._entity(),
+            entity,
             (settings.host, settings.port),
             DoorRules.of(settings, tls, self._patience.request),
-            Limits(settings.largest_instance_mb * 1_000_000, MemoryBudget(_BUDGET), self._patience),
+            limits,
             self._clock,
-            [(evt.EVT_C_STORE, self._store)],
+            [
+                (evt.EVT_C_STORE, self._store),
+                *(self._commitment.handlers if self._commitment else ()),
+            ],
             self._ended,
+            self._lean(entity, limits),
         )
         _log.info("listening", ae_title=settings.ae_title, port=self.port, tls=tls is not None)
 
@@ -132,6 +145,12 @@ class StorageScp:
         if acceptor is not None:
             acceptor.stop()
 
+    def _lean(self, entity: AE, limits: Limits) -> LeanReceiver | None:
+        if self._settings.receiver != "lean":
+            return None
+        services = (_VERIFICATION, *SOP_CLASSES)
+        return LeanReceiver(entity, services, self._taker, limits, self._new_name)
+
     def _entity(self) -> AE:
         entity = AE(ae_title=self._settings.ae_title)
         entity.require_called_aet = True
@@ -139,6 +158,9 @@ class StorageScp:
         entity.add_supported_context(_VERIFICATION)
         for sop_class in SOP_CLASSES:
             entity.add_supported_context(sop_class, list(TRANSFER_SYNTAXES))
+        if self._commitment is not None:
+            # Peers ask us as SCU, and answer us as SCP.
+            entity.add_supported_context(PUSH_MODEL, scu_role=True, scp_role=True)
         return entity
 
     def _association(self, association: Any) -> str:
@@ -146,15 +168,20 @@ class StorageScp:
         with self._lock:
             name = self._open.get(id(association))
             if name is None:
-                name = f"{self._clock.now():%Y%m%dT%H%M%S}-{next(self._count)}"
+                name = self._new_name()
                 self._open[id(association)] = name
             return name
+
+    def _new_name(self) -> str:
+        return f"{self._clock.now():%Y%m%dT%H%M%S}-{next(self._count)}"
 
     def _ended(self, association: Any) -> None:
         with self._lock:
             name = self._open.pop(id(association), None)
         if name is not None:
             self._taker.released(name)
+        if self._commitment is not None:
+            self._commitment.ended(association)
 
     def _store(self, event: evt.Event) -> int:
         """Answer one C-STORE request."""
