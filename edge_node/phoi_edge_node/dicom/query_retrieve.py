@@ -96,7 +96,7 @@ class DicomSource:
         query.StudyInstanceUID = query.StudyDescription = ""
         found = []
         for answer in self._find(query):
-            modalities = frozenset(text(answer, "ModalitiesInStudy").split("\\")) - {""}
+            modalities = _modalities(answer)
             if not modalities or "CT" in modalities:
                 description = text(answer, "StudyDescription")
                 found.append(
@@ -265,6 +265,13 @@ def _asked_for(query: Dataset, identifier: Dataset) -> bool:
         if asked and said and asked != said:
             return False
     return True
+
+
+def _modalities(answer: Dataset) -> frozenset[str]:
+    """Modalities in Study (0008,0061), as it stands in the answer or as it was parsed."""
+    element = answer.get("ModalitiesInStudy")
+    values = [element] if isinstance(element, str) else list(element or ())
+    return frozenset(str(value).strip() for value in values) - {""}
 
 
 def _count(answer: Dataset) -> int | None:

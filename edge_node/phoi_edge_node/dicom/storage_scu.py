@@ -23,6 +23,8 @@ from phoi_edge_node.settings import ArchiveSettings
 
 # A file's data set goes out byte for byte. pynetdicom knows this only as a setting of the process.
 _config.STORE_SEND_CHUNKED_DATASET = True
+# What archives answer is neither written to a log nor decoded for one.
+_config.LOG_RESPONSE_IDENTIFIERS = False
 
 VERIFICATION = "1.2.840.10008.1.1"
 _IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
