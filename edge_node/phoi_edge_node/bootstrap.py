@@ -51,6 +51,7 @@ from phoi_edge_node.metrics import EdgeCollector
 from phoi_edge_node.mlflow.registry import MlflowRegistry
 from phoi_edge_node.mlflow.rest import MlflowRest
 from phoi_edge_node.mlflow.tracker import MlflowTracker
+from phoi_edge_node.policies import RetryPolicy, limits
 from phoi_edge_node.ports import (
     Clock,
     Destination,
@@ -74,14 +75,16 @@ from phoi_edge_node.sql.engine import open_engine
 from phoi_edge_node.sql.sql_store import SqlStore
 from phoi_edge_node.store import StudyStore
 from phoi_edge_node.system import RandomUids, SystemClock
+from phoi_edge_node.watchdog import Watchdog
 from phoi_edge_node.ways_in import WaysIn
 from phoi_edge_node.web.app import create_app, server_config
-from phoi_edge_node.workflow import Analyst, Outbox, RetryPolicy
+from phoi_edge_node.workflow import Analyst, Outbox
 
 log = structlog.get_logger(__name__)
 
 MLFLOW = "mlflow"  # the lane of usage reports
 LINK_CHECK_S = 15.0
+WATCHDOG_S = 60.0
 RECONCILE_LOOK_S = 2.0
 STOP_WITHIN_S = 10.0
 
@@ -295,6 +298,13 @@ class EdgeNode:
         )
         self._follow_mlflow(home)
         self._links = Links(self._couriers, self._inference, self._clock)
+        self.watchdog = Watchdog(
+            self.storage.store,
+            self._clock,
+            limits(settings),
+            self._intake.reopened,
+            lambda: self._loops,
+        )
         self._web = self._make_web()
         self._make_loops()
 
@@ -387,7 +397,9 @@ class EdgeNode:
             self.desk, settings.web, settings.site, self._clock, secret_key(settings.data)
         )
         registry = CollectorRegistry()
-        registry.register(EdgeCollector(self.storage.store, self._links, self._clock))
+        registry.register(
+            EdgeCollector(self.storage.store, self._links, self._clock, self.watchdog)
+        )
         app.mount("/metrics", make_asgi_app(registry))
         self.ways_in.mount_on(app)
         return uvicorn.Server(server_config(app, settings.web))
@@ -412,6 +424,7 @@ class EdgeNode:
             *self._counting_loops(),
             *self._reconciling_loops(),
             Loop("links", self._links.check, LINK_CHECK_S),
+            Loop("watchdog", self.watchdog.look, WATCHDOG_S),
             *(
                 Loop(f"analyst-{number}", lambda: self._analyse(analyst), 1.0)
                 for number, _ in enumerate(self._settings.inference.workers)

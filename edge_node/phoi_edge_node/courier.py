@@ -9,10 +9,11 @@ from datetime import datetime
 
 import structlog
 
+from phoi_edge_node.policies import RetryPolicy
 from phoi_edge_node.ports import Clock, Delivered, Destination, Document, SendOutcome, Unreachable
 from phoi_edge_node.store import StudyStore
 from phoi_edge_node.study import DeliveryState
-from phoi_edge_node.workflow import RetryPolicy, insist
+from phoi_edge_node.workflow import insist
 
 log = structlog.get_logger(__name__)
 

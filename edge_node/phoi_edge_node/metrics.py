@@ -14,6 +14,7 @@ from phoi_edge_node.desk import LinkState
 from phoi_edge_node.links import Links
 from phoi_edge_node.ports import Clock
 from phoi_edge_node.store import Counts, InState, StudyStore
+from phoi_edge_node.watchdog import Watchdog
 
 _State = TypeVar("_State", bound=StrEnum)
 
@@ -21,10 +22,11 @@ _State = TypeVar("_State", bound=StrEnum)
 class EdgeCollector:
     """Counts anew at every scrape: what is shown is what is stored."""
 
-    def __init__(self, store: StudyStore, links: Links, clock: Clock) -> None:
+    def __init__(self, store: StudyStore, links: Links, clock: Clock, watchdog: Watchdog) -> None:
         self._store = store
         self._links = links
         self._clock = clock
+        self._watchdog = watchdog
 
     def collect(self) -> Iterator[Metric]:
         """All metrics."""
@@ -36,6 +38,7 @@ class EdgeCollector:
         yield _deliveries(counts)
         yield _oldest(counts, now)
         yield from self._link_metrics(counts, now)
+        yield from self._alert_metrics()
 
     def _link_metrics(self, counts: Counts, now: datetime) -> Iterator[Metric]:
         waiting = GaugeMetricFamily(
@@ -48,6 +51,19 @@ class EdgeCollector:
             waiting.add_metric([link.name], _seconds(since, now) if since else 0.0)
         yield waiting
         yield up
+
+    def _alert_metrics(self) -> Iterator[Metric]:
+        overdue = GaugeMetricFamily(
+            "phoi_overdue", "What has been in its state for too long.", labels=["life", "state"]
+        )
+        for limit, number in self._watchdog.numbers():
+            overdue.add_metric([limit.life.value, limit.state.value], number)
+        yield overdue
+        yield GaugeMetricFamily(
+            "phoi_threads_in_trouble",
+            "Threads that died or hang.",
+            value=len(self._watchdog.troubles()),
+        )
 
 
 def _by_state(name: str, text: str, counted: Mapping[_State, InState]) -> Metric:

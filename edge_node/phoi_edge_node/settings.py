@@ -207,6 +207,20 @@ class ReconciliationSettings(_Section):
     days: int = Field(default=2, ge=1)
 
 
+class WatchdogSettings(_Section):
+    """When somebody is told that something waits too long.
+
+    Attributes:
+        queued_hours: since a study was first queued, without a result.
+        undelivered_hours: since a document was queued, without its destination's receipt.
+        unreviewed_days: since a result came, with nobody's signature.
+    """
+
+    queued_hours: float = Field(default=4.0, gt=0)
+    undelivered_hours: float = Field(default=24.0, gt=0)
+    unreviewed_days: float = Field(default=7.0, gt=0)
+
+
 class ArchiveSettings(_Section):
     """A PACS that takes results by C-STORE.
 
@@ -379,6 +393,7 @@ class EdgeSettings(BaseSettings):
     watched_folder: WatchedFolderSettings | None = None
     retention: RetentionSettings = RetentionSettings()
     reconciliation: ReconciliationSettings = ReconciliationSettings()
+    watchdog: WatchdogSettings = WatchdogSettings()
     archives: tuple[ArchiveSettings, ...] = ()
     hl7: Hl7Settings | None = None
     fhir: FhirSettings | None = None

@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from enum import StrEnum
 from typing import Protocol
 
 from phoi_models.identity import ModelIdentity
 
 from phoi_edge_node.accounts import Account
 from phoi_edge_node.desk import AuditEntry, Judgement
+from phoi_edge_node.orders import OrderStore
+from phoi_edge_node.policies import Life
 from phoi_edge_node.ports import (
     Document,
     DocumentKind,
@@ -96,6 +99,20 @@ class StoredAnalysis:
 
 
 @dataclass(frozen=True)
+class SettledStudy:
+    """A study whose images nothing needs any more.
+
+    Attributes:
+        settled_at: when its last result ended or its last document arrived, UTC.
+        signed: a person has signed its result.
+    """
+
+    study_instance_uid: str
+    settled_at: datetime
+    signed: bool
+
+
+@dataclass(frozen=True)
 class StoredReview:
     """Where the review of one analysis stands.
 
@@ -103,12 +120,16 @@ class StoredReview:
         history: every judgement ever made, oldest first, undone ones too.
         current: the standing disposition by Tracking UID.
         signed: None until signed.
+        acknowledged_by: username; "" unless acknowledged.
+        state_since: when it came into this state, UTC; None while there is no result.
     """
 
     state: ReviewState
     current: Mapping[str, Disposition]
     history: tuple[Judgement, ...]
     signed: SignedReview | None
+    acknowledged_by: str = ""
+    state_since: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -200,6 +221,24 @@ class Counts:
 
 
 @dataclass(frozen=True)
+class Overdue:
+    """Something that has been in one state for too long.
+
+    Attributes:
+        id: Study Instance UID, analysis id or delivery id; of a review, that of its analysis.
+        study_instance_uid: None where no study is concerned.
+        since: UTC. A study: since it began to be received. A queued analysis: since it was first
+            queued. A pending delivery: since it was queued or sent again. Else since it came into
+            its state.
+    """
+
+    life: Life
+    id: str
+    study_instance_uid: str | None
+    since: datetime
+
+
+@dataclass(frozen=True)
 class ModelUse:
     """What one model version did here since its first day. Superseded analyses count too.
 
@@ -238,7 +277,7 @@ class Use:
     result_to_review_s: float | None
 
 
-class StudyStore(Protocol):
+class StudyStore(OrderStore, Protocol):
     """The edge's memory. What a person changes is audited in the same transaction."""
 
     # studies
@@ -269,8 +308,20 @@ class StudyStore(Protocol):
         """All instances of a study."""
         ...
 
-    def indexed_paths(self) -> Collection[str]:
-        """The paths of all indexed instances."""
+    def instance_counts(self) -> Mapping[str, int]:
+        """How many instances of each study are indexed, by Study Instance UID; none: left out."""
+        ...
+
+    def indexed(self, paths: Collection[str]) -> Collection[str]:
+        """Which of these paths are of indexed instances."""
+        ...
+
+    def settled_studies(self) -> Sequence[SettledStudy]:
+        """Those that are complete, whose revisions have ended, and whose documents arrived."""
+        ...
+
+    def expire_study(self, study_instance_uid: str) -> bool:
+        """Forget the images of a study; False, and nothing happens, if it is not settled."""
         ...
 
     def quiet_study(self, study_instance_uid: str) -> bool:
@@ -418,6 +469,14 @@ class StudyStore(Protocol):
         """
         ...
 
+    def acknowledge(self, analysis_id: str, username: str) -> None:
+        """Close the review of a result that has nothing to sign: somebody has seen it.
+
+        Raises:
+            TransitionRefused: it is signed, or superseded.
+        """
+        ...
+
     # people
     def account(self, username: str) -> StoredAccount | None:
         """One account."""
@@ -443,6 +502,16 @@ class StudyStore(Protocol):
 
     def counts(self) -> Counts:
         """How many of everything are in which state: quick also after years."""
+        ...
+
+    def overdue(
+        self, life: Life, state: StrEnum, before: datetime, limit: int
+    ) -> tuple[int, Sequence[Overdue]]:
+        """How many are in a state since before then, and the first of them, oldest first.
+
+        What is there since a moment far in the future was stamped by a clock that was wrong, and
+        counts too.
+        """
         ...
 
     def use(self) -> Use:

@@ -20,6 +20,7 @@ from phoi_edge_node.errors import (
     InferenceFailed,
     InferenceUnavailable,
 )
+from phoi_edge_node.policies import RetryPolicy
 from phoi_edge_node.ports import (
     AnalysisRequest,
     Clock,
@@ -36,7 +37,12 @@ from phoi_edge_node.ports import (
 from phoi_edge_node.result import ResultIdentity, SignedReview, StudyHeader, TriageResult
 from phoi_edge_node.store import Outgoing, StoredAnalysis, StudyStore
 from phoi_edge_node.study import AnalysisEvent, DeliveryState, ReviewState
-from phoi_edge_node.triage import failed_result, make_result, not_analysable_result
+from phoi_edge_node.triage import (
+    failed_result,
+    known_completeness,
+    make_result,
+    not_analysable_result,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -44,24 +50,6 @@ _T = TypeVar("_T")
 
 _PROGRESS_STEP = 0.05  # each stored one is a transaction, synced to disk
 UNKNOWN_MODEL = ModelIdentity(name="none", version="0", bundle_hash="0" * 64)
-
-
-@dataclass(frozen=True)
-class RetryPolicy:
-    """How long to wait before the next try.
-
-    Attributes:
-        delays_s: before the second, third, ... try; the last one repeats.
-        jitter: share of the delay that is drawn at random, so that no herd forms.
-    """
-
-    delays_s: tuple[float, ...]
-    jitter: float = 0.2
-
-    def delay(self, tries: int, random_share: float) -> timedelta:
-        """How long to wait after ``tries`` tries; ``random_share`` is drawn from [0, 1)."""
-        seconds = self.delays_s[min(max(tries, 1), len(self.delays_s)) - 1]
-        return timedelta(seconds=seconds * (1 + self.jitter * random_share))
 
 
 def insist(write: Callable[[], _T], tries: int = 60, wait_s: float = 1.0) -> _T:
@@ -286,7 +274,8 @@ class Analyst:
                 result is not None
                 and result.identity.model == analysis.model
                 and result.identity.input_digest == volume.digest()
-                and result.completeness is analysis.completeness
+                and result.completeness
+                is known_completeness(analysis.completeness, result.coverage)
             ):
                 identity = replace(result.identity, revision=analysis.revision)
                 return replace(result, identity=identity, analysed_at=self._clock.now())

@@ -13,6 +13,7 @@ from phoi_edge_node.desk import Desk, Phase
 from phoi_edge_node.errors import ReviewConflict, UnknownStudy
 from phoi_edge_node.intake import StudyIntake
 from phoi_edge_node.links import Links
+from phoi_edge_node.policies import RetryPolicy
 from phoi_edge_node.result import Correction, Outcome, Verdict
 from phoi_edge_node.review_desk import ReviewDesk
 from phoi_edge_node.sql.engine import open_engine
@@ -20,7 +21,7 @@ from phoi_edge_node.sql.sql_store import SqlStore
 from phoi_edge_node.store import StoredAccount
 from phoi_edge_node.study import ReviewState
 from phoi_edge_node.testing import FakeClock, FakeInference, FakeSeriesReader, SequentialUids
-from phoi_edge_node.workflow import Analyst, Outbox, RetryPolicy
+from phoi_edge_node.workflow import Analyst, Outbox
 from support import values
 from support.fake_desk import PASSWORD, REVIEWER, FakeDesk, FakeStudy
 

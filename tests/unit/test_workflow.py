@@ -14,6 +14,8 @@ from phoi_edge_node.desk import LinkState, Phase
 from phoi_edge_node.errors import InferenceFailed, InferenceUnavailable, ReviewConflict
 from phoi_edge_node.intake import StudyIntake
 from phoi_edge_node.links import Links
+from phoi_edge_node.orders import HospitalMessage, PatientKey, PatientMerge
+from phoi_edge_node.policies import RetryPolicy
 from phoi_edge_node.ports import (
     Document,
     DocumentKind,
@@ -35,7 +37,7 @@ from phoi_edge_node.testing import (
     FakeSeriesReader,
     SequentialUids,
 )
-from phoi_edge_node.workflow import Analyst, Outbox, RetryPolicy
+from phoi_edge_node.workflow import Analyst, Outbox
 from phoi_models.errors import NotAnalysable, NotAnalysableReason
 from support import values
 
@@ -175,6 +177,23 @@ def test_from_instances_to_a_delivered_result(edge: Edge) -> None:
     (row,) = edge.desk.worklist(10)
     assert (row.phase, row.nodule_count, row.max_diameter_mm) == (Phase.READY, 1, 12.0)
     assert edge.desk.volume(UID, 1).digest() == values.small_volume().digest()
+
+
+def test_a_merged_patients_result_is_told_anew_without_another_inference(edge: Edge) -> None:
+    edge.receive()
+    edge.complete()
+    edge.analyst.run_next()
+    known_as = PatientKey(values.PATIENT.patient_id, values.PATIENT.issuer)
+    merge = PatientMerge(known_as, PatientKey("BN-7777", values.PATIENT.issuer))
+    edge.store.take_message(HospitalMessage("m1", edge.clock.now(), merges=(merge,)))
+    assert edge.analyst.run_next()
+    before, anew = (analysis.result for analysis in edge.store.analyses(UID))
+    assert before
+    assert anew
+    assert len(edge.inference.requests) == 1
+    assert [n.tracking_uid for n in anew.nodules] == [n.tracking_uid for n in before.nodules]
+    assert (anew.outcome, anew.completeness) == (before.outcome, before.completeness)
+    assert [c.study.patient.patient_id for c in edge.encoder.cases] == ["BN-0042", "BN-7777"]
 
 
 def test_what_cannot_be_analysed_is_told_outward_and_is_not_negative(edge: Edge) -> None:

@@ -135,6 +135,15 @@ class Reviews(Database):
                 signed.signed_at,
             )
 
+    def acknowledge(self, analysis_id: str, username: str) -> None:
+        """Close the review of a result that has nothing to sign: somebody has seen it."""
+        now = self._clock.now()
+        with self._write() as connection:
+            event = ReviewEvent.ACKNOWLEDGE
+            if _move(connection, analysis_id, event, now, acknowledged_by=username):
+                uid = _study_uid(connection, analysis_id)
+                self._audit(connection, username, "acknowledge", uid)
+
 
 def _move(
     connection: sa.Connection,
@@ -204,4 +213,6 @@ def _review(row: sa.Row[Any], rows: Sequence[sa.Row[Any]]) -> StoredReview:
             if r.undoes is None
         ),
         signed=None if row.signed is None else from_json(row.signed, SignedReview),
+        acknowledged_by=row.acknowledged_by or "",
+        state_since=row.state_since,
     )

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from enum import StrEnum
 from statistics import median
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 from phoi_models.identity import ModelIdentity
 
 from phoi_edge_node.codec import from_json
+from phoi_edge_node.policies import Life
 from phoi_edge_node.result import Outcome, Verdict
 from phoi_edge_node.sql import tables
-from phoi_edge_node.sql.engine import Database
-from phoi_edge_node.store import Counts, InState, ModelUse, Use
+from phoi_edge_node.sql.engine import LONGEST_WAIT, Database
+from phoi_edge_node.store import Counts, InState, ModelUse, Overdue, Use
 from phoi_edge_node.study import AnalysisState, DeliveryState, ReviewState, StudyState
 from phoi_edge_node.usage import BOUNDS_S, Durations, Marks
 
@@ -44,6 +46,24 @@ class Statistics(Database):
                 since=connection.scalar(sa.select(sa.func.min(studies.c.first_received_at))),
             )
 
+    def overdue(
+        self, life: Life, state: StrEnum, before: datetime, limit: int
+    ) -> tuple[int, Sequence[Overdue]]:
+        """How many are in a state since before then, and the first of them, oldest first."""
+        columns = _waiting(life, state)
+        wrong_clock = columns.since > self._clock.now() + LONGEST_WAIT
+        here = (columns.state == state, sa.or_(columns.since <= before, wrong_clock))
+        labels = (columns.id.label("id"), columns.study.label("study"), columns.since.label("at"))
+        oldest = sa.select(*labels).where(*here)
+        if columns.study.table is not columns.id.table:
+            oldest = oldest.join_from(columns.id.table, columns.study.table)
+        with self._read() as connection:
+            number = connection.scalar(
+                sa.select(sa.func.count()).select_from(columns.id.table).where(*here)
+            )
+            rows = connection.execute(oldest.order_by(columns.since, columns.id).limit(limit)).all()
+        return number or 0, [Overdue(life, str(r.id), r.study, r.at) for r in rows]
+
     def use(self) -> Use:
         """What was ever analysed and signed, by model, and how long that takes of late."""
         figures = tables.figures
@@ -58,6 +78,36 @@ class Statistics(Database):
                     connection, figures.c.result_to_review_s, figures.c.signed_at
                 ),
             )
+
+
+class _Waiting(NamedTuple):
+    """Where the store keeps what waits, and since when."""
+
+    id: sa.Column[Any]
+    study: sa.Column[Any]
+    state: sa.Column[str]
+    since: sa.Column[datetime]
+
+
+def _waiting(life: Life, state: StrEnum) -> _Waiting:
+    """What waits for another try waits since it was queued, not since the latest try."""
+    studies, analyses = tables.studies.c, tables.analyses.c
+    deliveries, reviews = tables.deliveries.c, tables.reviews.c
+    uid = studies.study_instance_uid
+    match life:
+        case Life.STUDY:
+            return _Waiting(uid, uid, studies.state, studies.receiving_since)
+        case Life.ANALYSIS:
+            since = analyses.created_at if state == AnalysisState.QUEUED else analyses.state_since
+            return _Waiting(analyses.id, analyses.study_instance_uid, analyses.state, since)
+        case Life.DELIVERY:
+            waits = state == DeliveryState.PENDING
+            since = deliveries.queued_at if waits else deliveries.updated_at
+            study = deliveries.study_instance_uid
+            return _Waiting(deliveries.id, study, deliveries.state, since)
+        case Life.REVIEW:
+            study = analyses.study_instance_uid
+            return _Waiting(reviews.analysis_id, study, reviews.state, reviews.state_since)
 
 
 def _in_states(
