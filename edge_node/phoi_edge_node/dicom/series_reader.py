@@ -11,8 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from phoi_models.errors import NotAnalysable, NotAnalysableReason
 from phoi_models.reading.ct_image import CtImage, CtSlice, read_ct_image
-from phoi_models.reading.dicom_series import FramesHu, read_stack
-from phoi_models.reading.pixels import frames_hu
+from phoi_models.reading.dicom_series import FilesHu, one_by_one, read_stack
 from phoi_models.reading.slice_order import order_slices
 from phoi_models.volume import Volume
 
@@ -36,12 +35,12 @@ class _Slice(NamedTuple):
 class DicomSeriesReader:
     """Reads the files of the instance store. Safe to use from several threads."""
 
-    def __init__(self, root: Path, frames: FramesHu = frames_hu) -> None:
+    def __init__(self, root: Path, frames: FilesHu = one_by_one) -> None:
         """Read files below ``root``, to which the instances' paths are relative.
 
         Args:
             root: of the instance store.
-            frames: gives the pixels of a file.
+            frames: gives the pixels of the files.
         """
         self._root = root
         self._frames = frames

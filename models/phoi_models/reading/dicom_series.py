@@ -8,7 +8,7 @@ decoders know.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,8 +21,8 @@ from phoi_models.reading.pixels import frames_hu
 from phoi_models.reading.slice_order import order_slices
 from phoi_models.volume import Volume
 
-FramesHu = Callable[[CtImage], Iterable[NDArray[np.int16]]]
-"""Every frame of a file in HU, in order; ``frames_hu`` is one."""
+FilesHu = Callable[[Sequence[CtImage]], Iterable[Iterable[NDArray[np.int16]]]]
+"""Of each file, in order, every frame in HU, in order."""
 
 
 class SliceOfFile(NamedTuple):
@@ -30,6 +30,11 @@ class SliceOfFile(NamedTuple):
 
     path: Path
     frame: int | None
+
+
+def one_by_one(images: Sequence[CtImage]) -> Iterator[Iterable[NDArray[np.int16]]]:
+    """Read the files in this process, each when it is asked for."""
+    return map(frames_hu, images)
 
 
 def read_volume(
@@ -58,14 +63,14 @@ def read_volume(
 
 def read_stack(
     slices: Sequence[tuple[CtImage, CtSlice]],
-    frames: FramesHu = frames_hu,
+    frames: FilesHu = one_by_one,
     on_slice: Callable[[int], None] = lambda _: None,
 ) -> Volume:
     """Read the voxels of slices whose order is known.
 
     Args:
         slices: in the order of the slice axis.
-        frames: gives the pixels of a file.
+        frames: gives the pixels of the files.
         on_slice: gets the number of slices decoded so far.
 
     Raises:
@@ -78,25 +83,25 @@ def read_stack(
             "the slices do not lie in the order in which the series was chosen",
         )
     hu = np.empty(stack.geometry.shape, dtype=np.int16)
-    for done, (z, pixels) in enumerate(_pixels(slices, frames), start=1):
-        hu[z] = pixels
-        on_slice(done)
+    files = list(_files(slices))
+    done = 0
+    for (_, places), pixels in zip(files, frames([image for image, _ in files]), strict=True):
+        for number, frame in enumerate(pixels, start=1):
+            if number in places:
+                hu[places[number]] = frame
+                done += 1
+                on_slice(done)
     return Volume(hu, stack.geometry)
 
 
-def _pixels(
-    slices: Sequence[tuple[CtImage, CtSlice]], frames: FramesHu
-) -> Iterator[tuple[int, NDArray[np.int16]]]:
-    """Slice index and pixels; each file is read once, from its beginning to its end."""
-    wanted: dict[Path, dict[int, int]] = {}
-    images: dict[Path, CtImage] = {}
+def _files(
+    slices: Sequence[tuple[CtImage, CtSlice]],
+) -> Iterable[tuple[CtImage, Mapping[int, int]]]:
+    """Each file with the slice index of each frame that is wanted of it."""
+    wanted: dict[Path, tuple[CtImage, dict[int, int]]] = {}
     for z, (image, about) in enumerate(slices):
-        images[image.path] = image
-        wanted.setdefault(image.path, {})[about.frame or 1] = z
-    for path, places in wanted.items():
-        for number, pixels in enumerate(frames(images[path]), start=1):
-            if number in places:
-                yield places[number], pixels
+        wanted.setdefault(image.path, (image, {}))[1][about.frame or 1] = z
+    return wanted.values()
 
 
 def is_dicom(path: Path) -> bool:

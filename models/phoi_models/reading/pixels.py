@@ -87,7 +87,7 @@ def _is_short(value: float) -> bool:
 def _to_hounsfield(cells: Stored, about: CtSlice, layout: PixelLayout) -> NDArray[np.int16]:
     stored = _stored_bits(cells, layout)
     hu = hounsfield(stored, about.rescale)
-    if about.padding is not None and not _may_be_tissue(about.padding, about.rescale):
+    if about.padding is not None and _must_be_blanked(about.padding, about.rescale):
         lowest, highest = about.padding
         hu[(stored >= lowest) & (stored <= highest)] = AIR_HU
         if stored is not cells:  # the padding value may have bits that no other pixel has
@@ -104,10 +104,15 @@ def _stored_bits(cells: Stored, layout: PixelLayout) -> Stored:
     return shifted
 
 
-def _may_be_tissue(padding: tuple[int, int], rescale: Rescale) -> bool:
-    """A padding value inside the range of tissue is a wrong header: blanking would cut holes."""
-    ends = [value * rescale.slope + rescale.intercept for value in padding]
-    return min(ends) < _PLAUSIBLE_TISSUE_HU[1] and max(ends) > _PLAUSIBLE_TISSUE_HU[0]
+def _must_be_blanked(padding: tuple[int, int], rescale: Rescale) -> bool:
+    """Padding that is not air yet.
+
+    A padding value inside the range of tissue is a wrong header: blanking would cut holes.
+    """
+    lowest, highest = sorted(value * rescale.slope + rescale.intercept for value in padding)
+    air = highest <= AIR_HU
+    may_be_tissue = lowest < _PLAUSIBLE_TISSUE_HU[1] and highest > _PLAUSIBLE_TISSUE_HU[0]
+    return not air and not may_be_tissue
 
 
 def _native(image: CtImage, layout: PixelLayout) -> Iterator[Stored]:
