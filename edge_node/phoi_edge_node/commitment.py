@@ -89,9 +89,14 @@ class KeptInstance:
 
 @dataclass(frozen=True)
 class SentDocument:
-    """A delivered document that an archive is to be asked about."""
+    """A delivered document that an archive is to be asked about.
+
+    Attributes:
+        attempts: times it was sent; an answer is about the last one.
+    """
 
     delivery_id: int
+    attempts: int
     document: Document
 
 

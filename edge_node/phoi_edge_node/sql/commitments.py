@@ -101,14 +101,22 @@ class Commitments(Database):
             )
             rows = connection.execute(
                 sa.select(
-                    deliveries.c.id, documents.c.kind, documents.c.identity, documents.c.content
+                    deliveries.c.id,
+                    deliveries.c.attempts,
+                    documents.c.kind,
+                    documents.c.identity,
+                    documents.c.content,
                 )
                 .join(documents)
                 .where(to_ask, deliveries.c.study_instance_uid == study)
                 .order_by(deliveries.c.id)
             ).all()
         return [
-            SentDocument(row.id, Document(DocumentKind(row.kind), row.identity, row.content))
+            SentDocument(
+                row.id,
+                row.attempts,
+                Document(DocumentKind(row.kind), row.identity, row.content),
+            )
             for row in rows
         ]
 
@@ -124,7 +132,7 @@ class Commitments(Database):
         answered_late = self._clock.now() - ANSWER_WITHIN
         asked = sa.exists().where(
             _ASKED.c.delivery_id == table.c.id,
-            _ASKED.c.asked_at >= table.c.updated_at,
+            _ASKED.c.attempts == table.c.attempts,
             sa.or_(
                 _ASKED.c.state.in_((CommitmentState.COMMITTED, CommitmentState.FAILED)),
                 sa.and_(_ASKED.c.state == CommitmentState.ASKED, _ASKED.c.asked_at > answered_late),
@@ -157,6 +165,7 @@ class Commitments(Database):
                 [
                     {
                         "delivery_id": sent.delivery_id,
+                        "attempts": sent.attempts,
                         "archive": archive,
                         "transaction_uid": transaction_uid,
                         "sop_instance_uid": sent.document.identity,

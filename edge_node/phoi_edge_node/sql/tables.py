@@ -230,6 +230,7 @@ commitments = sa.Table(
     sa.Column(
         "delivery_id", sa.Integer, sa.ForeignKey("deliveries.id"), nullable=False, index=True
     ),
+    sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("archive", sa.String(32), nullable=False),
     sa.Column("transaction_uid", UID, nullable=False, index=True),
     sa.Column("sop_instance_uid", UID, nullable=False),

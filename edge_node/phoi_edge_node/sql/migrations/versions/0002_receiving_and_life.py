@@ -143,6 +143,7 @@ def _add_commitments() -> None:
             nullable=False,
             index=True,
         ),
+        sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("archive", sa.String(length=32), nullable=False),
         sa.Column("transaction_uid", sa.String(length=64), nullable=False, index=True),
         sa.Column("sop_instance_uid", sa.String(length=64), nullable=False),
