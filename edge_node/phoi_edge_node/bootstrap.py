@@ -29,9 +29,10 @@ from phoi_edge_node.current_model import CurrentModel
 from phoi_edge_node.dicom.archive import DicomArchive
 from phoi_edge_node.dicom.dicomweb import DicomwebSource
 from phoi_edge_node.dicom.documents import DicomEncoder
-from phoi_edge_node.dicom.headers import BadHeader, instance_from_file
 from phoi_edge_node.dicom.instance_files import InstanceFiles
 from phoi_edge_node.dicom.query_retrieve import DicomSource
+from phoi_edge_node.dicom.recovery import recover_files
+from phoi_edge_node.dicom.retired_files import RetiredFiles
 from phoi_edge_node.dicom.series_reader import DicomSeriesReader
 from phoi_edge_node.dicom.storage_scp import StorageScp
 from phoi_edge_node.dicom.taking import InstanceTaker
@@ -58,11 +59,11 @@ from phoi_edge_node.ports import (
     DocumentEncoder,
     ImageSource,
     InferenceService,
-    Intake,
     UidSource,
 )
 from phoi_edge_node.reconciliation import Reconciler, ReconciliationDesk
 from phoi_edge_node.reporting import Reporter
+from phoi_edge_node.retention import Retention
 from phoi_edge_node.review_desk import ReviewDesk
 from phoi_edge_node.settings import (
     ArchiveSettings,
@@ -86,6 +87,7 @@ MLFLOW = "mlflow"  # the lane of usage reports
 LINK_CHECK_S = 15.0
 WATCHDOG_S = 60.0
 RECONCILE_LOOK_S = 2.0
+RETENTION_S = 60.0
 STOP_WITHIN_S = 10.0
 
 
@@ -344,25 +346,17 @@ class EdgeNode:
 
     def _recover(self) -> None:
         """Take up what a crash left: half-written files, unindexed instances, work under way."""
-        swept = self.storage.files.sweep()
-        known = self.storage.store.indexed_paths()
-        found = 0
-        for path in self.storage.files.paths():
-            if path not in known:
-                found += self._index_again(path)
-        requeued = self.storage.store.requeue_interrupted()
-        log.info("recovered", half_written=swept, indexed=found, requeued=requeued)
-
-    def _index_again(self, path: str) -> int:
-        try:
-            instance = instance_from_file(self.storage.files.root, path)
-        except (BadHeader, OSError):
-            self.storage.files.quarantine(path)
-            return 0
-        if self.storage.store.add_instance(instance) in {Intake.CONFLICT, Intake.OTHER_PATIENT}:
-            self.storage.files.quarantine(path)
-            return 0
-        return 1
+        store = self.storage.store
+        images = RetiredFiles(self.storage.files, store.indexed, self._clock)
+        self._retention = Retention(store, images, self._clock, self._settings.retention)
+        found = recover_files(self.storage.files, store, images.retire)
+        requeued = store.requeue_interrupted()
+        log.info(
+            "recovered",
+            half_written=found.half_written,
+            indexed=found.indexed,
+            requeued=requeued,
+        )
 
     def _follow_mlflow(self, home: Home) -> None:
         self._reporter: Reporter | None = None
@@ -423,6 +417,7 @@ class EdgeNode:
             Loop("completeness", self._intake.complete_quiet_studies, 0.5),
             *self._counting_loops(),
             *self._reconciling_loops(),
+            Loop("retention", self._retention.run, RETENTION_S),
             Loop("links", self._links.check, LINK_CHECK_S),
             Loop("watchdog", self.watchdog.look, WATCHDOG_S),
             *(

@@ -78,7 +78,9 @@ def test_the_same_instance_twice_is_one_and_other_content_is_a_conflict(store: S
     assert store.add_instance(values.instance(1)) is Intake.DUPLICATE
     assert store.add_instance(values.instance(1, sha256="ff")) is Intake.CONFLICT
     assert store.instances(UID) == [values.instance(1)]
-    assert store.indexed_paths() == {values.instance(1).path}
+    path = values.instance(1).path
+    assert store.indexed([path, "elsewhere.dcm"]) == {path}
+    assert store.instance_counts() == {UID: 1}
 
 
 def test_a_study_is_complete_once_and_a_duplicate_does_not_reopen_it(store: StudyStore) -> None:

@@ -15,7 +15,7 @@ import mmap
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -95,8 +95,8 @@ class IncomingFile:
             OSError: it could not be made durable. It may be discarded.
         """
         sha256 = self._digest.hexdigest()
-        study, instance = _name(study_instance_uid), _name(sop_instance_uid)
-        path = f"studies/{study[:2]}/{study}/{instance}-{sha256[:16]}.dcm"
+        folder, instance = study_folder(study_instance_uid), _name(sop_instance_uid)
+        path = f"{folder}/{instance}-{sha256[:16]}.dcm"
         self._files.sync_file(self._descriptor)
         self._close()
         self._files.give_name(self._temporary, path)
@@ -192,6 +192,16 @@ class InstanceFiles:
         for file in sorted(files, key=lambda file: (file.stat().st_mtime_ns, file.name)):
             yield str(file.relative_to(self.root))
 
+    def folders(self) -> Iterator[tuple[str, Sequence[str]]]:
+        """The folder of each study, with the paths of its files."""
+        for study in (self.root / "studies").glob("*/*"):
+            folder = str(study.relative_to(self.root))
+            yield folder, [f"{folder}/{file.name}" for file in study.iterdir()]
+
+    def in_order_of_arrival(self, paths: Iterable[str]) -> Sequence[str]:
+        """Paths of stored files, oldest file first."""
+        return sorted(paths, key=lambda path: ((self.root / path).stat().st_mtime_ns, path))
+
     def free_bytes(self) -> int:
         """Space left on the disk."""
         return shutil.disk_usage(self.root).free
@@ -209,6 +219,12 @@ class InstanceFiles:
                 needed.mkdir(exist_ok=True)
                 self._folders.add(needed.parent)
                 self._durable.add(needed)
+
+
+def study_folder(study_instance_uid: str) -> str:
+    """Where the images of a study lie, relative to the root."""
+    study = _name(study_instance_uid)
+    return f"studies/{study[:2]}/{study}"
 
 
 def _name(uid: str) -> str:

@@ -8,6 +8,7 @@ from phoi_edge_node.sql import tables
 from phoi_edge_node.sql.analyses import Analyses
 from phoi_edge_node.sql.commitments import Commitments
 from phoi_edge_node.sql.deliveries import Deliveries, move_delivery
+from phoi_edge_node.sql.keeping import Keeping
 from phoi_edge_node.sql.orders import Orders
 from phoi_edge_node.sql.people import People
 from phoi_edge_node.sql.reconciliations import Reconciliations
@@ -25,7 +26,16 @@ from phoi_edge_node.study import (
 
 
 class SqlStore(
-    Studies, Analyses, Orders, Deliveries, Reviews, Statistics, Reconciliations, Commitments, People
+    Studies,
+    Analyses,
+    Orders,
+    Deliveries,
+    Reviews,
+    Statistics,
+    Reconciliations,
+    Keeping,
+    Commitments,
+    People,
 ):
     """The edge's memory in one database."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -63,11 +63,6 @@ class Studies(Indexing):
                 .order_by(table.c.sop_instance_uid)
             ).all()
         return [_instance(row, header) for row in rows] if header else []
-
-    def indexed_paths(self) -> Collection[str]:
-        """The paths of all indexed instances."""
-        with self._read() as connection:
-            return set(connection.scalars(sa.select(tables.instances.c.path)))
 
     def quiet_study(self, study_instance_uid: str) -> bool:
         """Nothing more comes: the study is to be counted; False if it is not being received."""

@@ -1,0 +1,98 @@
+"""How long images are kept. Results, reviews and the outbox are kept for ever.
+
+The images of a study may go once nothing needs them here: it is complete, its latest revision has
+ended, and every document of it has arrived (in shadow mode there is none). So a study that is
+received, counted, queued or analysed keeps them, and one with a dead letter too. They go after
+``pixels_days``; on a disk that is getting full, earlier: of signed studies first, those whose
+results arrived longest ago before others, then of unsigned ones, whose review would need them.
+The archive has them still.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Protocol
+
+import structlog
+
+from phoi_edge_node.ports import Clock
+from phoi_edge_node.settings import RetentionSettings
+from phoi_edge_node.store import SettledStudy, StudyStore
+
+log = structlog.get_logger(__name__)
+
+# A file that was received just before its folder was set aside is indexed within this time.
+GRACE = timedelta(minutes=10)
+
+
+class RemovableImages(Protocol):
+    """Where images lie. Removing is two steps, so that a crash between them loses nothing."""
+
+    def retire(self, study_instance_uid: str) -> None:
+        """Set the images of a study aside; nothing happens where there are none."""
+        ...
+
+    def empty(self, before: datetime) -> int:
+        """Remove for good what was set aside before this moment, unless it is indexed again.
+
+        Returns:
+            How many files were removed.
+        """
+        ...
+
+    def room(self) -> int:
+        """Bytes that are free, or will be once what was set aside is removed."""
+        ...
+
+
+def next_to_expire(
+    settled: Sequence[SettledStudy], now: datetime, room: int, settings: RetentionSettings
+) -> SettledStudy | None:
+    """The study whose images go now, if any has to.
+
+    Args:
+        settled: studies whose images nothing needs any more.
+        room: free disk, bytes.
+    """
+    if room < settings.free_disk_target_mb * 1_000_000:
+        return min(settled, key=lambda study: (not study.signed, study.settled_at), default=None)
+    oldest = min(settled, key=lambda study: study.settled_at, default=None)
+    if oldest is None or not settings.pixels_days:
+        return None
+    is_old = now - oldest.settled_at >= timedelta(days=settings.pixels_days)
+    return oldest if is_old else None
+
+
+class Retention:
+    """Removes images, one study at a time."""
+
+    def __init__(
+        self, store: StudyStore, images: RemovableImages, clock: Clock, settings: RetentionSettings
+    ) -> None:
+        self._store = store
+        self._images = images
+        self._clock = clock
+        self._settings = settings
+
+    def run(self) -> bool:
+        """Remove the images of one study, if it is time; True if there may be more."""
+        now = self._clock.now()
+        removed = self._images.empty(now - GRACE)
+        if removed:
+            log.info("images removed", files=removed)
+        if not self._settings.pixels_days and not self._is_full():
+            return False
+        settled = self._store.settled_studies()
+        study = next_to_expire(settled, now, self._images.room(), self._settings)
+        if study is None:
+            return False
+        uid = study.study_instance_uid
+        # First the index: what a crash leaves on disk is set aside at the next start.
+        if self._store.expire_study(uid):
+            self._images.retire(uid)
+            log.info("images set aside", study_instance_uid=uid)
+        return True
+
+    def _is_full(self) -> bool:
+        return self._images.room() < self._settings.free_disk_target_mb * 1_000_000

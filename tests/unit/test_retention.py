@@ -1,0 +1,186 @@
+"""When images go, in which order, what keeps them; and a crash in between loses nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from phoi_edge_node.dicom.instance_files import InstanceFiles, study_folder
+from phoi_edge_node.dicom.recovery import recover_files
+from phoi_edge_node.dicom.retired_files import RetiredFiles
+from phoi_edge_node.ports import Delivered, Intake, ReceivedInstance, Refused
+from phoi_edge_node.result import Priority
+from phoi_edge_node.retention import GRACE, Retention, next_to_expire
+from phoi_edge_node.settings import RetentionSettings
+from phoi_edge_node.sql.engine import open_engine
+from phoi_edge_node.sql.sql_store import SqlStore
+from phoi_edge_node.store import Outgoing, SettledStudy
+from phoi_edge_node.study import AnalysisEvent, StudyState
+from phoi_edge_node.system import SystemClock
+from phoi_edge_node.testing import FakeClock
+from support import values
+
+NOW = values.AT
+DAYS_30 = RetentionSettings(pixels_days=30, free_disk_target_mb=100)
+ROOM, FULL = 101_000_000, 99_000_000
+
+
+def settled(uid: str, days: float, *, signed: bool = False) -> SettledStudy:
+    return SettledStudy(uid, NOW - timedelta(days=days), signed)
+
+
+def test_with_room_on_the_disk_only_what_is_old_goes_the_oldest_first() -> None:
+    studies = [settled("young", 29.9), settled("old", 31), settled("older", 32, signed=True)]
+    chosen = next_to_expire(studies, NOW, ROOM, DAYS_30)
+    assert chosen == studies[2]
+    assert next_to_expire(studies[:2], NOW, ROOM, DAYS_30) == studies[1]
+    assert next_to_expire(studies[:1], NOW, ROOM, DAYS_30) is None
+    never = RetentionSettings(pixels_days=0, free_disk_target_mb=100)
+    assert next_to_expire(studies, NOW, ROOM, never) is None
+
+
+def test_on_a_full_disk_signed_studies_go_before_older_unsigned_ones() -> None:
+    studies = [settled("unsigned", 20), settled("new", 1, signed=True), settled("b", 2)]
+    assert next_to_expire(studies, NOW, FULL, DAYS_30) == studies[1]
+    assert next_to_expire([studies[0], studies[2]], NOW, FULL, DAYS_30) == studies[0]
+    assert next_to_expire([], NOW, FULL, DAYS_30) is None
+
+
+class Edge:
+    """A store and real files, on a clock of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = FakeClock(SystemClock().now())
+        self.engine = open_engine(f"sqlite:///{folder / 'phoi.sqlite'}")
+        self.store = SqlStore(self.engine, self.clock)
+        self.files = InstanceFiles(folder / "instances")
+        self.images = RetiredFiles(self.files, self.store.indexed, self.clock)
+        settings = RetentionSettings(pixels_days=30, free_disk_target_mb=0)
+        self.retention = Retention(self.store, self.images, self.clock, settings)
+
+    def write(self, number: int, uid: str = "1.2.3") -> ReceivedInstance:
+        """An instance on disk that is not indexed yet."""
+        instance = values.instance(number, uid)
+        stored = self.files.store(uid, instance.sop_instance_uid, b"meta", b"%d" % number)
+        return replace(
+            instance, path=stored.path, sha256=stored.sha256, received_at=self.clock.now()
+        )
+
+    def receive(self, number: int, uid: str = "1.2.3") -> Intake:
+        return self.store.add_instance(self.write(number, uid))
+
+    def analyse(self, uid: str = "1.2.3", *, delivered: bool = True) -> None:
+        self.store.complete_study(uid, Priority.ROUTINE)
+        claimed = self.store.claim_analysis()
+        assert claimed is not None
+        outgoing = [Outgoing(values.document(f"{uid}-sr-{claimed.revision}"), ("pacs",))]
+        result = values.result(uid, claimed.revision)
+        self.store.finish_analysis(claimed.id, AnalysisEvent.FINISH, result, outgoing)
+        delivery = self.store.claim_delivery("pacs")
+        assert delivery is not None
+        outcome = Delivered() if delivered else Refused("no")
+        self.store.settle_delivery(delivery[0].id, outcome, self.clock.now())
+
+    def pass_days(self, days: float) -> None:
+        self.clock.advance(days * 86400)
+        while self.retention.run():
+            pass
+
+    def state(self, uid: str = "1.2.3") -> StudyState:
+        study = self.store.study(uid)
+        assert study is not None
+        return study.state
+
+    def recover(self) -> int:
+        return recover_files(self.files, self.store, self.images.retire).indexed
+
+    def here(self) -> list[str]:
+        return list(self.files.paths())
+
+    def retired(self) -> list[Path]:
+        return list((self.files.root / "retired").iterdir())
+
+
+@pytest.fixture
+def edge(tmp_path: Path) -> Iterator[Edge]:
+    edge = Edge(tmp_path)
+    yield edge
+    edge.engine.dispose()
+
+
+def test_the_images_go_and_the_results_stay(edge: Edge) -> None:
+    edge.receive(1)
+    edge.analyse()
+    edge.pass_days(29)
+    assert len(edge.here()) == 1
+    edge.pass_days(2)
+    assert (edge.here(), edge.state()) == ([], StudyState.EXPIRED)
+    assert edge.store.instances("1.2.3") == []
+    assert len(edge.retired()) == 1
+    edge.pass_days(GRACE.total_seconds() / 86400 + 0.001)
+    assert edge.retired() == []
+    (analysis,) = edge.store.analyses("1.2.3")
+    assert analysis.result is not None
+    assert len(edge.store.deliveries("1.2.3")) == 1
+
+
+def test_nothing_goes_before_it_is_delivered_or_while_it_is_under_way(edge: Edge) -> None:
+    edge.receive(1, "1.1")
+    edge.analyse("1.1", delivered=False)  # a dead letter
+    edge.receive(1, "1.2")  # being received
+    edge.receive(1, "1.3")
+    edge.store.complete_study("1.3", Priority.ROUTINE)  # queued
+    edge.receive(1, "1.4")
+    edge.store.quiet_study("1.4")  # being counted
+    edge.pass_days(400)
+    assert len(edge.here()) == 4
+    assert edge.store.settled_studies() == []
+    assert not edge.store.expire_study("1.1")
+
+
+def test_the_same_images_again_make_the_next_revision(edge: Edge) -> None:
+    edge.receive(1)
+    edge.analyse()
+    edge.pass_days(31)
+    assert edge.receive(1) is Intake.STORED
+    assert edge.state() is StudyState.RECEIVING
+    edge.pass_days(1)
+    assert len(edge.here()) == 1
+    edge.analyse()
+    assert [a.revision for a in edge.store.analyses("1.2.3")] == [1, 2]
+
+
+def test_a_crash_before_the_files_were_set_aside_is_made_up_for_at_the_next_start(
+    edge: Edge,
+) -> None:
+    edge.receive(1)
+    edge.receive(2)
+    edge.analyse()
+    assert edge.store.expire_study("1.2.3")
+    assert edge.recover() == 0
+    assert (edge.here(), edge.state()) == ([], StudyState.EXPIRED)
+
+
+def test_an_image_that_was_being_indexed_while_its_study_went_comes_back(edge: Edge) -> None:
+    edge.receive(1)
+    edge.analyse()
+    late = edge.write(2)
+    edge.pass_days(31)
+    assert edge.here() == []
+    assert edge.store.add_instance(late) is Intake.STORED
+    edge.pass_days(1)
+    assert edge.here() == [late.path]
+    assert edge.retired() == []
+
+
+def test_a_start_indexes_what_was_received_and_not_yet_indexed(edge: Edge) -> None:
+    edge.receive(1)
+    (edge.files.root / study_folder("1.2.3") / "rubbish.dcm").write_bytes(b"no DICOM")
+    (edge.files.incoming / "half").write_bytes(b"x")
+    found = recover_files(edge.files, edge.store, edge.images.retire)
+    assert (found.half_written, found.indexed) == (1, 0)
+    assert len(edge.here()) == 1
+    assert (edge.files.root / "quarantine" / "rubbish.dcm").exists()
