@@ -36,6 +36,11 @@ class EdgeCollector:
         yield _by_state("phoi_analyses", "Analyses by state.", counts.analyses)
         yield _by_state("phoi_reviews", "Reviews by state.", counts.reviews)
         yield _deliveries(counts)
+        yield GaugeMetricFamily(
+            "phoi_changed_after_signing",
+            "Studies to which new images came after they were signed.",
+            value=counts.changed_after_signing,
+        )
         yield _oldest(counts, now)
         yield from self._link_metrics(counts, now)
         yield from self._alert_metrics()

@@ -54,6 +54,8 @@ class StoredStudy:
     Attributes:
         state_since: when it came into this state.
         receiving_since: when its first instance came, or the first after it had been complete.
+        changed_after_signing: new images, or other data of the patient, came after a person had
+            signed, and nobody has signed again.
     """
 
     header: StudyHeader
@@ -63,6 +65,7 @@ class StoredStudy:
     first_received_at: datetime
     last_received_at: datetime
     instance_count: int
+    changed_after_signing: bool = False
 
 
 @dataclass(frozen=True)
@@ -197,6 +200,7 @@ class Counts:
         oldest_queued: when the oldest analysis that waits was first queued.
         oldest_undelivered: when the oldest delivery that waits was queued, by destination.
         since: when the first study came; None before.
+        changed_after_signing: studies that wait to be signed again.
     """
 
     studies: Mapping[StudyState, InState]
@@ -206,6 +210,7 @@ class Counts:
     oldest_queued: datetime | None
     oldest_undelivered: Mapping[str, datetime]
     since: datetime | None
+    changed_after_signing: int = 0
 
     def of_lives(self) -> Mapping[tuple[str, str], InState]:
         """By life (study, analysis, delivery, review) and state; all destinations together."""
@@ -380,6 +385,10 @@ class StudyStore(OrderStore, Protocol):
 
     def analyses(self, study_instance_uid: str) -> Sequence[StoredAnalysis]:
         """All revisions, oldest first."""
+        ...
+
+    def queued_analyses(self) -> Sequence[str]:
+        """Ids of those that wait, in the order of their turns."""
         ...
 
     def latest_analyses(self, study_uids: Collection[str]) -> Mapping[str, StoredAnalysis]:

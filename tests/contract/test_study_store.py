@@ -322,6 +322,42 @@ def test_what_a_person_signed_only_a_person_replaces(store: StudyStore) -> None:
     assert store.identities(UID)[DocumentKind.STRUCTURED_REPORT][-2:] == (f"{UID}-sr", "final-2")
 
 
+def _changed(store: StudyStore) -> bool:
+    """What the study itself says, and what is counted, which must be the same."""
+    study = store.study(UID)
+    assert study is not None
+    assert store.counts().changed_after_signing == int(study.changed_after_signing)
+    return study.changed_after_signing
+
+
+def test_a_late_image_after_signing_is_told_until_somebody_signs_again(store: StudyStore) -> None:
+    _finish(store, "1.9")
+    _sign(store, _finish(store), "final-1")
+    _sign(store, _finish(store, "1.8"), "final-8")
+    assert not _changed(store)
+    store.add_instance(values.instance(2))
+    assert _changed(store), "from the first late image on"
+    second = _finish(store)
+    assert _changed(store)
+    assert [s.header.study_instance_uid for s in store.studies(3)][-1] == "1.8"
+    _sign(store, second, "final-2")
+    assert not _changed(store)
+
+
+def test_it_is_told_until_somebody_has_seen_that_there_is_nothing_to_sign(
+    store: StudyStore,
+) -> None:
+    _sign(store, _finish(store), "final-1")
+    store.add_instance(values.instance(2))
+    second = _complete(store)
+    assert store.claim_analysis() is not None
+    refused = replace(values.result(UID, 2), outcome=Outcome.NOT_ANALYSABLE, nodules=())
+    store.finish_analysis(second, AnalysisEvent.REFUSE, refused, [])
+    assert _changed(store)
+    store.acknowledge(second, "an")
+    assert not _changed(store)
+
+
 def test_the_audit_trail_cannot_be_changed(store: StudyStore, engine: sa.Engine) -> None:
     store.record_audit("an", "view_study", UID, "")
     for statement in ("UPDATE audit SET username = 'x'", "DELETE FROM audit"):

@@ -16,6 +16,7 @@ from phoi_edge_node.policies import Life
 from phoi_edge_node.result import Outcome, Verdict
 from phoi_edge_node.sql import tables
 from phoi_edge_node.sql.engine import LONGEST_WAIT, Database
+from phoi_edge_node.sql.studies import changed_after_signing
 from phoi_edge_node.store import Counts, InState, ModelUse, Overdue, Use
 from phoi_edge_node.study import AnalysisState, DeliveryState, ReviewState, StudyState
 from phoi_edge_node.usage import BOUNDS_S, Durations, Marks
@@ -44,6 +45,7 @@ class Statistics(Database):
                 ),
                 oldest_undelivered=_oldest_undelivered(connection),
                 since=connection.scalar(sa.select(sa.func.min(studies.c.first_received_at))),
+                changed_after_signing=_changed_after_signing(connection),
             )
 
     def overdue(
@@ -78,6 +80,27 @@ class Statistics(Database):
                     connection, figures.c.result_to_review_s, figures.c.signed_at
                 ),
             )
+
+
+def _changed_after_signing(connection: sa.Connection) -> int:
+    """Looked for only among what is unfinished, of which there is little after years too."""
+    studies, analyses, reviews = tables.studies, tables.analyses, tables.reviews
+    unfinished = sa.or_(
+        analyses.c.state.in_((AnalysisState.QUEUED, AnalysisState.RUNNING)),
+        analyses.c.id.in_(
+            sa.select(reviews.c.analysis_id).where(reviews.c.state == ReviewState.OPEN)
+        ),
+    )
+    query = sa.select(sa.func.count()).where(
+        changed_after_signing(),
+        sa.or_(
+            studies.c.state.in_((StudyState.RECEIVING, StudyState.COUNTING)),
+            studies.c.study_instance_uid.in_(
+                sa.select(analyses.c.study_instance_uid).where(analyses.c.revision > 1, unfinished)
+            ),
+        ),
+    )
+    return connection.scalar(query.select_from(studies)) or 0
 
 
 class _Waiting(NamedTuple):

@@ -16,7 +16,15 @@ from phoi_edge_node.sql.analyses import queue_analysis
 from phoi_edge_node.sql.indexing import Indexing
 from phoi_edge_node.sql.orders import order_behind
 from phoi_edge_node.store import StoredStudy
-from phoi_edge_node.study import STUDY, ReviewState, StudyEvent, StudyState, after, ignores
+from phoi_edge_node.study import (
+    STUDY,
+    AnalysisState,
+    ReviewState,
+    StudyEvent,
+    StudyState,
+    after,
+    ignores,
+)
 
 _COLUMNS = [column.name for column in tables.instances.columns]
 
@@ -25,15 +33,10 @@ class Studies(Indexing):
     """The part of the store that receiving uses."""
 
     def studies(self, limit: int = 500) -> Sequence[StoredStudy]:
-        """Those that nobody signed first, then the most recently received."""
-        analyses, reviews = tables.analyses, tables.reviews
-        signed = sa.exists().where(
-            analyses.c.study_instance_uid == tables.studies.c.study_instance_uid,
-            reviews.c.analysis_id == analyses.c.id,
-            reviews.c.state == ReviewState.SIGNED,
-        )
+        """Those that wait for a signature first, then the most recently received."""
+        done = sa.and_(_signed(), sa.not_(changed_after_signing()))
         latest_first = tables.studies.c.last_received_at.desc()
-        query = _study_query().order_by(sa.case((signed, 1), else_=0), latest_first).limit(limit)
+        query = _study_query().order_by(sa.case((done, 1), else_=0), latest_first).limit(limit)
         with self._read() as connection:
             return [_study(row) for row in connection.execute(query)]
 
@@ -131,7 +134,39 @@ def _study_query() -> sa.Select[Any]:
         .where(tables.instances.c.study_instance_uid == tables.studies.c.study_instance_uid)
         .scalar_subquery()
     )
-    return sa.select(tables.studies, count.label("instance_count"))
+    changed = changed_after_signing().label("changed_after_signing")
+    return sa.select(tables.studies, count.label("instance_count"), changed)
+
+
+def changed_after_signing() -> sa.ColumnElement[bool]:
+    """A study has a signature, and is being received again or has a revision behind it.
+
+    One that a person has acknowledged, for there was nothing to sign, counts no more.
+    """
+    studies, later, seen = tables.studies, tables.analyses.alias(), tables.reviews.alias()
+    open_again = studies.c.state.in_((StudyState.RECEIVING, StudyState.COUNTING))
+    behind_it = sa.exists().where(
+        later.c.study_instance_uid == tables.analyses.c.study_instance_uid,
+        later.c.revision > tables.analyses.c.revision,
+        later.c.state != AnalysisState.SUPERSEDED,
+        sa.not_(
+            sa.exists().where(
+                seen.c.analysis_id == later.c.id, seen.c.state == ReviewState.ACKNOWLEDGED
+            )
+        ),
+    )
+    return _signed(sa.or_(open_again, behind_it))
+
+
+def _signed(*where: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+    """A study has an analysis that a person signed, of which this is true."""
+    analyses, reviews = tables.analyses, tables.reviews
+    return sa.exists().where(
+        analyses.c.study_instance_uid == tables.studies.c.study_instance_uid,
+        reviews.c.analysis_id == analyses.c.id,
+        reviews.c.state == ReviewState.SIGNED,
+        *where,
+    )
 
 
 def _study(row: sa.Row[Any]) -> StoredStudy:
@@ -143,6 +178,7 @@ def _study(row: sa.Row[Any]) -> StoredStudy:
         first_received_at=row.first_received_at,
         last_received_at=row.last_received_at,
         instance_count=row.instance_count,
+        changed_after_signing=row.changed_after_signing,
     )
 
 
