@@ -145,6 +145,7 @@ class StudyView:
         signed_by: display name, "" until signed.
         passed_over: why each other series was not analysed, by Series Instance UID.
         order: behind the study; None where none is known.
+        images_removed_at: when the retention policy removed its images, UTC; None while here.
     """
 
     row: WorklistRow
@@ -158,6 +159,7 @@ class StudyView:
     deliveries: tuple[DeliveryView, ...]
     passed_over: Mapping[str, str]
     order: ImagingOrder | None = None
+    images_removed_at: datetime | None = None
 
     @property
     def nodules(self) -> tuple[Nodule, ...]:

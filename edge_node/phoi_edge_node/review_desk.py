@@ -110,6 +110,7 @@ class ReviewDesk:
             deliveries=tuple(_view(delivery) for delivery in deliveries),
             passed_over=result.passed_over if result else {},
             order=self._store.order_of(study_instance_uid),
+            images_removed_at=study.state_since if study.state is StudyState.EXPIRED else None,
         )
 
     def volume(self, study_instance_uid: str, revision: int) -> Volume:

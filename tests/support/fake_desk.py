@@ -77,6 +77,7 @@ class FakeStudy:
     signed_by: str = ""
     signed_at: datetime | None = None
     deliveries: tuple[DeliveryView, ...] = ()
+    images_removed_at: datetime | None = None
     order: ImagingOrder | None = None
 
     @property
@@ -137,6 +138,7 @@ class FakeDesk:
             deliveries=study.deliveries,
             passed_over={"1.2.3.4.5": "scout: 2 slices"},
             order=study.order,
+            images_removed_at=study.images_removed_at,
         )
 
     def volume(self, study_instance_uid: str, revision: int) -> Volume:

@@ -227,6 +227,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Chưa có kết quả. Trang này tự cập nhật.",
         "No result yet. This page updates by itself.",
     ),
+    "study.images_removed": (
+        "Ảnh đã được xóa khỏi Phoi lúc {at}; kết quả vẫn giữ. Xem ảnh trên PACS.",
+        "The images were removed from Phoi at {at}; the results stay. See them in the PACS.",
+    ),
     "study.no_images": ("Không có ảnh để hiển thị.", "There are no images to show."),
     "study.problem": ("Lý do", "Reason"),
     "study.remark": ("Ghi chú", "Remark"),

@@ -366,6 +366,17 @@ def test_only_a_negative_study_reads_like_one(reviewer: httpx.Client, desk: Fake
         assert "Thường" not in rows[uid]  # nobody judged its priority
 
 
+def test_a_study_whose_images_were_removed_says_so_and_keeps_its_result(
+    reviewer: httpx.Client, desk: FakeDesk, clock: FakeClock
+) -> None:
+    uid, study = next((u, s) for u, s in desk.studies.items() if s.result and s.result.nodules)
+    assert "canvas" in reviewer.get(f"/studies/{uid}").text
+    study.images_removed_at = clock.now()
+    html = reviewer.get(f"/studies/{uid}").text
+    assert "Ảnh đã được xóa khỏi Phoi lúc" in html
+    assert "canvas" not in html
+
+
 def test_watching_the_worklist_is_logged_once_not_at_every_refresh(
     reviewer: httpx.Client, desk: FakeDesk
 ) -> None:
