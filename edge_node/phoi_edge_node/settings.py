@@ -83,6 +83,8 @@ class DicomSettings(_Section):
             counted, or taken as complete where no archive can be asked.
         minimum_free_disk_mb: below it images are refused with status 0xA700.
         largest_instance_mb: a longer data set is refused.
+        decoded_images_mb: disk for the pixels of compressed images, decoded while their study still
+            arrives; 0: they are decoded when they are read. A cache: it may be deleted at any time.
         maximum_associations: at once.
         maximum_associations_per_peer: at once, from one address.
         receiver: ``pynetdicom``, or ``lean``: the same service with its own fast path for C-STORE.
@@ -99,6 +101,7 @@ class DicomSettings(_Section):
     quiet_time_s: float = Field(default=30.0, gt=0)
     minimum_free_disk_mb: int = Field(default=2048, ge=0)
     largest_instance_mb: int = Field(default=2048, ge=1)
+    decoded_images_mb: int = Field(default=4000, ge=0)
     maximum_associations: int = Field(default=64, ge=1)
     maximum_associations_per_peer: int = Field(default=16, ge=1)
     receiver: Literal["pynetdicom", "lean"] = "pynetdicom"

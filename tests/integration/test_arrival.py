@@ -1,0 +1,235 @@
+"""Compressed images are decoded while they arrive; what hostile ones do, they do to no edge."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from phoi_edge_node.dicom import decoding
+from phoi_edge_node.dicom.arrival import ArrivalDecoder, DecodedFiles, DecodingOnArrival
+from phoi_edge_node.dicom.decoding import DecodingProcesses
+from phoi_edge_node.dicom.headers import instance_from_file
+from phoi_edge_node.dicom.series_reader import DicomSeriesReader
+from phoi_edge_node.ports import Intake, ReceivedInstance
+from phoi_models.errors import NotAnalysable, NotAnalysableReason
+from phoi_models.geometry import Geometry
+from phoi_models.reading.ct_image import read_ct_image
+from phoi_models.volume import Volume
+from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless
+from support.dicom_phantom import SeriesOptions, write_series
+from support.harmful_decoders import crash, hang
+
+PLENTY = 1 << 40
+
+
+class Receiver:
+    """Answers as it is told."""
+
+    def __init__(self, intake: Intake = Intake.STORED) -> None:
+        self.intake = intake
+        self.released: list[str] = []
+
+    def instance_received(self, instance: ReceivedInstance, association: str) -> Intake:
+        return self.intake
+
+    def association_released(self, association: str) -> None:
+        self.released.append(association)
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[DecodingProcesses]:
+    running = DecodingProcesses(1)
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def chest() -> Volume:
+    rng = np.random.default_rng(7)
+    hu = rng.integers(-1000, 1000, (21, 48, 40)).astype(np.int16)
+    axes = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
+    return Volume(hu, Geometry(hu.shape, (5.0, 3.0, 3.0), (-70, -90, -50), axes))
+
+
+@pytest.fixture
+def instances(tmp_path: Path, chest: Volume) -> Sequence[ReceivedInstance]:
+    paths = write_series(tmp_path / "ct", chest, SeriesOptions(transfer_syntax=JPEG2000Lossless))
+    return [instance_from_file(tmp_path / "ct", path.name) for path in paths]
+
+
+def make_decoder(
+    tmp_path: Path,
+    processes: DecodingProcesses,
+    budget: int = PLENTY,
+    free_bytes: Callable[[], int] = lambda: PLENTY,
+) -> ArrivalDecoder:
+    decoded = DecodedFiles(tmp_path / "decoded", budget, free_bytes)
+    return ArrivalDecoder(tmp_path / "ct", decoded, processes)
+
+
+def decode_all(decoder: ArrivalDecoder, instances: Sequence[ReceivedInstance]) -> None:
+    receiver = DecodingOnArrival(Receiver(), decoder)
+    for instance in instances:
+        assert receiver.instance_received(instance, "a") is Intake.STORED
+    while decoder.begin_next():
+        pass
+
+
+def kept(tmp_path: Path) -> set[str]:
+    return {path.stem for path in (tmp_path / "decoded").iterdir()}
+
+
+def read(tmp_path: Path, decoder: ArrivalDecoder, of: Sequence[ReceivedInstance]) -> Volume:
+    reader = DicomSeriesReader(tmp_path / "ct", decoder.files_hu)
+    return reader.read(reader.choose(of))
+
+
+def test_what_arrived_is_decoded_before_it_is_read(
+    tmp_path: Path,
+    processes: DecodingProcesses,
+    instances: Sequence[ReceivedInstance],
+    chest: Volume,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decoder = make_decoder(tmp_path, processes)
+    decode_all(decoder, instances)
+    assert kept(tmp_path) == {Path(instance.path).stem for instance in instances}
+    monkeypatch.setattr(processes, "submit", None)  # nothing is left to decode
+    assert np.array_equal(read(tmp_path, decoder, instances).hu, chest.hu)
+
+
+def test_what_was_not_decoded_yet_is_read_all_the_same(
+    tmp_path: Path,
+    processes: DecodingProcesses,
+    instances: Sequence[ReceivedInstance],
+    chest: Volume,
+) -> None:
+    decoder = make_decoder(tmp_path, processes)
+    for instance in instances[:9]:
+        decoder.arrived(instance)
+    assert np.array_equal(read(tmp_path, decoder, instances).hu, chest.hu)
+
+
+@pytest.mark.parametrize("intake", [Intake.DUPLICATE, Intake.CONFLICT, Intake.OTHER_PATIENT])
+def test_only_what_is_new_is_decoded(
+    tmp_path: Path,
+    processes: DecodingProcesses,
+    instances: Sequence[ReceivedInstance],
+    intake: Intake,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("phoi_edge_node.dicom.arrival._PATIENCE_S", 0.01)
+    decoder = make_decoder(tmp_path, processes)
+    told = Receiver(intake)
+    receiver = DecodingOnArrival(told, decoder)
+    assert receiver.instance_received(instances[0], "a") is intake
+    receiver.association_released("a")
+    assert told.released == ["a"]
+    assert not decoder.begin_next()
+
+
+def test_what_is_not_compressed_needs_no_process(
+    tmp_path: Path, processes: DecodingProcesses, chest: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("phoi_edge_node.dicom.arrival._PATIENCE_S", 0.01)
+    monkeypatch.setattr(processes, "submit", None)
+    paths = write_series(
+        tmp_path / "ct", chest, SeriesOptions(transfer_syntax=ExplicitVRLittleEndian)
+    )
+    plain = [instance_from_file(tmp_path / "ct", path.name) for path in paths]
+    decoder = make_decoder(tmp_path, processes)
+    decode_all(decoder, plain)
+    assert kept(tmp_path) == set()
+    assert np.array_equal(read(tmp_path, decoder, plain).hu, chest.hu)
+
+
+def test_it_keeps_to_its_budget_and_drops_the_oldest(
+    tmp_path: Path, processes: DecodingProcesses, instances: Sequence[ReceivedInstance]
+) -> None:
+    decoder = make_decoder(tmp_path, processes, budget=3 * 48 * 40 * 2)
+    decode_all(decoder, instances[:5])
+    assert kept(tmp_path) == {Path(instance.path).stem for instance in instances[2:5]}
+
+
+def test_a_full_disk_gets_all_of_it_back(
+    tmp_path: Path,
+    processes: DecodingProcesses,
+    instances: Sequence[ReceivedInstance],
+    chest: Volume,
+) -> None:
+    free = [PLENTY]
+    decoder = make_decoder(tmp_path, processes, free_bytes=lambda: free[0])
+    decode_all(decoder, instances[:3])
+    assert len(kept(tmp_path)) == 3
+    free[0] = 0
+    decode_all(decoder, instances[3:4])
+    assert kept(tmp_path) == set()
+    assert np.array_equal(read(tmp_path, decoder, instances).hu, chest.hu)
+
+
+def test_what_a_crash_left_is_not_trusted(
+    tmp_path: Path,
+    processes: DecodingProcesses,
+    instances: Sequence[ReceivedInstance],
+    chest: Volume,
+) -> None:
+    decode_all(make_decoder(tmp_path, processes), instances[:3])
+    for path in (tmp_path / "decoded").iterdir():
+        path.write_bytes(b"\0" * path.stat().st_size)
+    decoder = make_decoder(tmp_path, processes)
+    assert kept(tmp_path) == set()
+    assert np.array_equal(read(tmp_path, decoder, instances).hu, chest.hu)
+
+
+def test_a_file_that_was_cut_short_is_not_used(
+    tmp_path: Path,
+    processes: DecodingProcesses,
+    instances: Sequence[ReceivedInstance],
+    chest: Volume,
+) -> None:
+    decoder = make_decoder(tmp_path, processes)
+    decode_all(decoder, instances)
+    for number, path in enumerate((tmp_path / "decoded").iterdir()):
+        path.write_bytes(path.read_bytes()[: 100 * number])
+    assert np.array_equal(read(tmp_path, decoder, instances).hu, chest.hu)
+
+
+@pytest.mark.parametrize("harm", [crash, hang])
+def test_a_file_that_kills_its_decoder_is_named_and_nothing_else_dies(
+    tmp_path: Path,
+    instances: Sequence[ReceivedInstance],
+    chest: Volume,
+    monkeypatch: pytest.MonkeyPatch,
+    harm: Callable[[Path], None],
+) -> None:
+    processes = DecodingProcesses(1)
+    decoder = make_decoder(tmp_path, processes)
+    with monkeypatch.context() as patched:
+        patched.setattr(decoding, "_decode", harm)
+        image = read_ct_image(tmp_path / "ct" / instances[0].path)
+        with pytest.raises(NotAnalysable, match="its decoder crashed or took too long") as caught:
+            list(decoder.files_hu([image]))
+    assert caught.value.reason is NotAnalysableReason.UNREADABLE_PIXELS
+    assert instances[0].sop_instance_uid in caught.value.detail
+    assert np.array_equal(read(tmp_path, decoder, instances).hu, chest.hu)
+    decoder.stop()
+
+
+def test_a_process_that_dies_costs_the_others_nothing(
+    tmp_path: Path, instances: Sequence[ReceivedInstance], chest: Volume
+) -> None:
+    """All files that are under way when a process dies are decoded again."""
+    processes = DecodingProcesses(1)
+    decoder = make_decoder(tmp_path, processes)
+    images = [read_ct_image(tmp_path / "ct" / instance.path) for instance in instances]
+    frames = decoder.files_hu(images)
+    next(frames)
+    (process,) = processes._pool._processes.values()  # type: ignore[union-attr]
+    killer = threading.Thread(target=process.kill)
+    killer.start()
+    assert len([list(pixels) for pixels in frames]) == len(images) - 1
+    killer.join()
+    decoder.stop()
