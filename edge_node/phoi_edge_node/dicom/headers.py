@@ -10,6 +10,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
+from functools import lru_cache
 from pathlib import Path
 
 from pydicom import Dataset
@@ -54,6 +55,8 @@ _KEYWORDS = (
 _TAGS = frozenset(int(Tag(keyword)) for keyword in _KEYWORDS)
 _TRANSFER_SYNTAX_UID = 0x00020010
 _SENDING_AE_TITLE = 0x00020017
+_SOP_INSTANCE_UID = 0x00080018
+_LONGEST_KEPT = 4096  # bytes of values
 _LONGEST_HEADER = 4 * 1024 * 1024  # of a file; pixels follow long before
 
 
@@ -123,21 +126,36 @@ def read_data_set_header(
     Raises:
         BadHeader: it cannot be parsed, or lacks a UID.
     """
+    values = scan(data_set, transfer_syntax_uid, _TAGS)
+    sop_instance_uid = _ascii(values.pop(_SOP_INSTANCE_UID, b""))
+    described = _described if sum(map(len, values.values())) < _LONGEST_KEPT else _describe
+    sop_class_uid, series_instance_uid, modality, study = described(tuple(values.items()))
+    return InstanceHeader(
+        sop_class_uid=sop_class_uid,
+        sop_instance_uid=sop_instance_uid,
+        series_instance_uid=series_instance_uid,
+        transfer_syntax_uid=transfer_syntax_uid,
+        sending_ae_title=sending_ae_title,
+        modality=modality,
+        study=study,
+    )
+
+
+def _describe(values: tuple[tuple[int, bytes], ...]) -> tuple[str, str, str, StudyHeader]:
+    """SOP Class UID, Series Instance UID, Modality, and the study, from their raw values."""
     dataset = Dataset()
-    for tag, value in scan(data_set, transfer_syntax_uid, _TAGS).items():
+    for tag, value in values:
         # As raw as it lies there: ``text`` decodes it.
         dataset[tag] = RawDataElement(
             BaseTag(tag), None, len(value), value, 0, is_implicit_VR=True, is_little_endian=True
         )
-    return InstanceHeader(
-        sop_class_uid=text(dataset, "SOPClassUID"),
-        sop_instance_uid=text(dataset, "SOPInstanceUID"),
-        series_instance_uid=text(dataset, "SeriesInstanceUID"),
-        transfer_syntax_uid=transfer_syntax_uid,
-        sending_ae_title=sending_ae_title,
-        modality=text(dataset, "Modality"),
-        study=study_header(dataset),
-    )
+    series = (text(dataset, k) for k in ("SOPClassUID", "SeriesInstanceUID", "Modality"))
+    sop_class_uid, series_instance_uid, modality = series
+    return sop_class_uid, series_instance_uid, modality, study_header(dataset)
+
+
+# The slices of a series say the same, hundreds of times.
+_described = lru_cache(maxsize=64)(_describe)
 
 
 def _beginning(path: Path) -> bytes:

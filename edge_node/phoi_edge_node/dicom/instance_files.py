@@ -130,7 +130,7 @@ class InstanceFiles:
         for folder in (self.incoming, self._quarantine, root / "studies"):
             make_folder(folder)
         self._durable: set[Path] = set()
-        self._folders = GroupCommit(self._sync_folders, of_all=(OSError,))
+        self._folders = GroupCommit(self.sync_folders, of_all=(OSError,))
 
     def begin(self, file_meta: bytes) -> IncomingFile:
         """Begin to write one instance.
@@ -159,6 +159,12 @@ class InstanceFiles:
     def sync_file(self, descriptor: int) -> None:
         """Make the content of an open file durable."""
         os.fdatasync(descriptor)
+
+    def sync_folders(self, folders: Sequence[Path]) -> Sequence[None]:
+        """Make the names in these folders durable."""
+        for folder in set(folders):
+            sync_folder(folder)
+        return [None] * len(folders)
 
     def give_name(self, temporary: str, path: str) -> None:
         """Move a durable file to ``path``, relative to the root, and make that name durable."""
@@ -205,11 +211,6 @@ class InstanceFiles:
     def free_bytes(self) -> int:
         """Space left on the disk."""
         return shutil.disk_usage(self.root).free
-
-    def _sync_folders(self, folders: Sequence[Path]) -> Sequence[None]:
-        for folder in set(folders):
-            sync_folder(folder)
-        return [None] * len(folders)
 
     def _make_folder(self, folder: Path) -> None:
         """Make ``folder`` and its parent, and make their names durable."""
