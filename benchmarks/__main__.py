@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Mapping
 
-from benchmarks import detection, main_job
-from benchmarks.results import RESULTS, write_results
+from benchmarks import detection, main_job, receiving
+from benchmarks.results import RESULTS, Section, write_section
+
+
+def _main_job(runs: int) -> Section:
+    results, model = main_job.measure(runs)
+    return Section((*results, *detection.measure(runs)), {"model": model})
+
+
+def _receiving(runs: int) -> Section:
+    return Section(receiving.measure(runs), receiving.where())
+
+
+SECTIONS: Mapping[str, Callable[[int], Section]] = {"main_job": _main_job, "receiving": _receiving}
 
 
 def main() -> None:
-    """Measure everything; print and write the results."""
+    """Measure all sections, or those that are named; print and write the results."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("sections", nargs="*", metavar="section", help=f"of {', '.join(SECTIONS)}")
     parser.add_argument("--runs", type=int, default=5, help="counted runs (default 5)")
-    runs = parser.parse_args().runs
-    whole, model = main_job.measure(runs)
-    results = (*whole, *detection.measure(runs))
-    write_results(results, model)
-    for result in results:
-        spread = f"({result.lowest:g} to {result.highest:g}, {result.runs} runs)"
-        print(
-            f"{result.name:45} {result.value:9.3f} {result.unit:3} {spread} {result.compared_with}"
-        )
+    arguments = parser.parse_args()
+    if unknown := set(arguments.sections) - set(SECTIONS):
+        parser.error(f"no such section: {', '.join(sorted(unknown))}")
+    for name in arguments.sections or SECTIONS:
+        section = SECTIONS[name](arguments.runs)
+        write_section(name, section)
+        for result in section.results:
+            spread = f"({result.lowest:g} to {result.highest:g}, {result.runs} runs)"
+            value = f"{result.value:9.3f} {result.unit:8}"
+            print(f"{result.name:64} {value} {spread} {result.compared_with}")
     print(f"Wrote {RESULTS}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -36,13 +36,28 @@ class Result:
         return cls(name, rounded[0], unit, len(values), rounded[1], rounded[2], compared_with)
 
 
-def write_results(results: Sequence[Result], model: str) -> None:
-    """Write benchmarks/results.json."""
-    machine = {
-        "cpus": os.cpu_count(),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "model": model,
+@dataclass(frozen=True)
+class Section:
+    """What one benchmark measured.
+
+    Attributes:
+        circumstances: what the figures depend on: a model, a disk.
+    """
+
+    results: Sequence[Result]
+    circumstances: Mapping[str, str]
+
+
+def write_section(name: str, section: Section) -> None:
+    """Write one section of benchmarks/results.json; the others stay as they are."""
+    content = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
+    content[name] = {
+        "measured_on": {
+            "cpus": os.cpu_count(),
+            "machine": platform.machine(),
+            "python": platform.python_version(),
+            **section.circumstances,
+        },
+        "results": [asdict(result) for result in section.results],
     }
-    content = {"measured_on": machine, "results": [asdict(result) for result in results]}
     RESULTS.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
