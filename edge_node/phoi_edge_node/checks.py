@@ -89,6 +89,7 @@ def run_checks(
     yield check_clock(now)
     yield check_space(settings)
     yield check_disk(settings.data)
+    yield check_quarantine(settings.data)
     yield check_senders(settings)
     yield check_port("DICOM receiver", settings.dicom.host, settings.dicom.port)
     yield check_port("review page", settings.web.host, settings.web.port)
@@ -160,6 +161,19 @@ def check_disk(data: Path) -> Finding:
             "data folder", f"a safe write takes {each * 1000:.0f} ms", "Use an SSD for `data`."
         )
     return good("data folder", f"a safe write takes {each * 1000:.1f} ms")
+
+
+def check_quarantine(data: Path) -> Finding:
+    """Was anything set aside?"""
+    folder = data / "instances" / "quarantine"
+    number = sum(1 for _ in folder.iterdir()) if folder.is_dir() else 0
+    if number == 0:
+        return good("quarantine", "empty")
+    return warning(
+        "quarantine",
+        f"{number} instances came under UIDs, or for studies, of others that were received before",
+        f"Find who sends them: their files, with the sender's AE title, are in {folder}.",
+    )
 
 
 def check_senders(settings: EdgeSettings) -> Finding:

@@ -185,6 +185,10 @@ class InstanceFiles:
         source.rename(self._quarantine / source.name)
         sync_folder(self._quarantine)
 
+    def quarantined(self) -> int:
+        """Number of files that were set aside."""
+        return sum(1 for _ in self._quarantine.iterdir())
+
     def sweep(self) -> int:
         """Remove what a crash left half-written; the number of files. Call before receiving."""
         leftovers = list(self.incoming.iterdir())

@@ -1,0 +1,65 @@
+"""Wires storage commitment: who asks, who is asked, and when. Knows adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from phoi_edge_node.commitment import CommitmentClerk, CommitmentLedger
+from phoi_edge_node.dicom.instance_files import InstanceFiles
+from phoi_edge_node.dicom.storage_commitment import (
+    ArchiveCommitment,
+    CommitmentService,
+    data_set_hash,
+)
+from phoi_edge_node.dicom.storage_scu import Peer
+from phoi_edge_node.dicom.tls import client_context
+from phoi_edge_node.loops import Loop
+from phoi_edge_node.policies import RetryPolicy
+from phoi_edge_node.ports import Clock, UidSource
+from phoi_edge_node.settings import EdgeSettings
+
+_REPORT_S = 1.0
+_ASK_S = 30.0
+_SEND_AGAIN_S = 5.0
+
+
+class Committing:
+    """Storage commitment of one node.
+
+    Args:
+        on_request: called when a report is owed.
+
+    Attributes:
+        service: for the storage SCP.
+        loops: to be run beside those of the node.
+    """
+
+    def __init__(
+        self,
+        settings: EdgeSettings,
+        ledger: CommitmentLedger,
+        files: InstanceFiles,
+        clock: Clock,
+        uids: UidSource,
+        retry: RetryPolicy,
+        on_request: Callable[[], None],
+    ) -> None:
+        calling, tls = settings.dicom.ae_title, client_context(settings.dicom)
+        clerk = CommitmentClerk(
+            ledger,
+            [ArchiveCommitment(a, calling, tls) for a in settings.archives if a.commitment],
+            lambda path: data_set_hash(files.root / path),
+            clock,
+            uids,
+            lambda tries: retry.delay(tries, 0.5),
+        )
+        peers = {archive.ae_title: Peer.of(archive, tls) for archive in settings.archives}
+        self.service = CommitmentService(clerk, peers, calling, on_request)
+        self.loops = [
+            Loop("commitment-reports", lambda: clerk.report_next(self.service.report), _REPORT_S)
+        ]
+        if any(archive.commitment for archive in settings.archives):
+            self.loops += [
+                Loop("commitment-requests", clerk.ask_next, _ASK_S),
+                Loop("commitment-failures", clerk.send_failed_again, _SEND_AGAIN_S),
+            ]
