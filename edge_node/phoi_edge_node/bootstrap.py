@@ -361,6 +361,7 @@ class EdgeNode:
     def _follow_mlflow(self, home: Home) -> None:
         self._reporter: Reporter | None = None
         self._champion: ChampionFollower | None = None
+        self._champion_refused = ""
         rest = self._connections.mlflow
         if rest is None:
             return
@@ -386,6 +387,8 @@ class EdgeNode:
             self._uids,
             [settings.inference.model],
             [courier.destination.name for courier in self._couriers],
+            self.watchdog,
+            lambda: self._champion_refused,
         )
         app = create_app(
             self.desk, settings.web, settings.site, self._clock, secret_key(settings.data)
@@ -504,6 +507,8 @@ class EdgeNode:
             return False  # no model was ever chosen here: nothing to compare with
         if check.state is ChampionState.CHANGED:
             self.model.set(check.model)
+        if check.state is not ChampionState.POSTPONED:
+            self._champion_refused = check.detail if check.state is ChampionState.REFUSED else ""
         if check.state is not ChampionState.UNCHANGED:
             log.info("champion", state=check.state, detail=check.detail)
         return False

@@ -19,6 +19,7 @@ from phoi_models.volume import Volume
 
 from phoi_edge_node.accounts import Account
 from phoi_edge_node.orders import ImagingOrder
+from phoi_edge_node.policies import Act, Life
 from phoi_edge_node.ports import DocumentKind
 from phoi_edge_node.reconciled import Reconciliation
 from phoi_edge_node.result import (
@@ -32,7 +33,7 @@ from phoi_edge_node.result import (
     TriageResult,
     Verdict,
 )
-from phoi_edge_node.study import DeliveryState, ReviewState
+from phoi_edge_node.study import AnalysisState, DeliveryState, ReviewState, StudyState
 
 # --- studies ---------------------------------------------------------------------------------
 
@@ -41,12 +42,40 @@ class Phase(StrEnum):
     """Where a study stands, derived from the states of its four lives."""
 
     RECEIVING = "receiving"
+    COUNTING = "counting"  # nothing more comes; is it whole?
     QUEUED = "queued"
     ANALYSING = "analysing"
     READY = "ready"  # analysed, not signed
     SIGNED = "signed"
     NOT_ANALYSABLE = "not_analysable"
     FAILED = "failed"
+    ACKNOWLEDGED = "acknowledged"  # not analysable or failed, and somebody has seen that
+
+
+WAITING = frozenset({Phase.RECEIVING, Phase.COUNTING, Phase.QUEUED, Phase.ANALYSING})
+DONE = frozenset({Phase.SIGNED, Phase.ACKNOWLEDGED})
+
+
+def phase_of(
+    study: StudyState, analysis: AnalysisState | None, review: ReviewState | None
+) -> Phase:
+    """Where a study stands. The analysis and the review are those of its latest revision."""
+    if study is StudyState.COUNTING:
+        return Phase.COUNTING
+    if study is StudyState.RECEIVING or analysis is None:
+        return Phase.RECEIVING
+    if review is ReviewState.SIGNED:
+        return Phase.SIGNED
+    if review is ReviewState.ACKNOWLEDGED:
+        return Phase.ACKNOWLEDGED
+    return {
+        AnalysisState.QUEUED: Phase.QUEUED,
+        AnalysisState.RUNNING: Phase.ANALYSING,
+        AnalysisState.SUCCEEDED: Phase.READY,
+        AnalysisState.NOT_ANALYSABLE: Phase.NOT_ANALYSABLE,
+        AnalysisState.FAILED: Phase.FAILED,
+        AnalysisState.SUPERSEDED: Phase.RECEIVING,
+    }[analysis]
 
 
 @dataclass(frozen=True)
@@ -62,6 +91,14 @@ class WorklistRow:
         max_diameter_mm: largest mean diameter, mm; None without a nodule.
         delivery_problems: deliveries of this study that are dead or late.
         revision: of the result shown; 0 while there is none.
+        phase_since: UTC; None where it is not known.
+        ahead: how many analyses have their turn before this one's; None unless ``QUEUED``.
+        retry_at: UTC, of the next try; None unless one is put off.
+        trouble: why the last try came to nothing; "" where it did not.
+        images_removed: the images were removed by the retention policy.
+        unconfirmed: it is not known whether all images of the study came.
+        changed_after_signing: new images, or other data of the patient, came after somebody had
+            signed, and nobody has signed again.
     """
 
     study_instance_uid: str
@@ -79,20 +116,34 @@ class WorklistRow:
     max_diameter_mm: float | None
     delivery_problems: int
     revision: int
+    phase_since: datetime | None = None
+    ahead: int | None = None
+    retry_at: datetime | None = None
+    trouble: str = ""
+    images_removed: bool = False
+    unconfirmed: bool = False
+    changed_after_signing: bool = False
 
 
 _URGENCY = {Priority.STAT: 0, Priority.URGENT: 1, Priority.ROUTINE: 2}
 
 
 def in_worklist_order(rows: Iterable[WorklistRow]) -> tuple[WorklistRow, ...]:
-    """Open studies by priority, then age, oldest first; signed ones below, latest first.
+    """Open studies by priority, then age, oldest first; closed ones below, latest first.
 
-    A study without a result counts as routine: what Phoi cannot judge must not sink.
+    A study without a result counts as routine: what Phoi cannot judge must not sink. One that
+    changed after it was signed stands above all: what was sent of it may no longer be true.
     """
     rows = tuple(rows)
-    todo = [row for row in rows if row.phase is not Phase.SIGNED]
-    done = [row for row in rows if row.phase is Phase.SIGNED]
-    todo.sort(key=lambda r: (_URGENCY[r.priority or Priority.ROUTINE], r.received_at))
+    todo = [row for row in rows if row.phase not in DONE]
+    done = [row for row in rows if row.phase in DONE]
+    todo.sort(
+        key=lambda r: (
+            not r.changed_after_signing,
+            _URGENCY[r.priority or Priority.ROUTINE],
+            r.received_at,
+        )
+    )
     done.sort(key=lambda r: r.received_at, reverse=True)
     return (*todo, *done)
 
@@ -143,6 +194,8 @@ class StudyView:
         history: every judgement of this revision, oldest first, undone ones too.
         review: None while there is no result.
         signed_by: display name, "" until signed.
+        acknowledged_by: username, "" unless acknowledged.
+        acknowledged_at: UTC; None unless acknowledged.
         passed_over: why each other series was not analysed, by Series Instance UID.
         order: behind the study; None where none is known.
         images_removed_at: when the retention policy removed its images, UTC; None while here.
@@ -160,6 +213,8 @@ class StudyView:
     passed_over: Mapping[str, str]
     order: ImagingOrder | None = None
     images_removed_at: datetime | None = None
+    acknowledged_by: str = ""
+    acknowledged_at: datetime | None = None
 
     @property
     def nodules(self) -> tuple[Nodule, ...]:
@@ -186,6 +241,15 @@ class StudyView:
             Outcome.LIMITED,
         }
         return analysed and self.review is ReviewState.OPEN
+
+    @property
+    def can_acknowledge(self) -> bool:
+        """Nothing was analysed, and nobody has said that it was seen."""
+        unread = self.result is not None and self.result.outcome in {
+            Outcome.NOT_ANALYSABLE,
+            Outcome.FAILED,
+        }
+        return unread and self.review is ReviewState.OPEN
 
     @property
     def can_sign(self) -> bool:
@@ -231,6 +295,58 @@ class LinkView:
     waiting: int
     oldest_waiting_at: datetime | None
     dead: int
+
+
+@dataclass(frozen=True)
+class StateView:
+    """One state of one life.
+
+    Attributes:
+        state: its word.
+        number: how many are in it.
+        since: when the one that has been in it longest came into it, UTC; None where none is.
+        overdue: how many of them have been in it for too long.
+    """
+
+    life: Life
+    state: str
+    number: int
+    since: datetime | None
+    overdue: int
+
+
+@dataclass(frozen=True)
+class OverdueView:
+    """Something that has been in its state for too long.
+
+    Attributes:
+        study_instance_uid: "" where no study is concerned.
+        since: UTC.
+        act: what was done about it besides telling.
+    """
+
+    life: Life
+    state: str
+    study_instance_uid: str
+    since: datetime
+    act: Act
+
+
+@dataclass(frozen=True)
+class Health:
+    """How everything on its way is doing.
+
+    Attributes:
+        states: every state of every life.
+        overdue: the oldest of each kind.
+        threads: what is wrong with this node's threads, in English.
+        champion_refused: why the registry's champion is not run here, in English; "" where it is.
+    """
+
+    states: tuple[StateView, ...]
+    overdue: tuple[OverdueView, ...]
+    threads: tuple[str, ...] = ()
+    champion_refused: str = ""
 
 
 class SwitchKind(StrEnum):
@@ -406,6 +522,19 @@ class Desk(Protocol):
             ReviewConflict: already signed, a nodule is undecided, or it is no longer what the
                 reviewer saw.
         """
+        ...
+
+    def acknowledge(self, study_instance_uid: str, revision: int, reviewer: Account) -> None:
+        """Say that it was seen that Phoi could not read this study; nothing happens if it was.
+
+        Raises:
+            UnknownStudy: nobody sent it.
+            ReviewConflict: ``revision`` is not the latest, or there is a result to sign.
+        """
+        ...
+
+    def health(self) -> Health:
+        """How everything on its way is doing."""
         ...
 
     def resend(self, delivery_id: int, reviewer: Account) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 
 from phoi_models.errors import NotAnalysable
 from phoi_models.geometry import Triple
@@ -12,19 +13,25 @@ from phoi_models.volume import Volume
 
 from phoi_edge_node.accounts import Account, password_matches
 from phoi_edge_node.desk import (
+    DONE,
     AuditEntry,
     DeliveryView,
+    Health,
     Kpis,
     LinkView,
+    OverdueView,
     Phase,
+    StateView,
     StudyView,
     Switch,
     SwitchKind,
     WorklistRow,
     in_worklist_order,
+    phase_of,
 )
-from phoi_edge_node.errors import IllegalTransition, ReviewConflict, UnknownStudy
+from phoi_edge_node.errors import Conflict, IllegalTransition, ReviewConflict, UnknownStudy
 from phoi_edge_node.links import Links
+from phoi_edge_node.policies import LIVES, Life
 from phoi_edge_node.ports import (
     Clock,
     ReceivedInstance,
@@ -35,15 +42,31 @@ from phoi_edge_node.ports import (
     UidSource,
 )
 from phoi_edge_node.reconciled import Reconciliation
-from phoi_edge_node.result import Correction, Outcome, SignedReview, TriageResult, Verdict
+from phoi_edge_node.result import (
+    Completeness,
+    Correction,
+    Outcome,
+    SignedReview,
+    TriageResult,
+    Verdict,
+)
 from phoi_edge_node.statistics import make_kpis
-from phoi_edge_node.store import Delivery, StoredAnalysis, StoredReview, StoredStudy, StudyStore
-from phoi_edge_node.study import AnalysisState, DeliveryState, ReviewState, StudyState
+from phoi_edge_node.store import (
+    Delivery,
+    InState,
+    StoredAnalysis,
+    StoredReview,
+    StoredStudy,
+    StudyStore,
+)
+from phoi_edge_node.study import AnalysisState, DeliveryState, StudyState
+from phoi_edge_node.watchdog import Watchdog
 from phoi_edge_node.workflow import EncodingFailed, Outbox, signed_before, told_before
 
 _ANALYSED = frozenset({Outcome.POSITIVE, Outcome.NEGATIVE, Outcome.LIMITED})
 _VOLUMES_KEPT = 3
 _RECONCILIATIONS_SHOWN = 3
+_OVERDUE_SHOWN = 20  # of each kind
 LATE_AFTER_TRIES = 3
 
 
@@ -60,6 +83,8 @@ class ReviewDesk:
         uids: UidSource,
         model_names: Sequence[str],
         destinations: Sequence[str],
+        watchdog: Watchdog,
+        champion_refused: Callable[[], str] = str,
     ) -> None:
         self._store = store
         self._reader = reader
@@ -69,6 +94,8 @@ class ReviewDesk:
         self._uids = uids
         self._model_names = model_names
         self._destinations = destinations
+        self._watchdog = watchdog
+        self._champion_refused = champion_refused
         self._volumes: OrderedDict[str, Volume] = OrderedDict()
         self._volume_lock = threading.Lock()
 
@@ -81,12 +108,20 @@ class ReviewDesk:
         reviews = self._store.reviews([a.id for a in analyses.values()])
         unfinished = self._store.deliveries(states=(DeliveryState.PENDING, DeliveryState.DEAD))
         problems = _problems_by_study(unfinished)
+        queue = self._queue(analyses.values())
+        now = self._clock.now()
         rows = []
         for study in studies:
             analysis = analyses.get(study.header.study_instance_uid)
             review = reviews.get(analysis.id) if analysis else None
-            rows.append(_row(study, analysis, review, problems))
+            rows.append(_row(study, analysis, review, problems, queue, now))
         return in_worklist_order(rows)
+
+    def _queue(self, analyses: Iterable[StoredAnalysis]) -> Mapping[str, int]:
+        """The place of each queued analysis, by id; empty where nobody asks for one."""
+        if all(analysis.state is not AnalysisState.QUEUED for analysis in analyses):
+            return {}
+        return {id_: place for place, id_ in enumerate(self._store.queued_analyses())}
 
     def study(self, study_instance_uid: str) -> StudyView:
         """One study."""
@@ -99,7 +134,14 @@ class ReviewDesk:
         result = analysis.result if analysis else None
         signed = review.signed if review else None
         return StudyView(
-            row=_row(study, analysis, review, _problems_by_study(deliveries)),
+            row=_row(
+                study,
+                analysis,
+                review,
+                _problems_by_study(deliveries),
+                self._queue([analysis] if analysis else []),
+                self._clock.now(),
+            ),
             header=study.header,
             result=result,
             dispositions=review.current if review else {},
@@ -111,6 +153,8 @@ class ReviewDesk:
             passed_over=result.passed_over if result else {},
             order=self._store.order_of(study_instance_uid),
             images_removed_at=study.state_since if study.state is StudyState.EXPIRED else None,
+            acknowledged_by=review.acknowledged_by if review else "",
+            acknowledged_at=review.state_since if review and review.acknowledged_by else None,
         )
 
     def volume(self, study_instance_uid: str, revision: int) -> Volume:
@@ -118,7 +162,7 @@ class ReviewDesk:
         analysis = self._latest(study_instance_uid)
         result = analysis.result
         if analysis.revision != revision or result is None or not result.identity.input_digest:
-            raise ReviewConflict("this revision has no images to show")
+            raise ReviewConflict(Conflict.NO_IMAGES)
         with self._volume_lock:
             if analysis.id not in self._volumes:
                 instances = self._store.instances(study_instance_uid)
@@ -141,9 +185,9 @@ class ReviewDesk:
             choice = self._reader.choose(instances)
             volume = self._reader.read(choice)
         except NotAnalysable:
-            raise ReviewConflict("the analysed images can no longer be read") from None
+            raise ReviewConflict(Conflict.IMAGES_GONE) from None
         if volume.digest() != result.identity.input_digest:
-            raise ReviewConflict("new images have come since this result; wait for the next one")
+            raise ReviewConflict(Conflict.IMAGES_CHANGED)
         return choice, volume
 
     # --- judging -----------------------------------------------------------------------------
@@ -162,7 +206,7 @@ class ReviewDesk:
         standing = self._store.review(analysis.id).current if analysis.result else {}
         known = {n.tracking_uid for n in analysis.result.nodules} if analysis.result else set()
         if tracking_uid not in known | set(standing):
-            raise ReviewConflict("the latest result has no such nodule; reload the page")
+            raise ReviewConflict(Conflict.NO_SUCH_NODULE)
         self._decide(analysis, tracking_uid, verdict, reviewer, reason, correction)
 
     def mark_missed(
@@ -177,7 +221,7 @@ class ReviewDesk:
         """Add a nodule that the model did not find; its new Tracking UID."""
         analysis = self._latest(study_instance_uid)
         if analysis.revision != revision:
-            raise ReviewConflict("a newer result has come; reload the page")
+            raise ReviewConflict(Conflict.NEWER_RESULT)
         tracking_uid = self._uids.dicom_uid()
         correction = Correction(center_lps_mm, mean_diameter_mm)
         self._decide(analysis, tracking_uid, Verdict.MISSED, reviewer, reason, correction)
@@ -193,13 +237,13 @@ class ReviewDesk:
         correction: Correction,
     ) -> None:
         if analysis.result is None or analysis.result.outcome not in _ANALYSED:
-            raise ReviewConflict("there is no result to judge")
+            raise ReviewConflict(Conflict.NO_RESULT)
         try:
             self._store.decide(
                 analysis.id, tracking_uid, verdict, reviewer.username, reason, correction
             )
         except IllegalTransition:
-            raise ReviewConflict("this review is closed") from None
+            raise ReviewConflict(Conflict.CLOSED) from None
 
     def undo(self, study_instance_uid: str, reviewer: Account) -> str:
         """Take back the latest judgement that stands; the Tracking UID it was about."""
@@ -207,9 +251,9 @@ class ReviewDesk:
         try:
             undone = self._store.undo(analysis.id, reviewer.username)
         except IllegalTransition:
-            raise ReviewConflict("this review is closed") from None
+            raise ReviewConflict(Conflict.CLOSED) from None
         if undone is None:
-            raise ReviewConflict("there is nothing to take back")
+            raise ReviewConflict(Conflict.NOTHING_TO_UNDO)
         return undone.tracking_uid
 
     def sign(
@@ -219,9 +263,9 @@ class ReviewDesk:
         view = self.study(study_instance_uid)
         analysis = self._latest(study_instance_uid)
         if analysis.revision != revision or len(view.history) != judgements_seen:
-            raise ReviewConflict("something changed since you looked; reload the page")
+            raise ReviewConflict(Conflict.CHANGED)
         if not view.can_sign:
-            raise ReviewConflict("every mark must be decided before signing, and only once")
+            raise ReviewConflict(Conflict.UNDECIDED)
         signed = SignedReview(
             reviewer=reviewer.username,
             reviewer_name=reviewer.display_name,
@@ -231,13 +275,11 @@ class ReviewDesk:
         try:
             outgoing = self._outbox.encode(self._signed_case(analysis, view, signed))
         except EncodingFailed:
-            raise ReviewConflict(
-                "the signed report could not be written; nothing was signed. Report a problem."
-            ) from None
+            raise ReviewConflict(Conflict.NOT_WRITTEN) from None
         try:
             self._store.sign(analysis.id, signed, outgoing)
         except IllegalTransition:
-            raise ReviewConflict("a colleague closed this review a moment ago") from None
+            raise ReviewConflict(Conflict.CLOSED_BY_COLLEAGUE) from None
 
     def _signed_case(
         self, analysis: StoredAnalysis, view: StudyView, signed: SignedReview
@@ -266,17 +308,54 @@ class ReviewDesk:
         if analysis is None:
             if self._store.study(study_instance_uid) is None:
                 raise UnknownStudy("no study of this UID was received")
-            raise ReviewConflict("this study is still being received")
+            raise ReviewConflict(Conflict.STILL_RECEIVED)
         return analysis
 
+    def acknowledge(self, study_instance_uid: str, revision: int, reviewer: Account) -> None:
+        """Say that it was seen that Phoi could not read this study."""
+        analysis = self._latest(study_instance_uid)
+        if analysis.revision != revision or analysis.result is None:
+            raise ReviewConflict(Conflict.CHANGED)
+        if analysis.result.outcome in _ANALYSED:
+            raise ReviewConflict(Conflict.TO_BE_SIGNED)
+        try:
+            self._store.acknowledge(analysis.id, reviewer.username)
+        except IllegalTransition:
+            raise ReviewConflict(Conflict.CLOSED) from None
+
     # --- operating ---------------------------------------------------------------------------
+
+    def health(self) -> Health:
+        """How everything on its way is doing."""
+        counted = self._store.counts().of_lives()
+        overdue = {(limit.life, limit.state.value): n for limit, n in self._watchdog.numbers()}
+        return Health(
+            states=tuple(
+                _state_view(life, state.value, counted.get((life, state.value)), overdue)
+                for life, states in LIVES.items()
+                for state in states
+            ),
+            overdue=tuple(
+                OverdueView(
+                    item.life,
+                    alert.limit.state.value,
+                    item.study_instance_uid or "",
+                    item.since,
+                    alert.limit.act,
+                )
+                for alert in self._watchdog.alerts
+                for item in alert.oldest[:_OVERDUE_SHOWN]
+            ),
+            threads=self._watchdog.troubles(),
+            champion_refused=self._champion_refused(),
+        )
 
     def resend(self, delivery_id: int, reviewer: Account) -> None:
         """Queue a delivered or dead delivery again, with the same bytes."""
         try:
             self._store.resend(delivery_id, reviewer.username)
         except (KeyError, IllegalTransition):
-            raise ReviewConflict("this delivery cannot be sent again now") from None
+            raise ReviewConflict(Conflict.NOT_RESENT) from None
 
     def dead_letters(self, limit: int) -> tuple[DeliveryView, ...]:
         """Deliveries that were given up or refused, latest first."""
@@ -320,7 +399,7 @@ class ReviewDesk:
         for switch in self.switches():
             if switch.target == target:
                 return switch
-        raise ReviewConflict("there is no such switch")
+        raise ReviewConflict(Conflict.NO_SWITCH)
 
     def kpis(self) -> Kpis:
         """How Phoi is used here."""
@@ -332,7 +411,7 @@ class ReviewDesk:
             self._store.fact("ready")
         except Exception as error:  # any failure of the database is the answer
             return (f"the database does not answer: {type(error).__name__}",)
-        return ()
+        return self._watchdog.troubles()
 
     # --- people ------------------------------------------------------------------------------
 
@@ -367,11 +446,16 @@ def _row(
     analysis: StoredAnalysis | None,
     review: StoredReview | None,
     problems: dict[str, int],
+    queue: Mapping[str, int],
+    now: datetime,
 ) -> WorklistRow:
     header = study.header
     result = analysis.result if analysis else None
     nodules = result.nodules if result else ()
-    phase = _phase(study, analysis, review)
+    phase = phase_of(
+        study.state, analysis.state if analysis else None, review.state if review else None
+    )
+    waits = analysis if analysis and phase is Phase.QUEUED else None
     return WorklistRow(
         study_instance_uid=header.study_instance_uid,
         patient=header.patient,
@@ -388,24 +472,44 @@ def _row(
         max_diameter_mm=max((n.finding.mean_diameter_mm for n in nodules), default=None),
         delivery_problems=problems.get(header.study_instance_uid, 0),
         revision=analysis.revision if analysis and result else 0,
+        phase_since=_phase_since(phase, study, analysis, review),
+        ahead=queue.get(waits.id) if waits else None,
+        retry_at=waits.due_at if waits and waits.due_at > now else None,
+        trouble=waits.error if waits else "",
+        images_removed=study.state is StudyState.EXPIRED,
+        unconfirmed=result is not None and result.completeness is Completeness.UNCONFIRMED,
+        changed_after_signing=study.changed_after_signing,
     )
 
 
-def _phase(
-    study: StoredStudy, analysis: StoredAnalysis | None, review: StoredReview | None
-) -> Phase:
-    if analysis is None or study.state in {StudyState.RECEIVING, StudyState.COUNTING}:
-        return Phase.RECEIVING
-    if review is not None and review.state is ReviewState.SIGNED:
-        return Phase.SIGNED
-    return {
-        AnalysisState.QUEUED: Phase.QUEUED,
-        AnalysisState.RUNNING: Phase.ANALYSING,
-        AnalysisState.SUCCEEDED: Phase.READY,
-        AnalysisState.NOT_ANALYSABLE: Phase.NOT_ANALYSABLE,
-        AnalysisState.FAILED: Phase.FAILED,
-        AnalysisState.SUPERSEDED: Phase.RECEIVING,
-    }[analysis.state]
+def _state_view(
+    life: Life, state: str, counted: InState | None, overdue: Mapping[tuple[Life, str], int]
+) -> StateView:
+    return StateView(
+        life,
+        state,
+        counted.number if counted else 0,
+        counted.since if counted else None,
+        overdue.get((life, state), 0),
+    )
+
+
+def _phase_since(
+    phase: Phase,
+    study: StoredStudy,
+    analysis: StoredAnalysis | None,
+    review: StoredReview | None,
+) -> datetime | None:
+    """What is tried again waits since it was first queued."""
+    if phase is Phase.RECEIVING:
+        return study.receiving_since
+    if phase is Phase.COUNTING:
+        return study.state_since
+    if phase in DONE:
+        return review.state_since if review else None
+    if analysis is None:
+        return None
+    return analysis.created_at if phase is Phase.QUEUED else analysis.state_since
 
 
 def _problems_by_study(deliveries: Sequence[Delivery]) -> dict[str, int]:

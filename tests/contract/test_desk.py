@@ -10,17 +10,19 @@ import pytest
 from phoi_edge_node.accounts import hash_password
 from phoi_edge_node.current_model import CurrentModel
 from phoi_edge_node.desk import Desk, Phase
-from phoi_edge_node.errors import ReviewConflict, UnknownStudy
+from phoi_edge_node.errors import Conflict, ReviewConflict, UnknownStudy
 from phoi_edge_node.intake import StudyIntake
 from phoi_edge_node.links import Links
-from phoi_edge_node.policies import RetryPolicy
+from phoi_edge_node.policies import LIVES, RetryPolicy, limits
 from phoi_edge_node.result import Correction, Outcome, Verdict
 from phoi_edge_node.review_desk import ReviewDesk
+from phoi_edge_node.settings import EdgeSettings
 from phoi_edge_node.sql.engine import open_engine
 from phoi_edge_node.sql.sql_store import SqlStore
 from phoi_edge_node.store import StoredAccount
 from phoi_edge_node.study import ReviewState
 from phoi_edge_node.testing import FakeClock, FakeInference, FakeSeriesReader, SequentialUids
+from phoi_edge_node.watchdog import Watchdog
 from phoi_edge_node.workflow import Analyst, Outbox
 from support import values
 from support.fake_desk import PASSWORD, REVIEWER, FakeDesk, FakeStudy
@@ -86,9 +88,9 @@ def on_a_store(store: SqlStore, clock: FakeClock) -> Case:
     intake.complete_quiet_studies()
     assert analyst.run_next()
     links = Links([], inference, clock)
-    desk = ReviewDesk(
-        store, reader, outbox, links, clock, uids, [values.MODEL.name], ["pacs", "emr-hl7"]
-    )
+    watchdog = Watchdog(store, clock, limits(EdgeSettings(data=Path("unused"))), lambda uid: None)
+    names = ([values.MODEL.name], ["pacs", "emr-hl7"])
+    desk = ReviewDesk(store, reader, outbox, links, clock, uids, *names, watchdog)
     return Case(desk, clock)
 
 
@@ -244,3 +246,19 @@ def test_quiet_operations(case: Case) -> None:
     assert case.desk.unready() == ()
     assert case.desk.dead_letters(10) == ()
     assert case.desk.kpis().since <= case.clock.now()
+
+
+def test_what_can_be_signed_is_not_merely_acknowledged(case: Case) -> None:
+    with pytest.raises(ReviewConflict) as told:
+        case.desk.acknowledge(UID, 1, REVIEWER)
+    assert told.value.conflict is Conflict.TO_BE_SIGNED
+    with pytest.raises(ReviewConflict):
+        case.desk.acknowledge(UID, 2, REVIEWER)
+    assert case.desk.study(UID).review is ReviewState.OPEN
+
+
+def test_every_state_of_every_life_is_told(case: Case) -> None:
+    health = case.desk.health()
+    shown = [(state.life, state.state) for state in health.states]
+    assert shown == [(life, state.value) for life, states in LIVES.items() for state in states]
+    assert all((state.number > 0) == (state.since is not None) for state in health.states)

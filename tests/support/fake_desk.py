@@ -13,21 +13,25 @@ from phoi_edge_node.accounts import Account, Role
 from phoi_edge_node.desk import (
     AuditEntry,
     DeliveryView,
+    Health,
     Judgement,
     Kpis,
     LinkKind,
     LinkState,
     LinkView,
     ModelKpis,
+    OverdueView,
     Phase,
+    StateView,
     StudyView,
     Switch,
     SwitchKind,
     WorklistRow,
     in_worklist_order,
 )
-from phoi_edge_node.errors import ReviewConflict, UnknownStudy
+from phoi_edge_node.errors import Conflict, ReviewConflict, UnknownStudy
 from phoi_edge_node.orders import ImagingOrder
+from phoi_edge_node.policies import LIVES, Act, Life
 from phoi_edge_node.ports import Clock, DocumentKind
 from phoi_edge_node.reconciled import (
     NIGHTLY,
@@ -77,6 +81,11 @@ class FakeStudy:
     signed_by: str = ""
     signed_at: datetime | None = None
     deliveries: tuple[DeliveryView, ...] = ()
+    acknowledged_by: str = ""
+    acknowledged_at: datetime | None = None
+    ahead: int | None = None
+    retry_at: datetime | None = None
+    trouble: str = ""
     images_removed_at: datetime | None = None
     order: ImagingOrder | None = None
 
@@ -94,7 +103,7 @@ class FakeStudy:
             description=self.header.description,
             started_at=self.header.started_at,
             received_at=self.received_at,
-            phase=Phase.SIGNED if self.signed_at else self.phase,
+            phase=self._phase,
             progress=self.progress,
             outcome=self.result.outcome if self.result else None,
             priority=self.result.suggested_priority if self.result else None,
@@ -103,7 +112,17 @@ class FakeStudy:
             max_diameter_mm=max((n.finding.mean_diameter_mm for n in nodules), default=None),
             delivery_problems=sum(d.state is DeliveryState.DEAD for d in self.deliveries),
             revision=self.result.identity.revision if self.result else 0,
+            phase_since=self.received_at,
+            ahead=self.ahead,
+            retry_at=self.retry_at,
+            trouble=self.trouble,
         )
+
+    @property
+    def _phase(self) -> Phase:
+        if self.signed_at:
+            return Phase.SIGNED
+        return Phase.ACKNOWLEDGED if self.acknowledged_by else self.phase
 
 
 class FakeDesk:
@@ -117,6 +136,7 @@ class FakeDesk:
         self.reports: list[str] = []
         self.resent: list[int] = []
         self.not_ready: tuple[str, ...] = ()
+        self.champion_refused = ""
         self._missed = count(1)
         self._lock = threading.Lock()
 
@@ -126,6 +146,7 @@ class FakeDesk:
     def study(self, study_instance_uid: str) -> StudyView:
         study = self._find(study_instance_uid)
         review = ReviewState.SIGNED if study.signed_at else ReviewState.OPEN
+        review = ReviewState.ACKNOWLEDGED if study.acknowledged_by else review
         return StudyView(
             row=study.row,
             header=study.header,
@@ -138,13 +159,15 @@ class FakeDesk:
             deliveries=study.deliveries,
             passed_over={"1.2.3.4.5": "scout: 2 slices"},
             order=study.order,
+            acknowledged_by=study.acknowledged_by,
+            acknowledged_at=study.acknowledged_at,
             images_removed_at=study.images_removed_at,
         )
 
     def volume(self, study_instance_uid: str, revision: int) -> Volume:
         study = self._find(study_instance_uid)
         if study.volume is None or study.row.revision != revision:
-            raise ReviewConflict("this revision has no images")
+            raise ReviewConflict(Conflict.NO_IMAGES)
         return study.volume
 
     def decide(
@@ -159,7 +182,7 @@ class FakeDesk:
         study = self._open(study_instance_uid)
         known = {n.tracking_uid for n in self.study(study_instance_uid).nodules}
         if tracking_uid not in known | set(study.standing):
-            raise ReviewConflict("there is no such nodule")
+            raise ReviewConflict(Conflict.NO_SUCH_NODULE)
         self._judge(study, tracking_uid, verdict, reviewer, reason, correction)
 
     def mark_missed(
@@ -173,7 +196,7 @@ class FakeDesk:
     ) -> str:
         study = self._open(study_instance_uid)
         if study.row.revision != revision:
-            raise ReviewConflict("there is a newer revision")
+            raise ReviewConflict(Conflict.NEWER_RESULT)
         tracking_uid = f"2.25.88{next(self._missed)}"
         correction = Correction(center_lps_mm, mean_diameter_mm)
         self._judge(study, tracking_uid, Verdict.MISSED, reviewer, reason, correction)
@@ -185,7 +208,7 @@ class FakeDesk:
             if not judgement.undone_by:
                 study.history[at] = replace(judgement, undone_by=reviewer.username)
                 return judgement.disposition.tracking_uid
-        raise ReviewConflict("there is nothing to take back")
+        raise ReviewConflict(Conflict.NOTHING_TO_UNDO)
 
     def sign(
         self, study_instance_uid: str, revision: int, judgements_seen: int, reviewer: Account
@@ -193,10 +216,30 @@ class FakeDesk:
         with self._lock:
             study = self._open(study_instance_uid)
             if (study.row.revision, len(study.history)) != (revision, judgements_seen):
-                raise ReviewConflict("the review has changed")
+                raise ReviewConflict(Conflict.CHANGED)
             if not self.study(study_instance_uid).can_sign:
-                raise ReviewConflict("not every mark is judged")
+                raise ReviewConflict(Conflict.UNDECIDED)
             study.signed_by, study.signed_at = reviewer.display_name, self.clock.now()
+
+    def acknowledge(self, study_instance_uid: str, revision: int, reviewer: Account) -> None:
+        study = self._find(study_instance_uid)
+        view = self.study(study_instance_uid)
+        if study.row.revision != revision or study.result is None:
+            raise ReviewConflict(Conflict.CHANGED)
+        if not view.can_acknowledge and not study.acknowledged_by:
+            raise ReviewConflict(Conflict.TO_BE_SIGNED)
+        study.acknowledged_by = study.acknowledged_by or reviewer.username
+        study.acknowledged_at = study.acknowledged_at or self.clock.now()
+
+    def health(self) -> Health:
+        now = self.clock.now()
+        late = OverdueView(Life.ANALYSIS, "queued", "1.2.7", now - timedelta(hours=5), Act.TELL)
+        states = tuple(
+            StateView(life, state.value, 3, now - timedelta(hours=5), int(state.value == "queued"))
+            for life, states in LIVES.items()
+            for state in states
+        )
+        return Health(states, (late,), self.not_ready, self.champion_refused)
 
     def resend(self, delivery_id: int, reviewer: Account) -> None:
         del reviewer
@@ -288,7 +331,7 @@ class FakeDesk:
     def _open(self, study_instance_uid: str) -> FakeStudy:
         study = self._find(study_instance_uid)
         if not self.study(study_instance_uid).reviewable:
-            raise ReviewConflict("already signed")
+            raise ReviewConflict(Conflict.CLOSED)
         return study
 
     def _judge(
@@ -309,7 +352,7 @@ class FakeDesk:
         for switch in self.switches():
             if switch.target == target:
                 return switch
-        raise ReviewConflict("there is no such switch")
+        raise ReviewConflict(Conflict.NO_SWITCH)
 
 
 def ball(volume: Volume, center_lps_mm: Triple, diameter_mm: float, probability: float) -> Finding:

@@ -15,7 +15,7 @@ from phoi_edge_node.errors import InferenceFailed, InferenceUnavailable, ReviewC
 from phoi_edge_node.intake import StudyIntake
 from phoi_edge_node.links import Links
 from phoi_edge_node.orders import HospitalMessage, PatientKey, PatientMerge
-from phoi_edge_node.policies import RetryPolicy
+from phoi_edge_node.policies import RetryPolicy, limits
 from phoi_edge_node.ports import (
     Document,
     DocumentKind,
@@ -25,8 +25,9 @@ from phoi_edge_node.ports import (
     ReportStatus,
     Unreachable,
 )
-from phoi_edge_node.result import Correction, Outcome, Verdict
+from phoi_edge_node.result import Correction, Outcome, Priority, Verdict
 from phoi_edge_node.review_desk import ReviewDesk
+from phoi_edge_node.settings import EdgeSettings
 from phoi_edge_node.sql.engine import open_engine
 from phoi_edge_node.sql.sql_store import SqlStore
 from phoi_edge_node.study import AnalysisState, DeliveryState
@@ -37,6 +38,7 @@ from phoi_edge_node.testing import (
     FakeSeriesReader,
     SequentialUids,
 )
+from phoi_edge_node.watchdog import Watchdog
 from phoi_edge_node.workflow import Analyst, Outbox
 from phoi_models.errors import NotAnalysable, NotAnalysableReason
 from support import values
@@ -72,6 +74,10 @@ class Edge:
         self.pacs = FakeDestination("pacs")
         self.restart()
 
+    def trouble(self, error: Exception) -> None:
+        self.inference = FakeInference(values.MODEL, values.volume_analysis(), [error])
+        self.restart()
+
     def restart(self) -> None:
         uids = SequentialUids()
         self.intake = StudyIntake(self.store, self.clock, quiet_time_s=30)
@@ -90,6 +96,8 @@ class Edge:
         )
         self.courier = Courier(self.store, self.pacs, self.clock, RETRY)
         self.links = Links([self.courier], self.inference, self.clock)
+        rules = limits(EdgeSettings(data=Path("unused")))
+        self.watchdog = Watchdog(self.store, self.clock, rules, self.intake.reopened)
         self.desk = ReviewDesk(
             self.store,
             self.reader,
@@ -99,6 +107,7 @@ class Edge:
             uids,
             [values.MODEL.name],
             ["pacs"],
+            self.watchdog,
         )
 
     def receive(self, count: int = 3, start: int = 1) -> None:
@@ -463,3 +472,43 @@ def test_kpis_count_what_happened(edge: Edge) -> None:
     assert kpis.receive_to_result_s == pytest.approx(40)
     assert kpis.result_to_sign_s == pytest.approx(60)
     assert (kpis.models[0].accepted, kpis.models[0].missed) == (1, 0)
+
+
+def test_a_study_that_cannot_be_read_leaves_the_worklist_once_somebody_has_seen_it(
+    edge: Edge,
+) -> None:
+    edge.trouble(NotAnalysable(NotAnalysableReason.NO_LUNGS, "no lungs"))
+    edge.receive()
+    edge.complete()
+    assert edge.analyst.run_next()
+    (row,) = edge.desk.worklist(10)
+    assert row.phase is Phase.NOT_ANALYSABLE
+    assert edge.desk.study(UID).can_acknowledge
+    edge.desk.acknowledge(UID, 1, READER)
+    edge.desk.acknowledge(UID, 1, READER)  # a colleague, a moment later
+    view = edge.desk.study(UID)
+    assert (view.row.phase, view.acknowledged_by) == (Phase.ACKNOWLEDGED, READER.username)
+    assert view.acknowledged_at == edge.clock.now()
+    assert [e.action for e in edge.desk.audit(10)].count("acknowledge") == 1
+    edge.receive(1, start=9)
+    edge.complete()
+    assert edge.desk.study(UID).row.phase is Phase.QUEUED, "a later revision begins anew"
+
+
+def test_what_waits_says_since_when_behind_how_many_and_why(edge: Edge) -> None:
+    edge.trouble(InferenceUnavailable("no worker answers"))
+    edge.receive()
+    assert edge.desk.study(UID).row.phase is Phase.RECEIVING
+    edge.complete()
+    queued_at = edge.clock.now()
+    edge.store.add_instance(replace(values.instance(1, "1.9"), received_at=edge.clock.now()))
+    edge.clock.advance(1)
+    edge.store.complete_study("1.9", Priority.ROUTINE)
+    rows = {row.study_instance_uid: row for row in edge.desk.worklist(10)}
+    assert (rows[UID].ahead, rows["1.9"].ahead) == (0, 1)
+    assert edge.analyst.run_next()
+    row = edge.desk.study(UID).row
+    assert (row.phase, row.phase_since) == (Phase.QUEUED, queued_at)
+    assert row.trouble == "no worker answers"
+    assert row.retry_at is not None
+    assert row.retry_at > edge.clock.now()

@@ -164,6 +164,13 @@ class Analyses(Database):
         with self._read() as connection:
             return [_analysis(row) for row in connection.execute(query)]
 
+    def queued_analyses(self) -> Sequence[str]:
+        """Ids of those that wait, in the order of their turns."""
+        table = tables.analyses
+        queued = sa.select(table.c.id).where(table.c.state == AnalysisState.QUEUED)
+        with self._read() as connection:
+            return connection.scalars(queued.order_by(table.c.turn_at, table.c.created_at)).all()
+
     def latest_analyses(self, study_uids: Collection[str]) -> Mapping[str, StoredAnalysis]:
         """The latest revision of each study that has one."""
         table = tables.analyses

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from phoi_edge_node.codec import from_json, to_json
 from phoi_edge_node.desk import Judgement
-from phoi_edge_node.errors import ReviewConflict
+from phoi_edge_node.errors import Conflict, ReviewConflict
 from phoi_edge_node.ports import ReportStatus
 from phoi_edge_node.result import Correction, Disposition, SignedReview, Verdict
 from phoi_edge_node.sql import tables
@@ -193,7 +193,7 @@ def _require_standing(connection: sa.Connection, analysis_id: str, signed: Signe
     ).all()
     standing = [from_json(row.disposition, Disposition) for row in _standing(rows)]
     if {d.tracking_uid: d for d in standing} != {d.tracking_uid: d for d in signed.dispositions}:
-        raise ReviewConflict("a colleague changed this review a moment ago; reload the page")
+        raise ReviewConflict(Conflict.CHANGED_BY_COLLEAGUE)
 
 
 def _standing(rows: Sequence[sa.Row[Any]]) -> list[sa.Row[Any]]:

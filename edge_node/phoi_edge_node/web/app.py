@@ -103,8 +103,8 @@ def _explain(request: Request, error: Exception) -> Response:
             return _answer(request, HTTPStatus.FORBIDDEN, error.text)
         case UnknownStudy():
             return _answer(request, HTTPStatus.NOT_FOUND, "error.not_found")
-        case ReviewConflict():
-            return _answer(request, HTTPStatus.CONFLICT, "error.changed", detail=str(error))
+        case ReviewConflict(conflict=conflict):
+            return _answer(request, HTTPStatus.CONFLICT, f"conflict.{conflict.name.lower()}")
         case HTTPException(status_code=HTTPStatus.NOT_FOUND):
             return _answer(request, HTTPStatus.NOT_FOUND, "error.not_found")
         case HTTPException(status_code=status):

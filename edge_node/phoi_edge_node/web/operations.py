@@ -23,6 +23,7 @@ def operations(member: SignedIn) -> Response:
     desk = member.web.desk
     return member.page(
         "operations.html",
+        health=desk.health(),
         links=desk.links(),
         switches=desk.switches(),
         dead_letters=desk.dead_letters(DEAD_LETTERS),

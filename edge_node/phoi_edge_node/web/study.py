@@ -158,6 +158,13 @@ def sign(
     return RedirectResponse(f"/studies/{uid}", 303)
 
 
+@router.post("/acknowledge")
+def acknowledge(member: PostingMember, uid: Uid, revision: Annotated[int, Form(ge=1)]) -> Response:
+    """Say that it was seen that Phoi could not read this study."""
+    member.web.desk.acknowledge(uid, revision, member.account)
+    return RedirectResponse(f"/studies/{uid}", 303)
+
+
 # --- helpers ---------------------------------------------------------------------------------
 
 

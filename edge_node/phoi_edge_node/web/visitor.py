@@ -13,7 +13,7 @@ from fastapi import Depends, Form, Request
 from fastapi.responses import HTMLResponse
 
 from phoi_edge_node.accounts import Account, Role
-from phoi_edge_node.desk import Desk
+from phoi_edge_node.desk import WAITING, Desk
 from phoi_edge_node.ports import Clock
 from phoi_edge_node.settings import SiteSettings, WebSettings
 from phoi_edge_node.web import present
@@ -141,6 +141,7 @@ class Visitor:
             path=self.path,
             site=self.web.site,
             since=since,
+            working_phases=[phase.value for phase in WAITING],
             duration=partial(present.duration, language=self.language),
             patient_age=present.patient_age_years,
             paused=[s for s in self.web.desk.switches() if s.paused] if self.account else [],

@@ -8,7 +8,7 @@ from enum import StrEnum
 from fastapi import APIRouter
 from fastapi.responses import Response
 
-from phoi_edge_node.desk import Phase, WorklistRow
+from phoi_edge_node.desk import DONE, WAITING, Phase, WorklistRow
 from phoi_edge_node.web.visitor import Member, SignedIn
 
 router = APIRouter()
@@ -28,23 +28,27 @@ class Show(StrEnum):
 
 
 _PHASES: Mapping[Show, frozenset[Phase]] = {
-    Show.OPEN: frozenset(Phase) - {Phase.SIGNED},
+    Show.OPEN: frozenset(Phase) - DONE,
     Show.REVIEW: frozenset({Phase.READY}),
-    Show.WORKING: frozenset({Phase.RECEIVING, Phase.QUEUED, Phase.ANALYSING}),
+    Show.WORKING: WAITING,
     Show.PROBLEMS: frozenset({Phase.NOT_ANALYSABLE, Phase.FAILED}),
-    Show.SIGNED: frozenset({Phase.SIGNED}),
+    Show.SIGNED: DONE,
     Show.ALL: frozenset(Phase),
 }
 
 
 def shown_by(show: Show, rows: Sequence[WorklistRow]) -> tuple[WorklistRow, ...]:
-    """The rows of one part. A study whose delivery fails is a problem in every phase."""
+    """The rows of one part. A study is a problem in every phase where delivery fails,
+    or new images came after somebody had signed.
+    """
     wanted = _PHASES[show]
     return tuple(
-        row
-        for row in rows
-        if row.phase in wanted or (show is Show.PROBLEMS and row.delivery_problems > 0)
+        row for row in rows if row.phase in wanted or (show is Show.PROBLEMS and _is_problem(row))
     )
+
+
+def _is_problem(row: WorklistRow) -> bool:
+    return row.delivery_problems > 0 or row.changed_after_signing
 
 
 @router.get("/")

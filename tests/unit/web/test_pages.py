@@ -20,12 +20,15 @@ from cryptography.x509.oid import NameOID
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from phoi_edge_node.desk import Phase
+from phoi_edge_node.errors import Conflict
 from phoi_edge_node.orders import ImagingOrder, OrderNumber
+from phoi_edge_node.policies import LIVES
 from phoi_edge_node.result import Outcome, Priority, Verdict
 from phoi_edge_node.settings import SiteMode, SiteSettings, WebSettings
 from phoi_edge_node.testing import FakeClock
 from phoi_edge_node.web.app import create_app, server_config
 from phoi_edge_node.web.security import SignInBrake
+from phoi_edge_node.web.texts import TEXTS
 from phoi_models.geometry import Geometry, Triple
 from phoi_models.phantom import flipped
 from phoi_models.volume import Volume
@@ -573,7 +576,7 @@ def test_a_judgement_of_another_revision_is_refused_in_words(
 ) -> None:
     response = decide(reviewer, "2.25.999", "accepted")
     assert response.status_code == 409
-    assert "there is no such nodule" in response.json()["error"]
+    assert "không có nốt này" in response.json()["error"]
 
 
 # --- operations ------------------------------------------------------------------------------
@@ -609,3 +612,69 @@ def test_figures_of_use(reviewer: httpx.Client) -> None:
     html = reviewer.get("/kpis").text
     assert "0.51" in html  # 61 rejected marks in 120 signed studies
     assert "48 giây" in html
+
+
+# --- the study's life ------------------------------------------------------------------------
+
+
+def test_every_state_is_on_the_operations_page_with_its_age(reviewer: httpx.Client) -> None:
+    html = reviewer.get("/operations").text
+    for life, states in LIVES.items():
+        for state in states:
+            row = html.split(f'data-life="{life.value}" data-state="{state.value}"')[1]
+            assert "5 giờ" in row.split("</tr>")[0]
+    assert "báo cho bạn" in html
+    assert 'href="/studies/1.2.7"' in html
+
+
+def test_threads_in_trouble_and_a_refused_champion_are_shown(
+    reviewer: httpx.Client, desk: FakeDesk
+) -> None:
+    assert "Báo động" not in reviewer.get("/operations").text
+    desk.not_ready = ("the thread analyst-0 has died: restart Phoi, and report it",)
+    desk.champion_refused = "the signature is nobody's who is trusted"
+    html = reviewer.get("/operations").text
+    assert "analyst-0 has died" in html
+    assert "nobody&#39;s who is trusted" in html
+
+
+def test_a_study_that_cannot_be_read_is_acknowledged_not_signed(
+    reviewer: httpx.Client, desk: FakeDesk
+) -> None:
+    page = reviewer.get("/studies/1.2.4")
+    assert "/studies/1.2.4/acknowledge" in page.text
+    assert "/acknowledge" not in reviewer.get(STUDY).text
+    assert post(reviewer, f"{STUDY}/acknowledge", {"revision": 1}, script=False).status_code == 409
+    assert (
+        post(reviewer, "/studies/1.2.4/acknowledge", {"revision": 1}, script=False).status_code
+        == 303
+    )
+    assert desk.studies["1.2.4"].acknowledged_by == REVIEWER.username
+    page = reviewer.get("/studies/1.2.4")
+    assert "/studies/1.2.4/acknowledge" not in page.text
+    assert f"{REVIEWER.username} đã xem" in page.text
+    assert "1.2.4" not in uids(reviewer.get("/").text)
+    assert "1.2.4" in uids(reviewer.get("/?show=signed").text)
+
+
+def test_what_waits_says_behind_how_many_until_when_and_why(
+    reviewer: httpx.Client, desk: FakeDesk, clock: FakeClock
+) -> None:
+    study = desk.studies["1.2.7"]
+    study.ahead, study.trouble = 4, "no worker answers"
+    study.retry_at = clock.now() + timedelta(minutes=2)
+    for path in ("/", "/studies/1.2.7"):
+        html = reviewer.get(path).text
+        for text in ("4 ca trước", "thử lại lúc", "no worker answers"):
+            assert text in html, (path, text)
+
+
+def test_every_conflict_is_said_in_both_languages() -> None:
+    for conflict in Conflict:
+        assert f"conflict.{conflict.name.lower()}" in TEXTS
+
+
+def test_a_conflict_is_told_in_the_readers_language(reviewer: httpx.Client) -> None:
+    response = post(reviewer, f"{STUDY}/undo", {})
+    assert response.status_code == 409
+    assert "Không có gì để hoàn tác" in response.text
