@@ -329,6 +329,10 @@ class StudyStore(OrderStore, Protocol):
         """Forget the images of a study; False, and nothing happens, if it is not settled."""
         ...
 
+    def lose_instances(self, study_instance_uid: str, sop_instance_uids: Collection[str]) -> None:
+        """Forget images that are not on the disk any more, so that they are asked for again."""
+        ...
+
     def quiet_study(self, study_instance_uid: str) -> bool:
         """Nothing more comes: the study is to be counted; False if it is not being received."""
         ...

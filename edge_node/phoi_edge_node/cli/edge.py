@@ -14,6 +14,7 @@ from phoi_models.home import find_home
 
 from phoi_edge_node.accounts import Account, Role, hash_password
 from phoi_edge_node.bootstrap import EdgeNode, open_storage
+from phoi_edge_node.cli.backup import backup, restore
 from phoi_edge_node.cli.export import export_feedback
 from phoi_edge_node.cli.options import DEFAULT_SETTINGS, SettingsFile
 from phoi_edge_node.errors import SettingsError
@@ -67,6 +68,8 @@ port = 8080
 """
 
 
+app.command("backup")(backup)
+app.command("restore")(restore)
 app.command("export-feedback")(export_feedback)
 
 
