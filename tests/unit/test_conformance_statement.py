@@ -11,9 +11,17 @@ from pathlib import Path
 import pydicom
 import pytest
 from phoi_edge_node.dicom.documents import DicomEncoder
+from phoi_edge_node.dicom.query_retrieve import FIND, GET, MOVE
 from phoi_edge_node.dicom.storage_scp import SOP_CLASSES, TRANSFER_SYNTAXES
 from phoi_edge_node.ports import ReportStatus
-from phoi_edge_node.result import Correction, Disposition, Outcome, SignedReview, Verdict
+from phoi_edge_node.result import (
+    Completeness,
+    Correction,
+    Disposition,
+    Outcome,
+    SignedReview,
+    Verdict,
+)
 from phoi_models.errors import NotAnalysableReason
 from phoi_models.findings import Attenuation, Lobe, Side
 from pydicom import Dataset
@@ -52,8 +60,10 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> list[Dataset]:
             Disposition("2.25.77", Verdict.MISSED, "duc", AT, correction=place),
         ),
     )
+    known = [replace(positive.result, completeness=how) for how in Completeness]
     cases = [
         positive,
+        *(replace(positive, result=result) for result in known),
         replace(positive, status=ReportStatus.FINAL, review=review),
         case_of(images, Outcome.NOT_ANALYSABLE, reason=NotAnalysableReason.NOT_AXIAL),
     ]
@@ -67,6 +77,10 @@ def test_every_sop_class_and_transfer_syntax_is_listed(
 ) -> None:
     uids = {*SOP_CLASSES, *TRANSFER_SYNTAXES, *(o.SOPClassUID for o in objects)}
     assert [uid for uid in uids if f"| {uid} |" not in statement] == []
+
+
+def test_every_service_that_is_asked_for_is_listed(statement: str) -> None:
+    assert [uid for uid in (FIND, MOVE, GET) if f"| {uid} |" not in statement] == []
 
 
 def test_every_code_of_the_reports_is_listed(statement: str, objects: list[Dataset]) -> None:
