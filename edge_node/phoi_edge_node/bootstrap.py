@@ -7,7 +7,7 @@ import secrets
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Self
@@ -27,6 +27,7 @@ from phoi_edge_node.counting import StudyCounter
 from phoi_edge_node.courier import Courier
 from phoi_edge_node.current_model import CurrentModel
 from phoi_edge_node.dicom.archive import DicomArchive
+from phoi_edge_node.dicom.arrival import DecodingOnArrival, arrival_decoder
 from phoi_edge_node.dicom.dicomweb import DicomwebSource
 from phoi_edge_node.dicom.documents import DicomEncoder
 from phoi_edge_node.dicom.instance_files import InstanceFiles
@@ -85,6 +86,7 @@ log = structlog.get_logger(__name__)
 
 MLFLOW = "mlflow"  # the lane of usage reports
 LINK_CHECK_S = 15.0
+DECODE_S = 0.05
 WATCHDOG_S = 60.0
 RECONCILE_LOOK_S = 2.0
 RETENTION_S = 60.0
@@ -271,6 +273,7 @@ class EdgeNode:
         self._resources.enter_context(only_node(settings.data))
         self.storage = open_storage(settings, self._clock)
         self._resources.callback(self.storage.engine.dispose)
+        self._decode_on_arrival()
         self._connections = self._resources.enter_context(Connections(settings, home, inference))
         self._inference = self._connections.inference
         self._retry = RetryPolicy(settings.retry_delays_s)
@@ -293,7 +296,12 @@ class EdgeNode:
             settings.completeness,
             counted=any(archive.query for archive in settings.archives),
         )
-        self._taker = InstanceTaker(settings.dicom, self.storage.files, self._intake, self._clock)
+        self._taker = InstanceTaker(
+            settings.dicom,
+            self.storage.files,
+            DecodingOnArrival(self._intake, self._decoder),
+            self._clock,
+        )
         self.scp = StorageScp(settings.dicom, self._taker, self._clock)
         self.ways_in = WaysIn(
             settings, self._taker, self.storage.store, self._clock, self._uids, self._nudge
@@ -358,6 +366,15 @@ class EdgeNode:
             requeued=requeued,
         )
 
+    def _decode_on_arrival(self) -> None:
+        files = self.storage.files
+        self._decoder = arrival_decoder(
+            self._settings.data / "decoded", files, self._settings.dicom
+        )
+        self._resources.callback(self._decoder.stop)
+        reader = DicomSeriesReader(files.root, self._decoder.files_hu)
+        self.storage = replace(self.storage, reader=reader)
+
     def _follow_mlflow(self, home: Home) -> None:
         self._reporter: Reporter | None = None
         self._champion: ChampionFollower | None = None
@@ -421,6 +438,7 @@ class EdgeNode:
             *self._counting_loops(),
             *self._reconciling_loops(),
             Loop("retention", self._retention.run, RETENTION_S),
+            Loop("decode", self._decoder.begin_next, DECODE_S),
             Loop("links", self._links.check, LINK_CHECK_S),
             Loop("watchdog", self.watchdog.look, WATCHDOG_S),
             *(
