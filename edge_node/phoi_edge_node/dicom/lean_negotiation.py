@@ -24,6 +24,7 @@ from pynetdicom.presentation import PresentationContext, negotiate_as_acceptor
 from phoi_edge_node.dicom.acceptor import MAXIMUM_PDU
 
 _APPLICATION_CONTEXT = UID("1.2.840.10008.3.1.1.1")
+_PROTOCOL_VERSION = 1
 _LONGEST_RESPONSE = 512
 # A window of asynchronous operations is not granted, by not answering to it (PS3.7 D.3.3.3).
 _PLAIN_ITEMS = (
@@ -60,7 +61,9 @@ def negotiate(request: bytes, entity: AE, services: Collection[str]) -> Accepted
         pdu = A_ASSOCIATE_RQ()
         pdu.decode(request)
         proposal = pdu.to_primitive()
-        if not _is_plain(proposal) or not _is_welcome(proposal, entity):
+        if pdu.protocol_version != _PROTOCOL_VERSION or not _is_plain(proposal):
+            return None
+        if not _is_welcome(proposal, entity):
             return None
         results, _ = negotiate_as_acceptor(
             proposal.presentation_context_definition_list, entity.supported_contexts, {}
