@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import httpx
 from phoi_edge_node.stand_ins.hospital import Hospital
@@ -143,10 +143,19 @@ def _rests(site: Hospital) -> bool:
     return not any(unfinished)
 
 
+class Served(Protocol):
+    """Whatever serves the page."""
+
+    @property
+    def page(self) -> str:
+        """URL of the worklist."""
+        ...
+
+
 class Page:
     """The review page, used over HTTP by a signed-in person, through its own forms."""
 
-    def __init__(self, site: Hospital, username: str, password: str) -> None:
+    def __init__(self, site: Served, username: str, password: str) -> None:
         self._http = httpx.Client(base_url=site.page, trust_env=False, follow_redirects=True)
         form = {"username": username, "password": password}
         answer = self._http.post("/login", data=form | self._csrf("/login"))

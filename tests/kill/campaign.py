@@ -1,0 +1,216 @@
+"""Many deaths, spread over the lives of a few studies; what each step's deaths lost."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from phoi_models.home import Home
+from phoi_models.identity import ModelIdentity
+from support.inference import QUICK, install, new_home
+
+from kill.emr import Outside, outside
+from kill.invariants import losses
+from kill.job import Study, main_job, make_study
+from kill.launcher import Launcher
+from kill.site import Deaths, Site
+from kill.steps import KillPoint, When, death_in, steps_in
+
+_TRIES = 4  # then a step that is hard to meet is let go
+COARSE = {**QUICK, "spacing_mm": 3.0}
+
+
+@dataclass(frozen=True)
+class Life:
+    """One life of the edge.
+
+    Attributes:
+        steps: that it took, in order.
+        ended_at: None where it was killed from outside.
+    """
+
+    steps: Sequence[str]
+    ended_at: KillPoint | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """One study's way through its deaths.
+
+    Attributes:
+        died: places of all deaths, in order.
+        lost: what did not hold at the end.
+        lives: of the edge, in order.
+    """
+
+    died: Sequence[str]
+    lost: Sequence[str]
+    lives: Sequence[Life]
+    seconds: float
+
+    @property
+    def steps(self) -> list[str]:
+        """All that were taken."""
+        return [step for life in self.lives for step in life.steps]
+
+
+class Campaign:
+    """Takes studies through their deaths, one after another.
+
+    Args:
+        folder: of all studies; what a study left is kept where something was lost.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        launcher: Launcher,
+        home: Home,
+        around: Outside,
+        models: Sequence[ModelIdentity],
+        receiver: str,
+    ) -> None:
+        self._folder = folder
+        self._launcher = launcher
+        self._home = home
+        self._around = around
+        self._models = models
+        self._receiver = receiver
+        self._studies = 0
+
+    def begin(self, deaths: Deaths) -> tuple[Site, Study]:
+        """A folder of its own for the next study, and the study."""
+        self._studies += 1
+        site = Site(
+            self._folder / f"study-{self._studies}",
+            self._launcher,
+            self._home,
+            self._around,
+            self._models,
+            deaths,
+            self._receiver,
+        )
+        return site, make_study(f"killed-{self._studies}")
+
+    def run(self, deaths: Deaths) -> Report:
+        """Take one study all the way."""
+        began = time.monotonic()
+        site, study = self.begin(deaths)
+        try:
+            try:
+                main_job(site, study)
+            finally:
+                site.end()
+            lost = losses(site, study)
+        except AssertionError as error:  # it stands still: nothing can be said of the rest
+            lost = [str(error), *site.losses]
+        lives = [Life(steps_in(journal), death_in(journal)) for journal in site.journals]
+        if not lost:
+            shutil.rmtree(site.folder)
+        return Report(
+            died=tuple(deaths.died),
+            lost=tuple(lost),
+            lives=tuple(lives),
+            seconds=time.monotonic() - began,
+        )
+
+
+@contextmanager
+def campaign(folder: Path, receiver: str = "pynetdicom") -> Iterator[Campaign]:
+    """Start what all studies share."""
+    home = new_home(folder / "home")
+    versions = ("1.0.0", "1.1.0")
+    models = [install(home, folder / f"model-{v}", **COARSE, version=v) for v in versions]
+    with ExitStack() as stack:
+        around = stack.enter_context(outside(folder / "fhir"))
+        launcher = stack.enter_context(Launcher(folder / "launcher.log"))
+        yield Campaign(folder, launcher, home, around, models, receiver)
+
+
+def unmet(reports: Sequence[Report]) -> list[tuple[str, When]]:
+    """Sides of known steps at which nothing died."""
+    died = {place for report in reports for place in report.died}
+    known = dict.fromkeys(step for report in reports for step in report.steps)
+    sides = [(step, when) for step in known for when in When]
+    return [side for side in sides if KillPoint(*side).place not in died]
+
+
+def cover(runs: Campaign, rng: random.Random, kills_per_study: int) -> list[Report]:
+    """Kill before and after each step that any life takes, once at least; ends by itself.
+
+    The steps are found on the way: those of a life without deaths first, then those that only
+    come up after a death.
+    """
+    reports = [runs.run(Deaths())]
+    tries: Counter[tuple[str, When]] = Counter()
+    worker_died_in: set[str] = set()
+    while todo := [side for side in unmet(reports) if tries[side] < _TRIES]:
+        chosen = rng.sample(todo, min(kills_per_study, len(todo)))
+        points = {
+            KillPoint(*side, _occurrence(reports[0], *side, tries, rng), power=rng.random() < 0.5)
+            for side in chosen
+        }
+        points |= {point for step, _ in chosen if (point := _brought_up_by(step, reports))}
+        tries.update(chosen)
+        deaths = Deaths(sorted(points, key=str), of_worker=1, worker_died_in=worker_died_in)
+        reports.append(runs.run(deaths))
+        if deaths.of_worker:  # it has died in every step: once more in each
+            worker_died_in.clear()
+    return reports
+
+
+def _brought_up_by(step: str, reports: Sequence[Report]) -> KillPoint | None:
+    """The death after which a step was first seen; None for a step that needs none."""
+    for report in reports:
+        if step in report.lives[0].steps:
+            return None
+        for life, following in pairwise(report.lives):
+            if step in following.steps:
+                return life.ended_at
+    return None
+
+
+def _occurrence(
+    unharmed: Report, step: str, when: When, tries: Counter[tuple[str, When]], rng: random.Random
+) -> int:
+    """Any time that the step is taken; the first one, where that was not met before."""
+    if tries[step, when]:
+        return 1
+    return rng.randint(1, max(1, unharmed.steps.count(step) // 2))
+
+
+def at_random(
+    runs: Campaign, rng: random.Random, kills_per_study: int, steps: Sequence[str]
+) -> Report:
+    """One study with deaths at steps drawn at random, at random times, and of the worker."""
+    points = [
+        KillPoint(
+            rng.choice(steps),
+            rng.choice(list(When)),
+            occurrence=1 + int(rng.expovariate(0.3)),
+            power=rng.random() < 0.5,
+        )
+        for _ in range(kills_per_study)
+    ]
+    after_s = [rng.uniform(0.2, 3.0) for _ in range(2)]
+    return runs.run(Deaths(points, after_s, of_worker=1))
+
+
+def table(reports: Sequence[Report]) -> str:
+    """Every place of death: how often, and how often something was lost; plain text."""
+    trials = Counter(place for report in reports for place in report.died)
+    lost = Counter(place for report in reports if report.lost for place in report.died)
+    width = max((len(place) for place in trials), default=0)
+    lines = [f"{'killed':{width}}  trials  losses"]
+    lines += [f"{place:{width}}  {trials[place]:6}  {lost[place]:6}" for place in sorted(trials)]
+    lines.append(
+        f"{'together':{width}}  {trials.total():6}  {sum(bool(r.lost) for r in reports):6}"
+    )
+    return "\n".join(lines)
