@@ -42,6 +42,7 @@ from phoi_edge_node.reconciled import (
     ReconciliationReport,
 )
 from phoi_edge_node.result import (
+    Completeness,
     Correction,
     Disposition,
     Nodule,
@@ -88,6 +89,7 @@ class FakeStudy:
     trouble: str = ""
     images_removed_at: datetime | None = None
     order: ImagingOrder | None = None
+    changed_after_signing: bool = False
 
     @property
     def standing(self) -> dict[str, Disposition]:
@@ -116,6 +118,8 @@ class FakeStudy:
             ahead=self.ahead,
             retry_at=self.retry_at,
             trouble=self.trouble,
+            unconfirmed=bool(self.result and self.result.completeness is Completeness.UNCONFIRMED),
+            changed_after_signing=self.changed_after_signing,
         )
 
     @property

@@ -6,6 +6,7 @@ import gzip
 import re
 import ssl
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from phoi_edge_node.desk import Phase
 from phoi_edge_node.errors import Conflict
 from phoi_edge_node.orders import ImagingOrder, OrderNumber
 from phoi_edge_node.policies import LIVES
-from phoi_edge_node.result import Outcome, Priority, Verdict
+from phoi_edge_node.result import Completeness, Outcome, Priority, Verdict
 from phoi_edge_node.settings import SiteMode, SiteSettings, WebSettings
 from phoi_edge_node.testing import FakeClock
 from phoi_edge_node.web.app import create_app, server_config
@@ -367,6 +368,32 @@ def test_only_a_negative_study_reads_like_one(reviewer: httpx.Client, desk: Fake
         assert ("outcome-negative" in rows[uid]) == negative
     for uid in ("1.2.4", "1.2.5"):
         assert "Thường" not in rows[uid]  # nobody judged its priority
+
+
+def test_a_study_that_changed_after_signing_stands_on_top_and_says_so(
+    reviewer: httpx.Client, desk: FakeDesk
+) -> None:
+    study = desk.studies["1.2.2"]
+    assert "Ảnh mới sau khi ký" not in reviewer.get("/?show=all").text
+    study.changed_after_signing = True
+    html = reviewer.get("/?show=problems").text
+    assert uids(html)[0] == "1.2.2"
+    assert "Ảnh mới sau khi ký" in html
+    assert "SAU KHI KÝ" in reviewer.get("/studies/1.2.2").text
+
+
+@pytest.mark.parametrize("how", Completeness)
+def test_how_a_study_is_known_to_be_whole_is_shown(
+    reviewer: httpx.Client, desk: FakeDesk, how: Completeness
+) -> None:
+    study = desk.studies["1.2.2"]
+    assert study.result
+    study.result = replace(study.result, completeness=how)
+    unconfirmed = how is Completeness.UNCONFIRMED
+    page = reviewer.get("/studies/1.2.2").text
+    assert TEXTS[f"completeness.{how.value}"][0] in page
+    assert ("⚠ CHƯA XÁC NHẬN ĐỦ ẢNH" in page) is unconfirmed
+    assert ("⚠ Chưa xác nhận đủ ảnh" in reviewer.get("/?show=all").text) is unconfirmed
 
 
 def test_a_study_whose_images_were_removed_says_so_and_keeps_its_result(

@@ -11,7 +11,7 @@ import phoi_edge_node.web
 import pytest
 from phoi_edge_node.desk import LinkKind, LinkState, Phase, SwitchKind
 from phoi_edge_node.ports import DocumentKind
-from phoi_edge_node.result import Outcome, Priority, Verdict
+from phoi_edge_node.result import Completeness, Outcome, Priority, Verdict
 from phoi_edge_node.settings import SiteMode
 from phoi_edge_node.study import DeliveryState
 from phoi_edge_node.web.study import RejectReason
@@ -24,6 +24,7 @@ WEB = Path(phoi_edge_node.web.__file__).parent
 SOURCES = [*WEB.glob("*.py"), *WEB.glob("templates/*.html")]
 VALUES: dict[str, Iterable[str]] = {
     "attenuation": Attenuation,
+    "completeness": Completeness,
     "delivery": DeliveryState,
     "document": DocumentKind,
     "link": [*LinkKind, *LinkState],
