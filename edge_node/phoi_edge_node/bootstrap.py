@@ -23,6 +23,7 @@ from prometheus_client import CollectorRegistry, make_asgi_app
 from sqlalchemy import Engine
 
 from phoi_edge_node.champion import ChampionFollower, ChampionState
+from phoi_edge_node.committing import Committing
 from phoi_edge_node.counting import StudyCounter
 from phoi_edge_node.courier import Courier
 from phoi_edge_node.current_model import CurrentModel
@@ -62,6 +63,7 @@ from phoi_edge_node.ports import (
     InferenceService,
     UidSource,
 )
+from phoi_edge_node.receiving_state import ReceivingCollector, ReceivingState
 from phoi_edge_node.reconciliation import Reconciler, ReconciliationDesk
 from phoi_edge_node.reporting import Reporter
 from phoi_edge_node.retention import Retention
@@ -302,9 +304,31 @@ class EdgeNode:
             DecodingOnArrival(self._intake, self._decoder),
             self._clock,
         )
-        self.scp = StorageScp(settings.dicom, self._taker, self._clock)
+        self._committing = Committing(
+            settings,
+            self.storage.store,
+            self.storage.files,
+            self._clock,
+            self._uids,
+            self._retry,
+            self._nudge,
+        )
+        self.scp = StorageScp(
+            settings.dicom, self._taker, self._clock, commitment=self._committing.service
+        )
+        self._receiving = ReceivingState(
+            self.storage.files.free_bytes,
+            self.storage.files.quarantined,
+            settings.dicom.minimum_free_disk_mb,
+        )
         self.ways_in = WaysIn(
-            settings, self._taker, self.storage.store, self._clock, self._uids, self._nudge
+            settings,
+            self._taker,
+            self.storage.store,
+            self._clock,
+            self._uids,
+            on_order=self._nudge,
+            stopping=lambda: self._stopping.is_set(),
         )
         self._follow_mlflow(home)
         self._links = Links(self._couriers, self._inference, self._clock)
@@ -406,6 +430,7 @@ class EdgeNode:
             [courier.destination.name for courier in self._couriers],
             self.watchdog,
             lambda: self._champion_refused,
+            self._receiving.troubles,
         )
         app = create_app(
             self.desk, settings.web, settings.site, self._clock, secret_key(settings.data)
@@ -414,6 +439,7 @@ class EdgeNode:
         registry.register(
             EdgeCollector(self.storage.store, self._links, self._clock, self.watchdog)
         )
+        registry.register(ReceivingCollector(self._receiving, self.storage.store.commitment_counts))
         app.mount("/metrics", make_asgi_app(registry))
         self.ways_in.mount_on(app)
         return uvicorn.Server(server_config(app, settings.web))
@@ -436,6 +462,7 @@ class EdgeNode:
         self._loops = [
             Loop("completeness", self._intake.complete_quiet_studies, 0.5),
             *self._counting_loops(),
+            *self._committing.loops,
             *self._reconciling_loops(),
             Loop("retention", self._retention.run, RETENTION_S),
             Loop("decode", self._decoder.begin_next, DECODE_S),
@@ -449,6 +476,7 @@ class EdgeNode:
                 Loop(f"to-{courier.destination.name}", courier.send_next, 1.0)
                 for courier in self._couriers
             ),
+            *self.ways_in.loops,
             *self._mlflow_loops(),
         ]
 

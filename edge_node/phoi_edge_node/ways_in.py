@@ -1,4 +1,4 @@
-"""Wires what comes in beside C-STORE: STOW-RS, and orders over HL7 v2. Knows adapters."""
+"""Wires what comes in beside C-STORE: STOW-RS, a watched folder, orders. Knows adapters."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from fastapi import FastAPI
 
 from phoi_edge_node.dicom.stow import StowService
 from phoi_edge_node.dicom.taking import InstanceTaker
+from phoi_edge_node.dicom.watched_folder import WatchedFolder
 from phoi_edge_node.hl7v2.listener import MllpListener
 from phoi_edge_node.hl7v2.reception import Reception
+from phoi_edge_node.loops import Loop
 from phoi_edge_node.orders import OrderStore
 from phoi_edge_node.ports import Clock, UidSource
 from phoi_edge_node.settings import EdgeSettings
@@ -20,9 +22,13 @@ class WaysIn:
 
     Args:
         on_order: called after each message that was new.
+        stopping: asked by what takes long.
+
+    Attributes:
+        loops: to be run beside those of the node.
 
     Raises:
-        SettingsError: one of them cannot be used.
+        EdgeError: one of them cannot be used.
     """
 
     def __init__(
@@ -33,11 +39,16 @@ class WaysIn:
         clock: Clock,
         uids: UidSource,
         on_order: Callable[[], None],
+        stopping: Callable[[], bool],
     ) -> None:
+        self.loops: list[Loop] = []
         self._stow: StowService | None = None
         self.orders: MllpListener | None = None
         if settings.stow is not None:
             self._stow = StowService(settings.stow, settings.dicom, taker, clock)
+        if settings.watched_folder is not None:
+            watched = WatchedFolder(settings.watched_folder, settings.dicom, taker, clock, stopping)
+            self.loops.append(Loop("watched-folder", watched.look, 1.0))
         if settings.orders is not None:
             reception = Reception(store, clock, uids, settings.site.name, on_order)
             self.orders = MllpListener(settings.orders, reception.answer)

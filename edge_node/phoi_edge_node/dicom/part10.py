@@ -31,7 +31,6 @@ def open_file(content: bytes) -> tuple[IncomingInstance, InstanceHeader]:
         transfer_syntax_uid=header.transfer_syntax_uid,
         sop_class_uid=header.sop_class_uid,
         sop_instance_uid=header.sop_instance_uid,
-        calling_ae_title=header.sending_ae_title,
     )
     return incoming, header
 
