@@ -85,6 +85,7 @@ class ReviewDesk:
         destinations: Sequence[str],
         watchdog: Watchdog,
         champion_refused: Callable[[], str] = str,
+        receiving_troubles: Callable[[], tuple[str, ...]] = tuple,
     ) -> None:
         self._store = store
         self._reader = reader
@@ -96,6 +97,7 @@ class ReviewDesk:
         self._destinations = destinations
         self._watchdog = watchdog
         self._champion_refused = champion_refused
+        self._receiving_troubles = receiving_troubles
         self._volumes: OrderedDict[str, Volume] = OrderedDict()
         self._volume_lock = threading.Lock()
 
@@ -411,7 +413,7 @@ class ReviewDesk:
             self._store.fact("ready")
         except Exception as error:  # any failure of the database is the answer
             return (f"the database does not answer: {type(error).__name__}",)
-        return self._watchdog.troubles()
+        return self._watchdog.troubles() + self._receiving_troubles()
 
     # --- people ------------------------------------------------------------------------------
 

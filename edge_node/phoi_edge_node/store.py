@@ -15,6 +15,7 @@ from typing import Protocol
 from phoi_models.identity import ModelIdentity
 
 from phoi_edge_node.accounts import Account
+from phoi_edge_node.commitment import CommitmentLedger
 from phoi_edge_node.desk import AuditEntry, Judgement
 from phoi_edge_node.orders import OrderStore
 from phoi_edge_node.policies import Life
@@ -282,7 +283,7 @@ class Use:
     result_to_review_s: float | None
 
 
-class StudyStore(OrderStore, Protocol):
+class StudyStore(OrderStore, CommitmentLedger, Protocol):
     """The edge's memory. What a person changes is audited in the same transaction."""
 
     # studies
