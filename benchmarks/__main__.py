@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 
-from benchmarks import detection, main_job, receiving
+from benchmarks import day, detection, main_job, receiving
 from benchmarks.results import RESULTS, Section, write_section
 
 
@@ -18,7 +18,15 @@ def _receiving(runs: int) -> Section:
     return Section(receiving.measure(runs), receiving.where())
 
 
-SECTIONS: Mapping[str, Callable[[int], Section]] = {"main_job": _main_job, "receiving": _receiving}
+def _day(runs: int) -> Section:
+    return Section(day.measure(runs), day.circumstances())
+
+
+SECTIONS: Mapping[str, Callable[[int], Section]] = {
+    "main_job": _main_job,
+    "receiving": _receiving,
+    "day": _day,
+}
 
 
 def main() -> None:

@@ -592,17 +592,22 @@ def test_the_first_instances_of_a_study_may_come_in_many_transactions_at_once(
     assert Counter(intakes) == {Intake.STORED: 8 * 5 + 5, Intake.DUPLICATE: 7 * 5}
 
 
-def test_an_emergency_overtakes_what_came_within_four_hours_and_nothing_older(
+def test_an_emergency_overtakes_and_nobody_is_overtaken_for_ever(
     store: StudyStore, clock: FakeClock
 ) -> None:
     _complete(store, "1.1")
     clock.advance(3600)
     _complete(store, "1.2")
-    clock.advance(3 * 3600 + 1)
+    clock.advance(5.5 * 3600)
     _complete(store, "1.3", Priority.STAT)
     _complete(store, "1.4", Priority.URGENT)
     claimed = [store.claim_analysis() for _ in range(4)]
-    assert [a.study_instance_uid for a in claimed if a] == ["1.1", "1.3", "1.4", "1.2"]
+    assert [a.study_instance_uid for a in claimed if a] == ["1.3", "1.1", "1.4", "1.2"]
+    _complete(store, "1.5")
+    clock.advance(31 * 3600)
+    _complete(store, "1.6", Priority.STAT)
+    claimed = [store.claim_analysis() for _ in range(2)]
+    assert [a.study_instance_uid for a in claimed if a] == ["1.5", "1.6"]
 
 
 def test_a_reconciliation_is_asked_for_and_ends_with_its_report(

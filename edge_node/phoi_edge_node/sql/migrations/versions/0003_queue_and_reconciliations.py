@@ -11,8 +11,8 @@ from phoi_edge_node.sql.tables import UtcDateTime
 revision = "0003"
 down_revision = "0002"
 
-# Minutes that stat, urgent and routine waited for their turn when this was written.
-PATIENCE = {0: 0, 1: 30, 2: 240}
+# Hours of patience of stat, urgent and routine when this was written.
+PATIENCE = {0: 0, 1: 24, 2: 30}
 
 
 def upgrade() -> None:
@@ -48,7 +48,5 @@ def _set_turns() -> None:
     connection = op.get_bind()
     waiting = sa.select(analyses).where(analyses.c.state.in_(("queued", "running")))
     for row in connection.execute(waiting).all():
-        turn = row.created_at + timedelta(minutes=PATIENCE[row.priority])
-        connection.execute(
-            analyses.update().where(analyses.c.id == row.id).values(turn_at=turn)
-        )
+        turn = row.created_at + timedelta(hours=PATIENCE[row.priority])
+        connection.execute(analyses.update().where(analyses.c.id == row.id).values(turn_at=turn))
