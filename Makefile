@@ -4,10 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 ARGS ?=
+KILLS ?= 1000
+SOAK ?= .cache/soak.jsonl
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: help demo test check lint types imports unit bench protos clean
+.PHONY: help demo test check lint types imports unit bench soak protos clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -35,6 +37,9 @@ unit: $(VENV)/.dev  ## pure code
 
 bench: $(VENV)/.dev  ## measure; writes benchmarks/results.json
 	$(BIN)/python -m benchmarks $(ARGS)
+
+soak: $(VENV)/.dev  ## kill edge and worker KILLS times, and look what is lost; goes on where it ended
+	PYTHONPATH=tests $(BIN)/python -m kill.soak --kills $(KILLS) --results $(SOAK) $(ARGS)
 
 protos: $(VENV)/.dev  ## regenerate the gRPC code
 	$(BIN)/python scripts/generate-protos

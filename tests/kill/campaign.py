@@ -23,6 +23,7 @@ from kill.launcher import Launcher
 from kill.site import Deaths, Site
 from kill.steps import KillPoint, When, death_in, steps_in
 
+_SHARE_OF_TIMES = 0.25
 _TRIES = 4  # then a step that is hard to meet is let go
 COARSE = {**QUICK, "spacing_mm": 3.0}
 
@@ -187,20 +188,22 @@ def _occurrence(
 
 
 def at_random(
-    runs: Campaign, rng: random.Random, kills_per_study: int, steps: Sequence[str]
+    runs: Campaign, rng: random.Random, steps: Sequence[str], kills_per_study: int
 ) -> Report:
-    """One study with deaths at steps drawn at random, at random times, and of the worker."""
-    points = [
+    """One study with deaths at steps drawn at random, or at random times; and of the worker."""
+    if rng.random() < _SHARE_OF_TIMES:
+        after_s = [rng.uniform(0.1, 2.0) for _ in range(kills_per_study)]
+        return runs.run(Deaths(after_s=after_s, of_worker=1))
+    points = {
         KillPoint(
             rng.choice(steps),
             rng.choice(list(When)),
-            occurrence=1 + int(rng.expovariate(0.3)),
+            occurrence=rng.choice((1, 1, 2, 3, 5, 8, 13)),
             power=rng.random() < 0.5,
         )
         for _ in range(kills_per_study)
-    ]
-    after_s = [rng.uniform(0.2, 3.0) for _ in range(2)]
-    return runs.run(Deaths(points, after_s, of_worker=1))
+    }
+    return runs.run(Deaths(sorted(points, key=str), of_worker=1))
 
 
 def table(reports: Sequence[Report]) -> str:
