@@ -353,7 +353,7 @@ def test_what_breaks_the_protocol_ends_the_association(
         peer.sendall(message)
         assert ends(peer)
     assert run("echoscu", "-aec", "PHOI", "127.0.0.1", lean.scp.port).returncode == 0
-    assert list(lean.files.incoming.iterdir()) == list(lean.files.paths()) == []
+    assert [*lean.files.incoming.iterdir(), *lean.files.paths()] == []
     assert taken_over == [True, True]
 
 

@@ -77,14 +77,14 @@ class LeanReceiver:
         self._limits = limits
         self._new_name = new_name
         self._lock = threading.Lock()
-        self._open: dict[threading.Thread, tuple[_Association, str]] = {}
+        self._open: dict[threading.Thread, tuple[LeanAssociation, str]] = {}
 
     def take_over(self, admitted: Admitted) -> bool:
         """Serve this connection in a thread of its own; False: it is pynetdicom's."""
         accepted = negotiate(admitted.request, self._entity, self._services)
         if accepted is None:
             return False
-        association = _Association(
+        association = LeanAssociation(
             admitted.stream, accepted, self._taker, self._limits, self._new_name()
         )
         thread = threading.Thread(
@@ -110,7 +110,7 @@ class LeanReceiver:
         for thread in running:
             thread.join(max(0.0, give_up_at - time.monotonic()))
 
-    def _serve(self, association: _Association) -> None:
+    def _serve(self, association: LeanAssociation) -> None:
         try:
             association.run()
         finally:
@@ -118,7 +118,7 @@ class LeanReceiver:
                 del self._open[threading.current_thread()]
 
 
-class _Association:
+class LeanAssociation:
     """From its acceptance to its end."""
 
     def __init__(
