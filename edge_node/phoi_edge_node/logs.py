@@ -25,7 +25,17 @@ def configure_logs(level: str = "info") -> None:
         cache_logger_on_first_use=False,
     )
     # pynetdicom and others may log values of a header: only their errors, and only their place.
-    logging.basicConfig(level=logging.ERROR, stream=sys.stderr, format="%(name)s %(levelname)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_WithoutExceptionText("%(name)s %(levelname)s"))
+    logging.basicConfig(level=logging.ERROR, handlers=[handler])
+
+
+class _WithoutExceptionText(logging.Formatter):
+    """Of an exception in a library its type only."""
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - the base class's name
+        """Its type."""
+        return str(ei[0].__name__)
 
 
 def _without_exception_text(_: Any, __: str, event: Any) -> Any:

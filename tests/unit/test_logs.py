@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import pytest
 import structlog
@@ -26,3 +27,16 @@ def test_an_exception_is_told_by_type_and_place_without_its_text(
     assert line["exception"] == "ValueError"
     assert "test_logs" in line["at"][0]
     assert NAME not in json.dumps(line, ensure_ascii=False)
+
+
+def test_an_exception_in_a_library_is_told_by_its_type(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pynetdicom logs the tracebacks of what it cannot decode."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    configure_logs()
+    try:
+        int(NAME)
+    except ValueError as error:
+        logging.getLogger("pynetdicom.dul").exception(error)  # noqa: TRY401 - as it does
+    assert capsys.readouterr().err == "pynetdicom.dul ERROR\nValueError\n"
