@@ -20,28 +20,12 @@ from phoi_edge_node.dicom.lean_wire import BrokenProtocol
 from pydicom.uid import CTImageStorage
 from pynetdicom.dimse_messages import C_ECHO_RSP, C_STORE_RSP
 from pynetdicom.dimse_primitives import C_ECHO, C_STORE
+from support.ct_data_set import data_set
 from support.dicom_wire import COMMAND, CT_CONTEXT, DATA, LAST, VERIFICATION, echo_rq, pdu, store_rq
 from support.lean_peer import LARGEST, LeanPeer, answers
 
 CORPUS = sorted((Path(__file__).parents[1] / "corpus" / "wire").iterdir())
 RELEASE = pdu(0x05, bytes(4))
-
-
-def element(group: int, number: int, vr: str, text: str) -> bytes:
-    value = text.encode() + b"\0" * (len(text) % 2)
-    return struct.pack("<HH2sH", group, number, vr.encode(), len(value)) + value
-
-
-def data_set(uid: str, pixels: int = 64) -> bytes:
-    """The least that is taken."""
-    return (
-        element(8, 0x16, "UI", CTImageStorage)
-        + element(8, 0x18, "UI", uid)
-        + element(0x20, 0x0D, "UI", "1.2")
-        + element(0x20, 0x0E, "UI", "1.2.3")
-        + struct.pack("<HH2sHL", 0x7FE0, 0x10, b"OW", 0, pixels)
-        + bytes(pixels)
-    )
 
 
 def pdv(header: int, fragment: bytes) -> bytes:
@@ -50,7 +34,7 @@ def pdv(header: int, fragment: bytes) -> bytes:
 
 def store(uid: str, sizes: Sequence[int], pixels: int = 64) -> bytes:
     """A whole C-STORE, its data set cut into fragments of these sizes and a rest."""
-    content, values = data_set(uid, pixels), []
+    content, values = data_set(uid, pixels=pixels), []
     for size in sizes:
         values.append(pdv(DATA, content[:size]))
         content = content[size:]
