@@ -158,6 +158,17 @@ def test_a_bad_uid_is_a_bad_header(keyword: str, uid: str) -> None:
     assert "passwd" not in str(caught.value)
 
 
+def test_texts_fit_the_index_whatever_a_header_holds() -> None:
+    assert read_header(encoded(b"Nguyen\0^Anh")).study.patient.name == "Nguyen^Anh"
+    dataset = dcmread(io.BytesIO(encoded()))
+    dataset.add_new("Modality", "LO", "M" * 60)
+    dataset.add_new("PatientID", "LT", "1" * 5000)
+    buffer = io.BytesIO()
+    dcmwrite(buffer, dataset, enforce_file_format=False)
+    header = read_header(buffer.getvalue())
+    assert (len(header.modality), len(header.study.patient.patient_id)) == (16, 1024)
+
+
 @given(st.binary(max_size=300))
 def test_noise_is_a_bad_header(noise: bytes) -> None:
     with pytest.raises(BadHeader):

@@ -57,6 +57,8 @@ _TRANSFER_SYNTAX_UID = 0x00020010
 _SENDING_AE_TITLE = 0x00020017
 _SOP_INSTANCE_UID = 0x00080018
 _LONGEST_KEPT = 4096  # bytes of values
+_LONGEST_CODE = 16  # VRs CS and AE (PS3.5 6.2)
+_LONGEST_TEXT = 1024
 _LONGEST_HEADER = 4 * 1024 * 1024  # of a file; pixels follow long before
 
 
@@ -111,7 +113,7 @@ def read_header(source: Path | bytes) -> InstanceHeader:
     return read_data_set_header(
         memoryview(content)[offset:],
         _ascii(meta.get(_TRANSFER_SYNTAX_UID, b"")),
-        _ascii(meta.get(_SENDING_AE_TITLE, b"")),
+        _ascii(meta.get(_SENDING_AE_TITLE, b""))[:_LONGEST_CODE],
     )
 
 
@@ -151,7 +153,7 @@ def _describe(values: tuple[tuple[int, bytes], ...]) -> tuple[str, str, str, Stu
         )
     series = (text(dataset, k) for k in ("SOPClassUID", "SeriesInstanceUID", "Modality"))
     sop_class_uid, series_instance_uid, modality = series
-    return sop_class_uid, series_instance_uid, modality, study_header(dataset)
+    return sop_class_uid, series_instance_uid, modality[:_LONGEST_CODE], study_header(dataset)
 
 
 # The slices of a series say the same, hundreds of times.
@@ -169,21 +171,21 @@ def _ascii(value: bytes) -> str:
 
 def study_header(dataset: Dataset) -> StudyHeader:
     """What an instance says of its study; absent or malformed values become empty ones."""
-    sex = text(dataset, "PatientSex")
+    sex = _short(dataset, "PatientSex")
     return StudyHeader(
-        study_instance_uid=text(dataset, "StudyInstanceUID"),
+        study_instance_uid=_short(dataset, "StudyInstanceUID"),
         patient=Patient(
-            patient_id=text(dataset, "PatientID"),
-            issuer=text(dataset, "IssuerOfPatientID"),
-            name=text(dataset, "PatientName"),
-            birth_date=_date(text(dataset, "PatientBirthDate")),
+            patient_id=_short(dataset, "PatientID"),
+            issuer=_short(dataset, "IssuerOfPatientID"),
+            name=_short(dataset, "PatientName"),
+            birth_date=_date(_short(dataset, "PatientBirthDate")),
             sex=sex if sex in {"M", "F", "O"} else "",
         ),
-        accession_number=text(dataset, "AccessionNumber"),
-        study_id=text(dataset, "StudyID"),
-        description=text(dataset, "StudyDescription"),
-        referring_physician=text(dataset, "ReferringPhysicianName"),
-        started_at=_moment(text(dataset, "StudyDate"), text(dataset, "StudyTime")),
+        accession_number=_short(dataset, "AccessionNumber"),
+        study_id=_short(dataset, "StudyID"),
+        description=_short(dataset, "StudyDescription"),
+        referring_physician=_short(dataset, "ReferringPhysicianName"),
+        started_at=_moment(_short(dataset, "StudyDate"), _short(dataset, "StudyTime")),
     )
 
 
@@ -199,7 +201,13 @@ def text(dataset: Dataset, keyword: str) -> str:
         return ""
     if isinstance(value, bytes):
         value = _decode(value, _character_sets(dataset))
-    return str(value).strip(" \0")
+    # PostgreSQL takes no NUL in a text, wherever it stands.
+    return str(value).replace("\0", "").strip(" ")
+
+
+def _short(dataset: Dataset, keyword: str) -> str:
+    """A text that the index keeps. No honest one is cut: 64 characters are what their VRs allow."""
+    return text(dataset, keyword)[:_LONGEST_TEXT]
 
 
 def instance_from_file(root: Path, path: str) -> ReceivedInstance:
