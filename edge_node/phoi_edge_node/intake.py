@@ -18,6 +18,7 @@ from phoi_edge_node.ports import Clock, Intake, ReceivedInstance
 from phoi_edge_node.result import Completeness, Priority
 from phoi_edge_node.settings import CompletenessSettings
 from phoi_edge_node.store import StudyStore
+from phoi_edge_node.study import StudyState
 
 log = structlog.get_logger(__name__)
 
@@ -86,6 +87,15 @@ class StudyIntake:
             known = self._receptions.get(study_instance_uid)
             since = known.since if known else now
             self._receptions[study_instance_uid] = Reception(since, now)
+
+    def look_again(self, study_instance_uid: str) -> None:
+        """If the store has a study as waiting, take it up, unless it is under way here anyway."""
+        study = self._store.study(study_instance_uid)
+        if study is None or study.state not in {StudyState.RECEIVING, StudyState.COUNTING}:
+            return
+        reception = self._taken_up(study_instance_uid)
+        with self._lock:
+            self._receptions.setdefault(study_instance_uid, reception)
 
     def association_released(self, association: str) -> None:
         """An association ended, by release, abort or loss."""

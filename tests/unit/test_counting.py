@@ -173,6 +173,20 @@ def test_an_image_after_completion_makes_the_next_revision(edge: Edge) -> None:
     assert [analysis.revision for analysis in edge.analyses()] == [1, 2]
 
 
+def test_looking_again_neither_restarts_nor_forgets_a_study(edge: Edge) -> None:
+    edge.receive(1, 2, 3)
+    for _ in range(50):
+        edge.pass_time(1)
+        edge.intake.look_again(UID)
+    assert edge.how() == [Completeness.CONFIRMED], "it went on being counted all the while"
+    edge.store.add_instance(values.instance(4))  # and the intake never heard of it
+    edge.pass_time(60)
+    assert edge.state() is StudyState.RECEIVING
+    edge.intake.look_again(UID)
+    edge.pass_time(60)
+    assert edge.state() is StudyState.COMPLETE
+
+
 def test_an_association_that_never_ends_holds_up_no_study_for_ever(edge: Edge) -> None:
     edge.intake.instance_received(values.instance(1), "a1")
     edge.pass_time(295)
