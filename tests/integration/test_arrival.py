@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from phoi_edge_node.dicom import decoding
 from phoi_edge_node.dicom.arrival import ArrivalDecoder, DecodedFiles, DecodingOnArrival
@@ -19,6 +22,7 @@ from phoi_models.geometry import Geometry
 from phoi_models.reading.ct_image import read_ct_image
 from phoi_models.volume import Volume
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless
+from support import killed_decoder
 from support.dicom_phantom import SeriesOptions, write_series
 from support.harmful_decoders import crash, hang
 
@@ -233,3 +237,21 @@ def test_a_process_that_dies_costs_the_others_nothing(
     assert len([list(pixels) for pixels in frames]) == len(images) - 1
     killer.join()
     decoder.stop()
+
+
+def test_no_process_outlives_a_killed_edge(
+    tmp_path: Path, instances: Sequence[ReceivedInstance]
+) -> None:
+    paths = [tmp_path / "ct" / instance.path for instance in instances[:4]]
+    with subprocess.Popen(
+        [sys.executable, killed_decoder.__file__, *map(str, paths)], stdout=subprocess.PIPE
+    ) as program:
+        assert program.stdout is not None
+        pids = [int(pid) for pid in program.stdout.readline().split()]
+        assert pids
+        assert all(psutil.pid_exists(pid) for pid in pids)
+        program.kill()
+    _, alive = psutil.wait_procs(
+        [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=60
+    )
+    assert alive == []

@@ -66,18 +66,18 @@ def hounsfield(stored: Stored, rescale: Rescale) -> NDArray[np.int16]:
     if rescale.slope != 1.0 or not _is_short(rescale.intercept):
         exact = np.rint(stored * rescale.slope + rescale.intercept)
         exact[exact > _MAXIMUM_HU] = AIR_HU
-        hu: NDArray[np.int16] = np.maximum(exact, AIR_HU).astype(np.int16)
-        return hu
+        rounded: NDArray[np.int16] = np.maximum(exact, AIR_HU).astype(np.int16)
+        return rounded
     intercept = int(rescale.intercept)
     lowest = max(AIR_HU - intercept, limits.min)
     highest = min(_MAXIMUM_HU - intercept, limits.max)
-    kept = np.maximum(stored, stored.dtype.type(lowest))
+    # All sums lie within int16, or are overwritten, so that they may be made modulo 2 to the 16.
+    sums = np.maximum(stored, stored.dtype.type(lowest)).view(np.uint16)
+    sums += np.uint16(intercept % (1 << _CELL_BITS))
+    hu = sums.view(np.int16)
     if highest < limits.max:
-        kept[kept > highest] = lowest
-    # All sums lie within int16, so that they may be made modulo 2 to the 16.
-    kept = kept.view(np.uint16)
-    kept += np.uint16(intercept % (1 << _CELL_BITS))
-    return kept.view(np.int16)
+        hu[stored > highest] = AIR_HU
+    return hu
 
 
 def _is_short(value: float) -> bool:
