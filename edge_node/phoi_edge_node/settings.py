@@ -234,7 +234,8 @@ class ArchiveSettings(_Section):
         query: it may be asked what it holds (C-FIND at Study Root, or QIDO-RS with ``dicomweb``).
         retrieve: how missing images are fetched from it; ``c-move`` needs Phoi's AE title, address
             and port in the archive's configuration.
-        dicomweb: base URL of its DICOMweb service, for example ``https://pacs.example/dicom-web``.
+        dicomweb: base URL of its DICOMweb service, for example ``https://pacs.example/dicom-web``;
+            asked by QIDO-RS in place of C-FIND, unless ``retrieve`` is ``c-move`` or ``c-get``.
         bearer_token_file: file that holds the token for ``dicomweb``, readable by Phoi only.
         tls: speak TLS to it, with the certificate and the authority of ``dicom``.
         commitment: ask it for storage commitment of what was sent.
