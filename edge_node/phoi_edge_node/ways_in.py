@@ -1,4 +1,5 @@
-"""Wires what comes in beside C-STORE: STOW-RS, a watched folder, orders. Knows adapters."""
+"""Wires what comes in beside C-STORE: STOW-RS, a watched folder, orders. Knows
+adapters."""
 
 from __future__ import annotations
 
@@ -9,12 +10,14 @@ from fastapi import FastAPI
 from phoi_edge_node.dicom.stow import StowService
 from phoi_edge_node.dicom.taking import InstanceTaker
 from phoi_edge_node.dicom.watched_folder import WatchedFolder
+from phoi_edge_node.dicom.worklist import ModalityWorklist
 from phoi_edge_node.hl7v2.listener import MllpListener
 from phoi_edge_node.hl7v2.reception import Reception
 from phoi_edge_node.loops import Loop
-from phoi_edge_node.orders import OrderStore
+from phoi_edge_node.order_lookup import OrderLookup
 from phoi_edge_node.ports import Clock, UidSource
 from phoi_edge_node.settings import EdgeSettings
+from phoi_edge_node.store import StudyStore
 
 
 class WaysIn:
@@ -35,7 +38,7 @@ class WaysIn:
         self,
         settings: EdgeSettings,
         taker: InstanceTaker,
-        store: OrderStore,
+        store: StudyStore,
         clock: Clock,
         uids: UidSource,
         on_order: Callable[[], None],
@@ -49,6 +52,10 @@ class WaysIn:
         if settings.watched_folder is not None:
             watched = WatchedFolder(settings.watched_folder, settings.dicom, taker, clock, stopping)
             self.loops.append(Loop("watched-folder", watched.look, 1.0))
+        if settings.worklist is not None:
+            worklist = ModalityWorklist(settings.worklist, settings.dicom.ae_title)
+            lookup = OrderLookup(store, worklist, clock)
+            self.loops.append(Loop("worklist", lookup.ask_next, 1.0))
         if settings.orders is not None:
             reception = Reception(store, clock, uids, settings.site.name, on_order)
             self.orders = MllpListener(settings.orders, reception.answer)

@@ -75,7 +75,7 @@ def storescp(folder: Path, *options: str, ae_title: str = "ARCHIVE") -> Iterator
         [*command, str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
         try:
-            _wait_until_listening(port)
+            wait_until_listening(port)
             yield StoreScp(Peer(ae_title, "127.0.0.1", port, timeout_s=5), folder)
         finally:
             process.terminate()
@@ -116,7 +116,8 @@ def storescu(
     )
 
 
-def _wait_until_listening(port: int, timeout_s: float = 10) -> None:
+def wait_until_listening(port: int, timeout_s: float = 10) -> None:
+    """Until something answers on a port of this machine."""
     deadline = time.monotonic() + timeout_s
     while True:
         try:
