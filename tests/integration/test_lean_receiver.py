@@ -17,13 +17,15 @@ from contextlib import ExitStack
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from phoi_edge_node.dicom import lean_receiver
 from phoi_edge_node.dicom.acceptor import Patience
 from phoi_edge_node.dicom.headers import data_set_offset
 from phoi_edge_node.dicom.instance_files import IncomingFile
-from phoi_edge_node.dicom.lean_receiver import LeanReceiver
+from phoi_edge_node.dicom.lean_negotiation import Accepted, negotiate
 from phoi_edge_node.dicom.storage_scu import StorableFile, association, store
 from phoi_edge_node.ports import Delivered, Unreachable
 from phoi_edge_node.system import SystemClock
@@ -41,6 +43,7 @@ from pydicom.uid import (
     JPEGLosslessSV1,
     MRImageStorage,
 )
+from support.certificates import Certificates
 from support.dcmtk import convert, run, storescu
 from support.dicom_edge import Edge, running_edge
 from support.dicom_phantom import write_series
@@ -94,13 +97,13 @@ def oracle(tmp_path: Path) -> Iterator[Edge]:
 def taken_over(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Of each association of the lean port: was it served by the lean receiver?"""
     answers: list[bool] = []
-    take_over = LeanReceiver.take_over
 
-    def remember(receiver: LeanReceiver, *arguments: object) -> bool:
-        answers.append(take_over(receiver, *arguments))  # type: ignore[arg-type]
-        return answers[-1]
+    def remember(*arguments: Any) -> Accepted | None:
+        accepted = negotiate(*arguments)
+        answers.append(accepted is not None)
+        return accepted
 
-    monkeypatch.setattr(LeanReceiver, "take_over", remember)
+    monkeypatch.setattr(lean_receiver, "negotiate", remember)
     return answers
 
 
@@ -517,3 +520,22 @@ def test_associations_of_both_kinds_count_together(tmp_path: Path) -> None:
         _wait_until(
             lambda: run("echoscu", "-aec", "PHOI", "127.0.0.1", edge.scp.port).returncode == 0
         )
+
+
+@pytest.mark.parametrize("with_certificate", [True, False])
+def test_mutual_tls(tmp_path: Path, slices: list[Path], *, with_certificate: bool) -> None:
+    authority = Certificates(tmp_path / "certificates")
+    node, sender = authority.issue("node"), authority.issue("ct1")
+    settings: dict[str, Any] = {
+        "tls_certificate": node.certificate,
+        "tls_key": node.key,
+        "tls_ca": node.authority,
+    }
+    certificate = ("+tls", sender.key, sender.certificate) if with_certificate else ("+tla",)
+    options = (*certificate, "+cf", sender.authority, "-aec", "PHOI", "localhost")
+    with running_edge(tmp_path / "lean", receiver="lean", **settings) as edge:
+        done = run("storescu", *options, edge.scp.port, *slices)
+        assert (done.returncode == 0) is with_certificate, done.stderr
+        assert len(edge.receiver.received) == (len(slices) if with_certificate else 0)
+        if with_certificate:
+            edge.wait_for_release()

@@ -319,8 +319,8 @@ class Limits:
 class FastPath(Protocol):
     """Serves those associations that it can, in threads of its own."""
 
-    def take_over(self, admitted: Admitted) -> bool:
-        """False: it is pynetdicom's."""
+    def take_over(self, admitted: Admitted, otherwise: Callable[[Admitted], None]) -> None:
+        """Returns at once; ``otherwise`` is called with what is pynetdicom's."""
         ...
 
     def peers(self) -> list[str]:
@@ -339,14 +339,20 @@ class _Server(AssociationServer):
     limits: Limits
     ended: Callable[[Any], None]
     fast: FastPath | None
+    admitting: threading.Lock
     admitted: Admitted
 
     def admit(self, admitted: Admitted) -> None:
         """Called by one thread, the door's."""
-        if self.fast is not None and self.fast.take_over(admitted):
-            return
-        self.admitted = admitted
-        self.finish_request(admitted.stream, admitted.address)
+        if self.fast is None:
+            self._serve(admitted)
+        else:
+            self.fast.take_over(admitted, self._serve)
+
+    def _serve(self, admitted: Admitted) -> None:
+        with self.admitting:
+            self.admitted = admitted
+            self.finish_request(admitted.stream, admitted.address)
 
     def run_association(self, association: Any) -> None:
         """To its end, however it ends."""
@@ -405,6 +411,7 @@ class Acceptor:
                 "Stop what uses the port, or set dicom.port to another one."
             ) from None
         self._server.limits, self._server.ended, self._server.fast = limits, ended, fast
+        self._server.admitting = threading.Lock()
         self._door = Door(
             cast("socket.socket", self._server.socket),
             rules,
@@ -422,8 +429,8 @@ class Acceptor:
     def stop(self) -> None:
         """Stop listening; open associations are aborted, so their senders try again."""
         self._door.stop()
+        if self._server.fast is not None:
+            self._server.fast.stop()
         for association in self._server.active_associations:
             association.abort()
             association.join(_LAST_REQUEST_S)
-        if self._server.fast is not None:
-            self._server.fast.stop()

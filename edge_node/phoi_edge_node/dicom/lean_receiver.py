@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 import structlog
 from pynetdicom import AE
@@ -77,45 +78,69 @@ class LeanReceiver:
         self._limits = limits
         self._new_name = new_name
         self._lock = threading.Lock()
-        self._open: dict[threading.Thread, tuple[LeanAssociation, str]] = {}
+        self._open: dict[threading.Thread, _Open] = {}
+        self._stopping = False
 
-    def take_over(self, admitted: Admitted) -> bool:
-        """Serve this connection in a thread of its own; False: it is pynetdicom's."""
-        accepted = negotiate(admitted.request, self._entity, self._services)
-        if accepted is None:
-            return False
-        association = LeanAssociation(
-            admitted.stream, accepted, self._taker, self._limits, self._new_name()
-        )
+    def take_over(self, admitted: Admitted, otherwise: Callable[[Admitted], None]) -> None:
+        """Returns at once; ``otherwise`` is called with what is pynetdicom's."""
         thread = threading.Thread(
-            target=self._serve, args=(association,), name="lean-association", daemon=True
+            target=self._serve, args=(admitted, otherwise), name="lean-association", daemon=True
         )
         with self._lock:
-            self._open[thread] = (association, admitted.address[0])
-        thread.start()
-        return True
+            thread.start()
+            self._open[thread] = _Open(admitted.address[0])
 
     def peers(self) -> list[str]:
         """Of the associations that run."""
         with self._lock:
-            return [address for _, address in self._open.values()]
+            return [association.address for association in self._open.values()]
 
     def stop(self) -> None:
         """Abort all associations, so that their senders try again."""
         with self._lock:
+            self._stopping = True
             running = dict(self._open)
-        for association, _ in running.values():
-            association.ask_to_stop()
+            for association in running.values():
+                association.ask_to_stop()
         give_up_at = time.monotonic() + _LAST_REQUEST_S
         for thread in running:
             thread.join(max(0.0, give_up_at - time.monotonic()))
 
-    def _serve(self, association: LeanAssociation) -> None:
+    def _serve(self, admitted: Admitted, otherwise: Callable[[Admitted], None]) -> None:
         try:
-            association.run()
+            accepted = negotiate(admitted.request, self._entity, self._services)
+            if accepted is None:
+                otherwise(admitted)
+            else:
+                self._begin(admitted, accepted).run()
+        except Exception as error:  # our bug: the others go on
+            _log.error("not served", peer=admitted.address[0], error=type(error).__name__)
+            admitted.stream.close()
         finally:
             with self._lock:
                 del self._open[threading.current_thread()]
+
+    def _begin(self, admitted: Admitted, accepted: Accepted) -> LeanAssociation:
+        association = LeanAssociation(
+            admitted.stream, accepted, self._taker, self._limits, self._new_name()
+        )
+        with self._lock:
+            self._open[threading.current_thread()].association = association
+            if self._stopping:
+                association.ask_to_stop()
+        return association
+
+
+@dataclass
+class _Open:
+    """A connection that was let in; its association is None until it is accepted."""
+
+    address: str
+    association: LeanAssociation | None = None
+
+    def ask_to_stop(self) -> None:
+        if self.association is not None:
+            self.association.ask_to_stop()
 
 
 class LeanAssociation:
