@@ -5,6 +5,8 @@ The files are made by other people's encoders and go through the real receiver.
 
 from __future__ import annotations
 
+import tracemalloc
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -405,6 +407,34 @@ def test_what_cannot_be_is_refused_by_name_before_memory_is_given_for_it(
     found = refusal(tmp_path)
     assert found.reason is reason
     assert uid in found.detail or reason is Reason.INCONSISTENT_GEOMETRY
+
+
+def test_what_inflates_without_bound_is_refused_while_it_does(
+    tmp_path: Path, chest: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand bytes deflate to one; the bound is lower here, to save time."""
+    monkeypatch.setattr("phoi_models.reading.ct_image._LARGEST_INFLATED", 64 << 20)
+    options = SeriesOptions(transfer_syntax=DeflatedExplicitVRLittleEndian)
+    path = write_series(tmp_path, chest, options)[4]
+    content = path.read_bytes()
+    end_of_meta = 144 + int.from_bytes(content[140:144], "little")
+    header = zlib.decompress(content[end_of_meta:], -zlib.MAX_WBITS)
+    deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    bomb = [content[:end_of_meta], deflater.compress(header)]
+    bomb += [deflater.compress(bytes(1 << 24)) for _ in range(8)]
+    path.write_bytes(b"".join([*bomb, deflater.flush()]))
+    assert path.stat().st_size < 400_000
+
+    tracemalloc.start()
+    try:
+        found = refusal(tmp_path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert found.reason is Reason.UNREADABLE_PIXELS
+    assert found.detail.endswith("it inflates to more than 64 MB")
+    assert peak < 20_000_000
 
 
 def test_uneven_slices_are_refused_by_name(tmp_path: Path, chest: Volume) -> None:
