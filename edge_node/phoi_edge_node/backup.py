@@ -266,6 +266,6 @@ def _recognise_absent_images(storage: Storage) -> tuple[int, int]:
         if store.expire_study(uid):
             expired += 1
         else:
-            store.lose_instances(uid, absent)
+            store.lose_instances(uid, dict.fromkeys(absent, "missing"))
             lost += 1
     return lost, expired

@@ -27,6 +27,7 @@ from phoi_edge_node.committing import Committing
 from phoi_edge_node.counting import StudyCounter
 from phoi_edge_node.courier import Courier
 from phoi_edge_node.current_model import CurrentModel
+from phoi_edge_node.damage import ImageCare
 from phoi_edge_node.dicom.archive import DicomArchive
 from phoi_edge_node.dicom.arrival import DecodingOnArrival, arrival_decoder
 from phoi_edge_node.dicom.dicomweb import DicomwebSource
@@ -37,6 +38,7 @@ from phoi_edge_node.dicom.recovery import recover_files
 from phoi_edge_node.dicom.retired_files import RetiredFiles
 from phoi_edge_node.dicom.series_reader import DicomSeriesReader
 from phoi_edge_node.dicom.storage_scp import StorageScp
+from phoi_edge_node.dicom.stored_images import StoredFiles
 from phoi_edge_node.dicom.taking import InstanceTaker
 from phoi_edge_node.dicom.tls import client_context
 from phoi_edge_node.errors import EdgeError, InferenceUnavailable
@@ -90,6 +92,7 @@ MLFLOW = "mlflow"  # the lane of usage reports
 LINK_CHECK_S = 15.0
 DECODE_S = 0.05
 WATCHDOG_S = 60.0
+VERIFY_S = 60.0  # from one study to the next
 RECONCILE_LOOK_S = 2.0
 RETENTION_S = 60.0
 STOP_WITHIN_S = 10.0
@@ -332,11 +335,14 @@ class EdgeNode:
         )
         self._follow_mlflow(home)
         self._links = Links(self._couriers, self._inference, self._clock)
+        self._care = ImageCare(
+            self.storage.store, StoredFiles(self.storage.files), self._intake.reopened
+        )
         self.watchdog = Watchdog(
             self.storage.store,
             self._clock,
             limits(settings),
-            self._intake.reopened,
+            self._intake.look_again,
             lambda: self._loops,
         )
         self._web = self._make_web()
@@ -468,6 +474,7 @@ class EdgeNode:
             Loop("decode", self._decoder.begin_next, DECODE_S),
             Loop("links", self._links.check, LINK_CHECK_S),
             Loop("watchdog", self.watchdog.look, WATCHDOG_S),
+            Loop("verify-images", self._care.verify_next, VERIFY_S),
             *(
                 Loop(f"analyst-{number}", lambda: self._analyse(analyst), 1.0)
                 for number, _ in enumerate(self._settings.inference.workers)
@@ -528,6 +535,7 @@ class EdgeNode:
             self._retry,
             deadline_s=settings.deadline_s,
             maximum_attempts=settings.maximum_attempts,
+            look_after=self._care.look_after,
         )
 
     # --- steps -------------------------------------------------------------------------------

@@ -184,6 +184,20 @@ class Judgement:
 
 
 @dataclass(frozen=True)
+class DamagedImage:
+    """An image that was found damaged on disk, or gone, and was asked for again.
+
+    Attributes:
+        found_at: UTC.
+        back: it was received again.
+    """
+
+    sop_instance_uid: str
+    found_at: datetime
+    back: bool
+
+
+@dataclass(frozen=True)
 class StudyView:
     """All that the page of one study shows.
 
@@ -196,6 +210,7 @@ class StudyView:
         signed_by: display name, "" until signed.
         acknowledged_by: username, "" unless acknowledged.
         acknowledged_at: UTC; None unless acknowledged.
+        damages: images that were damaged on this node's disk, oldest first.
         passed_over: why each other series was not analysed, by Series Instance UID.
         order: behind the study; None where none is known.
         images_removed_at: when the retention policy removed its images, UTC; None while here.
@@ -215,6 +230,7 @@ class StudyView:
     images_removed_at: datetime | None = None
     acknowledged_by: str = ""
     acknowledged_at: datetime | None = None
+    damages: tuple[DamagedImage, ...] = ()
 
     @property
     def nodules(self) -> tuple[Nodule, ...]:

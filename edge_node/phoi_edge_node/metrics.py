@@ -37,6 +37,11 @@ class EdgeCollector:
         yield _by_state("phoi_reviews", "Reviews by state.", counts.reviews)
         yield _deliveries(counts)
         yield GaugeMetricFamily(
+            "phoi_damaged_images",
+            "Stored images that were ever found damaged or gone.",
+            value=counts.damages,
+        )
+        yield GaugeMetricFamily(
             "phoi_changed_after_signing",
             "Studies to which new images came after they were signed.",
             value=counts.changed_after_signing,

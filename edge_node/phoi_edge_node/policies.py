@@ -27,6 +27,8 @@ ANALYSIS_GRACE = timedelta(minutes=10)
 # A DICOM association, or an MLLP or HTTP connection, times out at each of several steps.
 SENDING_GRACE = timedelta(minutes=10)
 COMPLETENESS_GRACE = timedelta(minutes=10)
+# An image that was damaged on disk so often is not fetched any more: the disk is to blame.
+TIMES_ASKED_AGAIN = 3
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from phoi_edge_node.accounts import Account, password_matches
 from phoi_edge_node.desk import (
     DONE,
     AuditEntry,
+    DamagedImage,
     DeliveryView,
     Health,
     Kpis,
@@ -155,6 +156,10 @@ class ReviewDesk:
             passed_over=result.passed_over if result else {},
             order=self._store.order_of(study_instance_uid),
             images_removed_at=study.state_since if study.state is StudyState.EXPIRED else None,
+            damages=tuple(
+                DamagedImage(d.sop_instance_uid, d.found_at, d.back)
+                for d in self._store.damages(study_instance_uid)
+            ),
             acknowledged_by=review.acknowledged_by if review else "",
             acknowledged_at=review.state_since if review and review.acknowledged_by else None,
         )

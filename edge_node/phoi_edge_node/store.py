@@ -201,6 +201,7 @@ class Counts:
         oldest_queued: when the oldest analysis that waits was first queued.
         oldest_undelivered: when the oldest delivery that waits was queued, by destination.
         since: when the first study came; None before.
+        damages: images that were ever found damaged on disk.
         changed_after_signing: studies that wait to be signed again.
     """
 
@@ -211,6 +212,7 @@ class Counts:
     oldest_queued: datetime | None
     oldest_undelivered: Mapping[str, datetime]
     since: datetime | None
+    damages: int = 0
     changed_after_signing: int = 0
 
     def of_lives(self) -> Mapping[tuple[str, str], InState]:
@@ -224,6 +226,22 @@ class Counts:
             )
         found |= {("review", state.value): counted for state, counted in self.reviews.items()}
         return found
+
+
+@dataclass(frozen=True)
+class DamagedInstance:
+    """An image that was lost from the disk.
+
+    Attributes:
+        kind: what was wrong: "missing", "changed".
+        found_at: UTC.
+        back: it was received again.
+    """
+
+    sop_instance_uid: str
+    kind: str
+    found_at: datetime
+    back: bool
 
 
 @dataclass(frozen=True)
@@ -330,8 +348,20 @@ class StudyStore(OrderStore, CommitmentLedger, Protocol):
         """Forget the images of a study; False, and nothing happens, if it is not settled."""
         ...
 
-    def lose_instances(self, study_instance_uid: str, sop_instance_uids: Collection[str]) -> None:
-        """Forget images that are not on the disk any more, so that they are asked for again."""
+    def lose_instances(self, study_instance_uid: str, damaged: Mapping[str, str]) -> None:
+        """Forget images that are not on the disk any more, so that they are asked for again.
+
+        Args:
+            damaged: what is wrong, a word, by SOP Instance UID.
+        """
+        ...
+
+    def damages(self, study_instance_uid: str) -> Sequence[DamagedInstance]:
+        """Images of a study that were lost, oldest first."""
+        ...
+
+    def next_complete_study(self, after_uid: str) -> str | None:
+        """The UID of the next complete study in the order of UIDs; None after the last."""
         ...
 
     def quiet_study(self, study_instance_uid: str) -> bool:
@@ -347,7 +377,8 @@ class StudyStore(OrderStore, CommitmentLedger, Protocol):
             priority: that of the study's order counts where it is more urgent.
 
         Returns:
-            The id of the new analysis; None when the study was complete already.
+            The id of the new analysis; None when the study was complete already, or only lost
+            images from the disk, or got the same ones back: then its result stands.
         """
         ...
 

@@ -158,7 +158,12 @@ class _Progress:
 
 
 class Analyst:
-    """Runs queued analyses, one at a time."""
+    """Runs queued analyses, one at a time.
+
+    Args:
+        look_after: looks at the stored images of a study that cannot be read, by Study Instance
+            UID; True if some were damaged and are asked for again.
+    """
 
     def __init__(
         self,
@@ -173,6 +178,7 @@ class Analyst:
         *,
         deadline_s: float,
         maximum_attempts: int,
+        look_after: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self._store = store
         self._reader = reader
@@ -184,6 +190,7 @@ class Analyst:
         self._retry = retry
         self._deadline_s = deadline_s
         self._maximum_attempts = maximum_attempts
+        self._look_after = look_after
 
     def run_next(self, stopping: Callable[[], bool] = lambda: False) -> bool:
         """Run the next analysis to an end or to its next try; False if none is due."""
@@ -227,7 +234,7 @@ class Analyst:
             self._finish(analysis, ended, study.header)
 
     def _analyse(self, analysis: StoredAnalysis, stopping: Callable[[], bool]) -> _Ended | _Passing:
-        choice = None
+        choice = volume = None
         progress = _Progress(self._store, analysis.id)
         model = analysis.model
         try:
@@ -245,6 +252,8 @@ class Analyst:
             )
             found = self._inference.analyze(request, progress, stopping)
         except NotAnalysable as refusal:
+            if volume is None and self._look_after(analysis.study_instance_uid):
+                return _Passing("images were damaged on disk: asked for again", False, None)
             identity = _identity(analysis, choice, "", model)
             reason = choice.reason if choice else ""
             result = not_analysable_result(

@@ -629,3 +629,33 @@ def test_a_reconciliation_is_asked_for_and_ends_with_its_report(
     waiting = store.next_reconciliation()
     assert waiting is not None
     assert waiting.id == later
+
+
+def test_lost_images_reopen_a_study_and_what_had_not_ended_begins_anew(
+    store: StudyStore, clock: FakeClock
+) -> None:
+    store.add_instance(values.instance(1))
+    _complete(store)
+    store.lose_instances(UID, {values.instance(1).sop_instance_uid: "missing"})
+    study = store.study(UID)
+    assert study is not None
+    assert (study.state, study.receiving_since) == (StudyState.RECEIVING, clock.now())
+    assert [a.state for a in store.analyses(UID)] == [AnalysisState.SUPERSEDED]
+    (lost,) = store.damages(UID)
+    assert (lost.kind, lost.found_at, lost.back) == ("missing", clock.now(), False)
+    store.add_instance(values.instance(1))
+    assert store.damages(UID)[0].back
+    assert store.complete_study(UID, Priority.ROUTINE) is not None
+    assert store.next_complete_study("") == UID
+    assert store.next_complete_study(UID) is None
+
+
+def test_a_lost_image_that_comes_back_with_other_content_makes_a_revision(
+    store: StudyStore,
+) -> None:
+    _finish(store)
+    lost = values.instance(1)
+    store.lose_instances(UID, {lost.sop_instance_uid: "changed"})
+    store.add_instance(replace(lost, sha256="aa"))
+    assert store.complete_study(UID, Priority.ROUTINE) is not None
+    assert [a.revision for a in store.analyses(UID)] == [1, 2]

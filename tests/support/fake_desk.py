@@ -12,6 +12,7 @@ import numpy as np
 from phoi_edge_node.accounts import Account, Role
 from phoi_edge_node.desk import (
     AuditEntry,
+    DamagedImage,
     DeliveryView,
     Health,
     Judgement,
@@ -82,6 +83,7 @@ class FakeStudy:
     signed_by: str = ""
     signed_at: datetime | None = None
     deliveries: tuple[DeliveryView, ...] = ()
+    damages: tuple[DamagedImage, ...] = ()
     acknowledged_by: str = ""
     acknowledged_at: datetime | None = None
     ahead: int | None = None
@@ -163,6 +165,7 @@ class FakeDesk:
             deliveries=study.deliveries,
             passed_over={"1.2.3.4.5": "scout: 2 slices"},
             order=study.order,
+            damages=study.damages,
             acknowledged_by=study.acknowledged_by,
             acknowledged_at=study.acknowledged_at,
             images_removed_at=study.images_removed_at,

@@ -15,6 +15,7 @@ from phoi_edge_node.ports import DocumentKind, ReportStatus
 from phoi_edge_node.result import Completeness, Priority, TriageResult
 from phoi_edge_node.scheduling import turn_at
 from phoi_edge_node.sql import tables
+from phoi_edge_node.sql.damages import images_of
 from phoi_edge_node.sql.deliveries import enqueue, supersede_deliveries
 from phoi_edge_node.sql.engine import Database, due, for_update
 from phoi_edge_node.sql.figures import count_ended, count_pinned
@@ -231,6 +232,7 @@ def queue_analysis(
             state=AnalysisState.QUEUED,
             state_since=now,
             completeness=completeness,
+            images=images_of(connection, study_instance_uid),
             priority=RANK[priority],
             attempts=0,
             due_at=now,

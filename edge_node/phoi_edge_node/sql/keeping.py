@@ -18,7 +18,6 @@ from phoi_edge_node.study import (
     StudyEvent,
     StudyState,
     after,
-    ignores,
 )
 
 _STUDIES, _INSTANCES = tables.studies, tables.instances
@@ -94,25 +93,6 @@ class Keeping(Database):
                 _INSTANCES.delete().where(_INSTANCES.c.study_instance_uid == study_instance_uid)
             )
         return True
-
-    def lose_instances(self, study_instance_uid: str, sop_instance_uids: Collection[str]) -> None:
-        """Forget images that are not on the disk any more, so that they are asked for again."""
-        here = _STUDIES.c.study_instance_uid == study_instance_uid
-        now = self._clock.now()
-        with self._write() as connection:
-            state = StudyState(
-                connection.execute(
-                    sa.select(_STUDIES.c.state).where(here).with_for_update()
-                ).scalar_one()
-            )
-            for uid in sop_instance_uids:
-                connection.execute(_INSTANCES.delete().where(_INSTANCES.c.sop_instance_uid == uid))
-            if ignores(STUDY, state, StudyEvent.INSTANCE_LOST):
-                return
-            following = after(STUDY, state, StudyEvent.INSTANCE_LOST)
-            if following is not state:
-                moved = {"state": following, "state_since": now, "receiving_since": now}
-                connection.execute(_STUDIES.update().where(here).values(moved))
 
 
 def _nothing_needs_images() -> tuple[sa.ColumnElement[bool], ...]:

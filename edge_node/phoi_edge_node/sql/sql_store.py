@@ -7,6 +7,7 @@ import sqlalchemy as sa
 from phoi_edge_node.sql import tables
 from phoi_edge_node.sql.analyses import Analyses
 from phoi_edge_node.sql.commitments import Commitments
+from phoi_edge_node.sql.damages import Damages
 from phoi_edge_node.sql.deliveries import Deliveries, move_delivery
 from phoi_edge_node.sql.keeping import Keeping
 from phoi_edge_node.sql.orders import Orders
@@ -36,6 +37,7 @@ class SqlStore(
     Keeping,
     Commitments,
     People,
+    Damages,
 ):
     """The edge's memory in one database."""
 

@@ -45,6 +45,7 @@ class Statistics(Database):
                 ),
                 oldest_undelivered=_oldest_undelivered(connection),
                 since=connection.scalar(sa.select(sa.func.min(studies.c.first_received_at))),
+                damages=connection.scalar(sa.select(sa.func.count(tables.damages.c.id))) or 0,
                 changed_after_signing=_changed_after_signing(connection),
             )
 

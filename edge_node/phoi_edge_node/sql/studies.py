@@ -13,6 +13,7 @@ from phoi_edge_node.ports import ReceivedInstance
 from phoi_edge_node.result import Completeness, Priority, StudyHeader
 from phoi_edge_node.sql import tables
 from phoi_edge_node.sql.analyses import queue_analysis
+from phoi_edge_node.sql.damages import is_known
 from phoi_edge_node.sql.indexing import Indexing
 from phoi_edge_node.sql.orders import order_behind
 from phoi_edge_node.store import StoredStudy
@@ -89,6 +90,8 @@ class Studies(Indexing):
             if state is None or ignores(STUDY, state, event):
                 return None
             self._move_study(connection, study_instance_uid, state, event)
+            if is_known(connection, study_instance_uid):
+                return None
             header = _header(connection, study_instance_uid)
             order = order_behind(connection, header) if header else None
             asked = more_urgent(priority, order.priority if order else None)

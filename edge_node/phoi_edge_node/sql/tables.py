@@ -74,6 +74,7 @@ analyses = sa.Table(
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("state_since", UtcDateTime, nullable=False),
     sa.Column("completeness", sa.String(16)),
+    sa.Column("images", sa.String(64)),
     sa.Column("priority", sa.Integer, nullable=False),
     sa.Column("model", sa.Text),
     sa.Column("model_name", sa.String(128)),
@@ -143,6 +144,18 @@ reviews = sa.Table(
     sa.Column("signed", sa.Text),
     sa.Column("signed_at", UtcDateTime),
     sa.Index("reviews_by_state", "state", "state_since"),
+)
+
+# Images that were damaged on disk or gone: see damages.py.
+damages = sa.Table(
+    "damages",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("study_instance_uid", UID, nullable=False, index=True),
+    sa.Column("sop_instance_uid", UID, nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("found_at", UtcDateTime, nullable=False),
 )
 
 # What is counted of each analysis: see figures.py.

@@ -85,6 +85,14 @@ TEXTS: dict[str, tuple[str, str]] = {
     "phase.signed": ("Đã ký", "Signed"),
     "phase.not_analysable": ("Không phân tích được", "Not analysable"),
     "phase.failed": ("Phân tích lỗi", "Analysis failed"),
+    "damage.asked": (
+        "Ảnh bị hỏng trên đĩa ({at}), đã yêu cầu gửi lại:",
+        "Image damaged on disk ({at}), asked for again:",
+    ),
+    "damage.back": (
+        "Ảnh bị hỏng trên đĩa ({at}), đã nhận lại:",
+        "Image damaged on disk ({at}), received again:",
+    ),
     "standing.ahead": ("{count} ca trước", "{count} before it"),
     "standing.retry": ("thử lại lúc {at}", "next try {at}"),
     "standing.images_removed": (

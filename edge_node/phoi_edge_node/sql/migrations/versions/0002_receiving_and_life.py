@@ -37,6 +37,7 @@ def upgrade() -> None:
     _add_commitments()
     _index_by_state()
     _make_figures()
+    _make_damages()
 
 
 def _add_to_studies() -> None:
@@ -53,6 +54,7 @@ def _add_to_studies() -> None:
 def _add_to_analyses() -> None:
     op.add_column("analyses", sa.Column("state_since", UtcDateTime(), nullable=True))
     op.add_column("analyses", sa.Column("completeness", sa.String(length=16), nullable=True))
+    op.add_column("analyses", sa.Column("images", sa.String(length=64), nullable=True))
     op.execute("UPDATE analyses SET state_since = coalesce(finished_at, started_at, created_at)")
     with op.batch_alter_table("analyses") as table:
         table.alter_column("state_since", existing_type=UtcDateTime(), nullable=False)
@@ -186,6 +188,20 @@ def _make_figures() -> None:
     for moment in ("ended_at", "signed_at"):
         op.create_index(op.f(f"ix_figures_{moment}"), "figures", [moment])
     _count_what_was()
+
+
+def _make_damages() -> None:
+    op.create_table(
+        "damages",
+        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("study_instance_uid", sa.String(length=64), nullable=False),
+        sa.Column("sop_instance_uid", sa.String(length=64), nullable=False),
+        sa.Column("sha256", sa.String(length=64), nullable=False),
+        sa.Column("kind", sa.String(length=16), nullable=False),
+        sa.Column("found_at", UtcDateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index(op.f("ix_damages_study_instance_uid"), "damages", ["study_instance_uid"])
 
 
 def _count_what_was() -> None:

@@ -1,0 +1,229 @@
+"""A stored image that is damaged is found, named and asked for again; its result stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from phoi_edge_node.damage import ImageCare
+from phoi_edge_node.dicom.instance_files import InstanceFiles
+from phoi_edge_node.dicom.stored_images import StoredFiles
+from phoi_edge_node.policies import TIMES_ASKED_AGAIN, RetryPolicy
+from phoi_edge_node.ports import ReceivedInstance
+from phoi_edge_node.result import Completeness, Priority
+from phoi_edge_node.sql.engine import open_engine
+from phoi_edge_node.sql.sql_store import SqlStore
+from phoi_edge_node.study import AnalysisEvent, AnalysisState, StudyState
+from phoi_edge_node.testing import FakeClock, FakeInference, FakeSeriesReader, SequentialUids
+from phoi_edge_node.workflow import Analyst, Outbox
+from phoi_models.errors import NotAnalysable, NotAnalysableReason
+from support import values
+
+UID = "1.2.3"
+FILE_META = bytes(128) + b"DICM" + b"\x02\x00\x00\x00UL\x04\x00" + b"\x08\x00\x00\x00" + bytes(8)
+UNREADABLE = NotAnalysable(NotAnalysableReason.UNREADABLE_PIXELS, "instance 1")
+
+
+class Node:
+    """A store with real files, and who looks after them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = FakeClock()
+        self.engine = open_engine(f"sqlite:///{folder / 'phoi.sqlite'}")
+        self.store = SqlStore(self.engine, self.clock)
+        self.files = InstanceFiles(folder / "instances")
+        self.reopened: list[str] = []
+        self.care = ImageCare(self.store, StoredFiles(self.files), self.reopened.append)
+
+    def receive(self, number: int, uid: str = UID) -> ReceivedInstance:
+        instance = values.instance(number, uid)
+        stored = self.files.store(uid, instance.sop_instance_uid, FILE_META, bytes([number] * 99))
+        instance = replace(instance, path=stored.path, sha256=stored.sha256)
+        self.store.add_instance(instance)
+        return instance
+
+    def complete(self, uid: str = UID) -> str | None:
+        return self.store.complete_study(uid, Priority.ROUTINE)
+
+    def analyse(self) -> None:
+        analysis = self.store.claim_analysis()
+        assert analysis is not None
+        result = values.result(analysis.study_instance_uid, analysis.revision)
+        self.store.finish_analysis(analysis.id, AnalysisEvent.FINISH, result, [])
+
+    def path(self, instance: ReceivedInstance) -> Path:
+        return self.files.root / instance.path
+
+    def flip(self, instance: ReceivedInstance) -> None:
+        """One bit of the pixels, as a failing disk does it."""
+        content = bytearray(self.path(instance).read_bytes())
+        content[-1] ^= 1
+        self.path(instance).write_bytes(content)
+
+    @property
+    def study_state(self) -> StudyState:
+        study = self.store.study(UID)
+        assert study is not None
+        return study.state
+
+    @property
+    def states(self) -> list[AnalysisState]:
+        return [analysis.state for analysis in self.store.analyses(UID)]
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    node = Node(tmp_path)
+    yield node
+    node.engine.dispose()
+
+
+def test_whole_images_are_left_alone(node: Node) -> None:
+    instances = [node.receive(number) for number in (1, 2)]
+    node.complete()
+    assert not node.care.look_after(UID)
+    assert node.store.instances(UID) == instances
+    assert node.study_state is StudyState.COMPLETE
+    assert not node.reopened
+
+
+@pytest.mark.parametrize("damage", ["changed", "missing"])
+def test_a_damaged_image_is_named_and_asked_for_again(node: Node, damage: str) -> None:
+    first, second = node.receive(1), node.receive(2)
+    node.complete()
+    node.analyse()
+    if damage == "changed":
+        node.flip(first)
+    else:
+        node.path(first).unlink()
+    assert node.care.look_after(UID)
+    assert node.reopened == [UID]
+    assert node.study_state is StudyState.RECEIVING
+    assert node.store.instances(UID) == [second]
+    assert node.files.quarantined() == (1 if damage == "changed" else 0)
+    (found,) = node.store.damages(UID)
+    assert (found.sop_instance_uid, found.kind, found.back) == (
+        first.sop_instance_uid,
+        damage,
+        False,
+    )
+    assert node.receive(1) == first
+    assert node.path(first).exists()
+    assert node.store.damages(UID)[0].back
+    assert node.store.counts().damages == 1
+
+
+def test_a_result_stands_when_the_same_images_are_back(node: Node) -> None:
+    first = node.receive(1)
+    node.complete()
+    node.analyse()
+    node.flip(first)
+    node.care.look_after(UID)
+    node.receive(1)
+    assert node.complete() is None
+    assert node.study_state is StudyState.COMPLETE
+    assert node.states == [AnalysisState.SUCCEEDED]
+
+
+def test_a_result_stands_when_nobody_has_the_image_any_more(node: Node) -> None:
+    first = node.receive(1)
+    node.receive(2)
+    node.complete()
+    node.analyse()
+    node.flip(first)
+    node.care.look_after(UID)
+    node.store.complete_study(UID, Priority.ROUTINE, Completeness.UNCONFIRMED)
+    assert node.study_state is StudyState.COMPLETE
+    assert node.states == [AnalysisState.SUCCEEDED]
+
+
+def test_a_new_image_among_those_that_are_back_makes_a_revision(node: Node) -> None:
+    first = node.receive(1)
+    node.complete()
+    node.analyse()
+    node.flip(first)
+    node.care.look_after(UID)
+    node.receive(1)
+    node.receive(2)
+    assert node.complete() is not None
+    assert node.states == [AnalysisState.SUPERSEDED, AnalysisState.QUEUED]
+
+
+def test_an_analysis_that_had_not_ended_begins_anew(node: Node) -> None:
+    first = node.receive(1)
+    node.complete()
+    node.flip(first)
+    node.care.look_after(UID)
+    assert node.states == [AnalysisState.SUPERSEDED]
+    node.receive(1)
+    assert node.complete() is not None
+    assert node.states == [AnalysisState.SUPERSEDED, AnalysisState.QUEUED]
+
+
+def test_an_image_is_not_asked_for_for_ever(node: Node) -> None:
+    for _ in range(TIMES_ASKED_AGAIN):
+        node.flip(node.receive(1))
+        assert node.care.look_after(UID)
+    node.flip(node.receive(1))
+    assert not node.care.look_after(UID)
+    assert len(node.store.instances(UID)) == 1
+    assert len(node.store.damages(UID)) == TIMES_ASKED_AGAIN
+
+
+def _analyst(node: Node) -> Analyst:
+    return Analyst(
+        node.store,
+        FakeSeriesReader(values.small_volume(), UNREADABLE),
+        FakeInference(values.MODEL, values.volume_analysis()),
+        Outbox([], {}),
+        node.clock,
+        SequentialUids(),
+        lambda: values.MODEL,
+        RetryPolicy((10.0,)),
+        deadline_s=60,
+        maximum_attempts=3,
+        look_after=node.care.look_after,
+    )
+
+
+def test_what_cannot_be_read_because_of_the_disk_is_not_told_as_not_analysable(node: Node) -> None:
+    node.flip(node.receive(1))
+    node.complete()
+    assert _analyst(node).run_next()
+    assert node.states == [AnalysisState.SUPERSEDED]
+    assert node.study_state is StudyState.RECEIVING
+    node.receive(1)
+    assert node.complete() is not None
+
+
+def test_what_was_bad_as_received_is_told_and_not_asked_for_again(node: Node) -> None:
+    node.receive(1)
+    node.complete()
+    assert _analyst(node).run_next()
+    assert node.states == [AnalysisState.NOT_ANALYSABLE]
+    assert not node.store.damages(UID)
+    assert node.study_state is StudyState.COMPLETE
+
+
+def test_studies_are_looked_at_one_after_the_other_when_there_is_time(node: Node) -> None:
+    damaged = [node.receive(1, f"1.{number}") for number in (1, 2, 3)]
+    for number in (1, 2, 3):
+        node.complete(f"1.{number}")
+    node.flip(damaged[2])
+    node.care.verify_next()
+    assert not node.reopened, "analyses wait"
+    for _ in range(3):
+        node.analyse()
+    for _ in range(2):
+        node.care.verify_next()
+    assert not node.reopened
+    node.care.verify_next()
+    assert node.reopened == ["1.3"]
+    node.receive(1, "1.3")
+    node.complete("1.3")
+    node.care.verify_next()  # past the last one: from the first again
+    node.flip(damaged[0])
+    node.care.verify_next()
+    assert node.reopened == ["1.3", "1.1"]
