@@ -75,6 +75,7 @@ _IMAGE_REFERENCE = (
     "PixelSpacing",
     "SliceThickness",
 )
+_OF_THE_NUMBER = ("IssuerOfPatientID", "TypeOfPatientID", "IssuerOfPatientIDQualifiersSequence")
 _OFFSET = re.compile(r"(?P<sign>[+-])(?P<hours>0\d|1[0-4])(?P<minutes>[0-5]\d)")
 _NO_PATIENT = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex")
 _NO_STUDY = ("AccessionNumber", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName")
@@ -146,6 +147,11 @@ def copy_patient_and_study(header: Dataset, study: StudyHeader, target: Dataset)
         if keyword in header:
             setattr(target, keyword, [_decoded(item) for item in header[keyword].value])
     patient = study.patient
+    if patient.patient_id and patient.patient_id != text(header, "PatientID"):
+        # Merged into another number since: what says more of the old one is not true of it.
+        for keyword in _OF_THE_NUMBER:
+            if keyword in target:
+                delattr(target, keyword)
     known = {
         "PatientName": patient.name,
         "PatientID": patient.patient_id,
