@@ -6,10 +6,10 @@ import random
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, field
+from itertools import count, pairwise
 from pathlib import Path
 
 from phoi_models.home import Home
@@ -62,43 +62,38 @@ class Report:
         return [step for life in self.lives for step in life.steps]
 
 
+@dataclass(frozen=True)
 class Campaign:
     """Takes studies through their deaths, one after another.
 
-    Args:
+    Attributes:
         folder: of all studies; what a study left is kept where something was lost.
+        models: that take turns in being the current one.
+        receiver: ``dicom.receiver`` of the settings.
+        numbers: of the studies.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        launcher: Launcher,
-        home: Home,
-        around: Outside,
-        models: Sequence[ModelIdentity],
-        receiver: str,
-    ) -> None:
-        self._folder = folder
-        self._launcher = launcher
-        self._home = home
-        self._around = around
-        self._models = models
-        self._receiver = receiver
-        self._studies = 0
+    folder: Path
+    launcher: Launcher
+    home: Home
+    around: Outside
+    models: Sequence[ModelIdentity]
+    receiver: str
+    numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
     def begin(self, deaths: Deaths) -> tuple[Site, Study]:
         """A folder of its own for the next study, and the study."""
-        self._studies += 1
+        number = next(self.numbers)
         site = Site(
-            self._folder / f"study-{self._studies}",
-            self._launcher,
-            self._home,
-            self._around,
-            self._models,
+            self.folder / f"study-{number}",
+            self.launcher,
+            self.home,
+            self.around,
+            self.models,
             deaths,
-            self._receiver,
+            self.receiver,
         )
-        return site, make_study(f"killed-{self._studies}")
+        return site, make_study(f"killed-{number}")
 
     def run(self, deaths: Deaths) -> Report:
         """Take one study all the way."""
@@ -135,24 +130,35 @@ def campaign(folder: Path, receiver: str = "pynetdicom") -> Iterator[Campaign]:
         yield Campaign(folder, launcher, home, around, models, receiver)
 
 
-def unmet(reports: Sequence[Report]) -> list[tuple[str, When]]:
-    """Sides of known steps at which nothing died."""
-    died = {place for report in reports for place in report.died}
-    known = dict.fromkeys(step for report in reports for step in report.steps)
+def unmet(
+    reports: Sequence[Report], of: Callable[[str], bool], times: int = 1
+) -> list[tuple[str, When]]:
+    """Sides of known steps, ``of`` those wanted, at which fewer than so many ``times`` one died."""
+    died = Counter(place for report in reports for place in report.died)
+    known = dict.fromkeys(step for report in reports for step in report.steps if of(step))
     sides = [(step, when) for step in known for when in When]
-    return [side for side in sides if KillPoint(*side).place not in died]
+    return [side for side in sides if died[KillPoint(*side).place] < times]
 
 
-def cover(runs: Campaign, rng: random.Random, kills_per_study: int) -> list[Report]:
-    """Kill before and after each step that any life takes, once at least; ends by itself.
+def cover(
+    runs: Campaign,
+    rng: random.Random,
+    kills_per_study: int,
+    of: Callable[[str], bool],
+    times: int = 1,
+) -> list[Report]:
+    """Kill before and after each step that any life takes, at least ``times``; ends by itself.
 
     The steps are found on the way: those of a life without deaths first, then those that only
     come up after a death.
+
+    Args:
+        of: the steps that are wanted.
     """
     reports = [runs.run(Deaths())]
     tries: Counter[tuple[str, When]] = Counter()
     worker_died_in: set[str] = set()
-    while todo := [side for side in unmet(reports) if tries[side] < _TRIES]:
+    while todo := [side for side in unmet(reports, of, times) if tries[side] < _TRIES * times]:
         chosen = rng.sample(todo, min(kills_per_study, len(todo)))
         points = {
             KillPoint(*side, _occurrence(reports[0], *side, tries, rng), power=rng.random() < 0.5)
@@ -181,8 +187,8 @@ def _brought_up_by(step: str, reports: Sequence[Report]) -> KillPoint | None:
 def _occurrence(
     unharmed: Report, step: str, when: When, tries: Counter[tuple[str, When]], rng: random.Random
 ) -> int:
-    """Any time that the step is taken; the first one, where that was not met before."""
-    if tries[step, when]:
+    """Any time that the step is taken; the first one at every other try, which is met for sure."""
+    if tries[step, when] % 2:
         return 1
     return rng.randint(1, max(1, unharmed.steps.count(step) // 2))
 
