@@ -198,9 +198,15 @@ def test_one_peer_cannot_take_all_places(tmp_path: Path) -> None:
         ) as edge,
         raw_association(edge.scp.port),
     ):
-        with raw_association(edge.scp.port), connection(edge.scp.port) as third:
+        with (
+            raw_association(edge.scp.port),
+            connection(edge.scp.port) as third,
+            connection(edge.scp.port, source="127.0.0.2") as other,
+        ):
             third.sendall(associate_rq())
             assert read_pdu(third) == LOCAL_LIMIT_EXCEEDED
+            other.sendall(associate_rq())
+            assert read_pdu(other)[:1] == ACCEPT
         deadline = time.monotonic() + 20
         while not echoes(edge):
             assert time.monotonic() < deadline

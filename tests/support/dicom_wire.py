@@ -100,9 +100,11 @@ def store_rq(sop_instance_uid: str = "1.2.3.4", message: int = 1) -> bytes:
 
 
 @contextmanager
-def connection(port: int) -> Iterator[socket.socket]:
+def connection(port: int, source: str = "127.0.0.1") -> Iterator[socket.socket]:
     """A connection to 127.0.0.1, with no word said yet."""
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as peer:
+    with socket.create_connection(
+        ("127.0.0.1", port), timeout=30, source_address=(source, 0)
+    ) as peer:
         yield peer
 
 

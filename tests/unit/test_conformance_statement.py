@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from phoi_edge_node.commitment import CLASS_CONFLICT, NO_SUCH_INSTANCE, PROCESSING_FAILURE
 from phoi_edge_node.dicom.documents import DicomEncoder
 from phoi_edge_node.dicom.query_retrieve import FIND, GET, MOVE
+from phoi_edge_node.dicom.storage_commitment import PUSH_MODEL
 from phoi_edge_node.dicom.storage_scp import SOP_CLASSES, TRANSFER_SYNTAXES
 from phoi_edge_node.ports import ReportStatus
 from phoi_edge_node.result import (
@@ -81,6 +83,12 @@ def test_every_sop_class_and_transfer_syntax_is_listed(
 
 def test_every_service_that_is_asked_for_is_listed(statement: str) -> None:
     assert [uid for uid in (FIND, MOVE, GET) if f"| {uid} |" not in statement] == []
+
+
+def test_storage_commitment_is_listed(statement: str) -> None:
+    assert PUSH_MODEL in statement
+    for reason in (PROCESSING_FAILURE, NO_SUCH_INSTANCE, CLASS_CONFLICT):
+        assert f"| {reason:04X} |" in statement
 
 
 def test_every_code_of_the_reports_is_listed(statement: str, objects: list[Dataset]) -> None:
