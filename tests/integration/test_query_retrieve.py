@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from datetime import date
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from phoi_edge_node.dicom import dicomweb, query_retrieve
 from phoi_edge_node.dicom.dicomweb import DicomwebSource
 from phoi_edge_node.dicom.instance_files import InstanceFiles
@@ -52,17 +55,17 @@ class Edge:
         self.released.append(association)
 
     def source(self, port: int, **more: object) -> DicomSource:
-        settings = {
+        values = {
             "ae_title": "ARCHIVE",
             "host": "127.0.0.1",
             "port": port,
             "timeout_s": 5,
             "query": True,
         }
-        return DicomSource(ArchiveSettings.model_validate(settings | more), "PHOI", self.taker)
+        return DicomSource(ArchiveSettings.model_validate(values | more), "PHOI", self.taker)
 
     def web_source(self, base_url: str, **more: object) -> DicomwebSource:
-        settings = {
+        values = {
             "ae_title": "ARCHIVE",
             "host": "127.0.0.1",
             "port": 1,
@@ -70,7 +73,7 @@ class Edge:
             "retrieve": "wado-rs",
             "dicomweb": base_url,
         }
-        return DicomwebSource(ArchiveSettings.model_validate(settings | more), self.taker)
+        return DicomwebSource(ArchiveSettings.model_validate(values | more), self.taker)
 
 
 @pytest.fixture
@@ -393,3 +396,47 @@ def test_what_is_not_the_image_that_was_asked_for_is_not_taken(edge: Edge, page:
         edge.web_source(url).fetch(STUDY, SERIES, UIDS[:1])
     assert edge.taken == []
     assert edge.released
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["0020000D", "0020000E", "00201209", "00080060", "vr", "Value"]),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=60)
+@given(answer=JSON_VALUES)
+def test_no_answer_in_json_is_more_than_an_answer_or_none(
+    any_json: AnyJson, answer: object
+) -> None:
+    any_json.body = json.dumps(answer).encode()
+    try:
+        told = any_json.source.series(STUDY)
+    except SourceUnavailable:
+        return
+    for series_told in told:
+        assert re.fullmatch(r"[0-9.]{1,64}", series_told.series_instance_uid)
+        assert series_told.instances is None or series_told.instances >= 0
+
+
+class AnyJson:
+    """A server that answers with the same JSON whatever it is asked."""
+
+    source: DicomwebSource
+    body = b"[]"
+
+
+@pytest.fixture(scope="module")
+def any_json(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AnyJson]:
+    made = AnyJson()
+    with web_archive(lambda *_: (200, JSON, made.body)) as url:
+        made.source = Edge(tmp_path_factory.mktemp("edge")).web_source(url)
+        yield made

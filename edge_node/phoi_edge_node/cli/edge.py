@@ -55,6 +55,8 @@ port = 8080
 # ae_title = "PACS"
 # host = "192.0.2.10"
 # port = 104
+# query = true             # ask it whether all images of a study came
+# retrieve = "c-get"       # and for those that did not
 
 # [hl7]                    # ORU^R01 over MLLP
 # host = "192.0.2.20"
