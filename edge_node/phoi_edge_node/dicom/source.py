@@ -148,10 +148,7 @@ def copy_patient_and_study(header: Dataset, study: StudyHeader, target: Dataset)
             setattr(target, keyword, [_decoded(item) for item in header[keyword].value])
     patient = study.patient
     if patient.patient_id and patient.patient_id != text(header, "PatientID"):
-        # Merged into another number since: what says more of the old one is not true of it.
-        for keyword in _OF_THE_NUMBER:
-            if keyword in target:
-                delattr(target, keyword)
+        _forget_number(target)
     known = {
         "PatientName": patient.name,
         "PatientID": patient.patient_id,
@@ -169,6 +166,13 @@ def copy_patient_and_study(header: Dataset, study: StudyHeader, target: Dataset)
     for keyword in _REQUIRED:
         if keyword not in target:
             setattr(target, keyword, "")
+
+
+def _forget_number(target: Dataset) -> None:
+    """The patient was merged into another number: what says more of the old one is not of it."""
+    for keyword in _OF_THE_NUMBER:
+        if keyword in target:
+            delattr(target, keyword)
 
 
 def _decoded(item: Dataset) -> Dataset:
