@@ -346,6 +346,29 @@ def test_what_scanners_write_is_read_all_the_same(
     assert len(choice.slices) == 21
 
 
+@pytest.mark.filterwarnings("ignore:Expected .*plicit VR")
+@pytest.mark.parametrize(
+    ("said", "written"),
+    [
+        (ExplicitVRLittleEndian, ImplicitVRLittleEndian),
+        (ImplicitVRLittleEndian, ExplicitVRLittleEndian),
+    ],
+)
+def test_a_mislabelled_transfer_syntax_is_seen_through(
+    tmp_path: Path, chest: Volume, said: str, written: str
+) -> None:
+    for path in write_series(tmp_path, chest, SeriesOptions(transfer_syntax=written)):
+        content = path.read_bytes()
+        padded = [uid.encode() + b"\0" * (len(uid) % 2) for uid in (written, said)]
+        head = b"\x02\x00\x10\x00UI"
+        meta = [head + len(uid).to_bytes(2, "little") + uid for uid in padded]
+        grown = len(meta[1]) - len(meta[0])
+        length = int.from_bytes(content[140:144], "little") + grown
+        changed = content.replace(meta[0], meta[1], 1)
+        path.write_bytes(changed[:140] + length.to_bytes(4, "little") + changed[144:])
+    assert np.array_equal(read(tmp_path)[1].hu, chest.hu)
+
+
 @pytest.mark.parametrize(
     ("options", "unsaid"),
     [

@@ -65,6 +65,7 @@ _PIXEL_DATA = {True: b"\x7f\xe0\x00\x10", False: b"\xe0\x7f\x10\x00"}  # big end
 _LARGEST_SIDE = 4096  # pixels; scanners reconstruct 512 to 2048
 _NATIVE = frozenset({ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian})
 _NOT_SLICES = frozenset({"LOCALIZER", "MIP", "MINIP", "PROJECTION IMAGE", "SCREEN SAVE"})
+_EXPLICIT_VR = frozenset({b"OW", b"OB"})  # as a length these would be odd, which none may be
 _FILE_META_LENGTH = 1024  # bytes in which a transfer syntax is looked for
 _LARGEST_INFLATED = 1 << 30  # bytes: a volume of 2000 slices
 _PIECE = 1 << 20
@@ -157,7 +158,7 @@ def read_ct_image(path: Path) -> CtImage:
     """
     try:
         with path.open("rb") as file:
-            _require_modest(file)
+            require_modest(file)
             header = dcmread(file, stop_before_pixels=True, specific_tags=list(_KEYWORDS))
             return _parse(path, header, file)
     except NotAnalysable:
@@ -168,6 +169,25 @@ def read_ct_image(path: Path) -> CtImage:
             NotAnalysableReason.UNREADABLE_PIXELS,
             f"a file cannot be read ({type(error).__name__})",
         ) from None
+
+
+def require_modest(file: BinaryIO) -> None:
+    """What is deflated must not inflate without bound: pydicom inflates all of it at once.
+
+    Raises:
+        NotAnalysable: UNREADABLE_PIXELS.
+    """
+    head = file.read(_FILE_META_LENGTH)
+    if DeflatedExplicitVRLittleEndian.encode() in head:
+        group_length = int.from_bytes(head[140:144], "little")  # PS3.10 7.1
+        file.seek(144 + group_length)
+        inflater, size, rest = zlib.decompressobj(-zlib.MAX_WBITS), 0, b""
+        while not inflater.eof and (rest := rest or file.read(_PIECE)):
+            size += len(inflater.decompress(rest, _PIECE))
+            rest = inflater.unconsumed_tail
+            if size > _LARGEST_INFLATED:
+                raise _unreadable(f"it inflates to more than {_LARGEST_INFLATED >> 20} MB")
+    file.seek(0)
 
 
 def slice_place(dataset: Dataset) -> SlicePlace:
@@ -196,25 +216,6 @@ def slice_place(dataset: Dataset) -> SlicePlace:
             NotAnalysableReason.INCONSISTENT_GEOMETRY,
             "a slice's header lacks its position, orientation or pixel spacing",
         ) from None
-
-
-def _require_modest(file: BinaryIO) -> None:
-    """What is deflated must not inflate without bound: pydicom inflates all of it at once.
-
-    Raises:
-        NotAnalysable: UNREADABLE_PIXELS.
-    """
-    head = file.read(_FILE_META_LENGTH)
-    if DeflatedExplicitVRLittleEndian.encode() in head:
-        group_length = int.from_bytes(head[140:144], "little")  # PS3.10 7.1
-        file.seek(144 + group_length)
-        inflater, size, rest = zlib.decompressobj(-zlib.MAX_WBITS), 0, b""
-        while not inflater.eof and (rest := rest or file.read(_PIECE)):
-            size += len(inflater.decompress(rest, _PIECE))
-            rest = inflater.unconsumed_tail
-            if size > _LARGEST_INFLATED:
-                raise _unreadable(f"it inflates to more than {_LARGEST_INFLATED >> 20} MB")
-    file.seek(0)
 
 
 def _parse(path: Path, header: Dataset, file: BinaryIO) -> CtImage:
@@ -349,9 +350,12 @@ def _native_offset(file: BinaryIO, transfer_syntax: str, needed: int, columns: i
     Raises:
         NotAnalysable: there are more or fewer than the header describes.
     """
-    explicit = transfer_syntax != ImplicitVRLittleEndian
     order: Literal["big", "little"] = "big" if transfer_syntax == ExplicitVRBigEndian else "little"
-    element = file.read(12 if explicit else 8)
+    element = file.read(8)
+    if (
+        element[4:6] in _EXPLICIT_VR
+    ):  # whatever the transfer syntax says: mislabelled ones are common
+        element = file.read(4)
     length = int.from_bytes(element[-4:], order)
     if not needed <= length < needed + 2 * columns:  # padding is less than a row
         raise _unreadable("it has more or fewer pixels than its header says")
