@@ -7,9 +7,9 @@ from datetime import timedelta, timezone, tzinfo
 from pathlib import Path
 
 import pydicom
+from phoi_models.reading.ct_image import require_modest
 from phoi_models.reading.multi_frame import single_frames
 from pydicom import Dataset
-from pydicom.errors import InvalidDicomError
 
 from phoi_edge_node.dicom.headers import text
 from phoi_edge_node.dicom.uids import derived_uid
@@ -88,13 +88,15 @@ def read_header(root: Path, instance: ReceivedInstance) -> Dataset:
         EdgeError: the stored file is gone or damaged.
     """
     try:
-        header = pydicom.dcmread(root / instance.path, stop_before_pixels=True)
-    except (OSError, InvalidDicomError) as error:
+        with (root / instance.path).open("rb") as file:
+            require_modest(file)
+            return pydicom.dcmread(file, stop_before_pixels=True)
+    except Exception as error:
+        # A damaged file makes the parser raise nearly anything, with values of the header in it.
         raise EdgeError(
             f"the stored instance {instance.sop_instance_uid} cannot be read "
             f"({type(error).__name__}): send the study again"
         ) from None
-    return header
 
 
 def representative(case: ReportedCase) -> ReceivedInstance:
