@@ -104,20 +104,7 @@ class StudyIntake:
 
     def complete_quiet_studies(self) -> int:
         """Queue an analysis of every quiet study, or have it counted; how many there were."""
-        with self._lock:
-            now = self._clock.monotonic()
-            busy = set().union(*self._open.values())
-            receiving = {uid: r for uid, r in self._receptions.items() if not r.counting}
-        quiet = {
-            uid: reception
-            for uid, reception in receiving.items()
-            if uid not in busy and now - reception.last_seen >= self._quiet_time_s
-        }
-        overdue = {
-            uid: reception
-            for uid, reception in receiving.items()
-            if uid not in quiet and now - reception.since >= self._completeness.limit_s
-        }
+        quiet, overdue = self._quiet_and_overdue()
         for uid, reception in quiet.items():
             if self._counted:
                 self._count(uid, reception)
@@ -130,9 +117,13 @@ class StudyIntake:
         return len(quiet) + len(overdue)
 
     def counting(self) -> Mapping[str, Reception]:
-        """The studies of which archives are to be asked now, by Study Instance UID."""
+        """The studies of which archives are to be asked now, by Study Instance UID.
+
+        Not those of which an association brings something just now, if only what is known.
+        """
         with self._lock:
-            return {uid: r for uid, r in self._receptions.items() if r.counting}
+            busy = self._busy()
+            return {uid: r for uid, r in self._receptions.items() if r.counting and uid not in busy}
 
     def complete_counted(
         self, study_instance_uid: str, reception: Reception, how: Completeness
@@ -143,10 +134,27 @@ class StudyIntake:
             reception: as ``counting`` gave it when it was decided.
             how: it is known to be whole.
         """
-        with self._lock:
-            unchanged = self._receptions.get(study_instance_uid) == reception
-        if unchanged:
+        if self.counting().get(study_instance_uid) == reception:
             self._complete(study_instance_uid, reception, how)
+
+    def _busy(self) -> set[str]:
+        """Studies of which an open association has brought something."""
+        return set().union(*self._open.values())
+
+    def _quiet_and_overdue(self) -> tuple[Mapping[str, Reception], Mapping[str, Reception]]:
+        """Of those that are not being counted: the quiet ones, and those that never will be."""
+        now = self._clock.monotonic()
+        quiet, overdue = {}, {}
+        with self._lock:
+            busy = self._busy()
+            for uid, reception in self._receptions.items():
+                if uid not in busy and reception.counting:
+                    continue
+                if uid not in busy and now - reception.last_seen >= self._quiet_time_s:
+                    quiet[uid] = reception
+                elif now - reception.since >= self._completeness.limit_s:
+                    overdue[uid] = reception
+        return quiet, overdue
 
     def _taken_up(self, uid: str) -> Reception:
         """A study that was being received when the process ended starts its quiet time anew.

@@ -173,6 +173,25 @@ def test_an_image_after_completion_makes_the_next_revision(edge: Edge) -> None:
     assert [analysis.revision for analysis in edge.analyses()] == [1, 2]
 
 
+def test_nothing_is_complete_while_an_association_brings_it_again(edge: Edge) -> None:
+    edge.receive(1, 2, 3)
+    edge.pass_time(QUIET_S + 5)
+    edge.intake.instance_received(values.instance(1), "a2")  # known: the rest may be new
+    edge.pass_time(100)
+    assert not edge.analyses()
+    edge.intake.association_released("a2")
+    edge.pass_time(20)
+    assert edge.how() == [Completeness.CONFIRMED]
+
+
+def test_but_not_for_ever(edge: Edge) -> None:
+    edge.receive(1, 2, 3)
+    edge.pass_time(QUIET_S + 5)
+    edge.intake.instance_received(values.instance(1), "a2")
+    edge.pass_time(SETTINGS.limit_s)
+    assert edge.how() == [Completeness.UNCONFIRMED]
+
+
 def test_looking_again_neither_restarts_nor_forgets_a_study(edge: Edge) -> None:
     edge.receive(1, 2, 3)
     for _ in range(50):
