@@ -159,6 +159,14 @@ class ImageSource(Protocol):
         """
         ...
 
+    def documents(self, study_instance_uid: str) -> Collection[str]:
+        """SOP Instance UIDs of all that is no CT image in a study: reports, segmentations, ...
+
+        Raises:
+            SourceUnavailable: no usable answer.
+        """
+        ...
+
     def fetch(
         self, study_instance_uid: str, series_instance_uid: str, sop_instance_uids: Collection[str]
     ) -> int:

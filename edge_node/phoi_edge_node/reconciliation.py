@@ -17,7 +17,7 @@ import structlog
 from phoi_edge_node.body_region import may_show_chest
 from phoi_edge_node.completeness import Standing, compare
 from phoi_edge_node.errors import IllegalTransition, SourceUnavailable
-from phoi_edge_node.ports import ArchivedSeries, ArchivedStudy, Clock, ImageSource
+from phoi_edge_node.ports import ArchivedSeries, ArchivedStudy, Clock, DocumentKind, ImageSource
 from phoi_edge_node.reconciled import (
     NIGHTLY,
     Lack,
@@ -37,6 +37,9 @@ MOST_FETCHES = 200  # studies in one comparison: more would hold up what comes b
 AGAIN_AFTER = timedelta(hours=1)  # where an archive could not be asked
 _SINCE = "reconciliation_since"
 
+_KEPT_BY_ARCHIVES = frozenset(
+    {DocumentKind.SEGMENTATION, DocumentKind.STRUCTURED_REPORT, DocumentKind.SECONDARY_CAPTURE}
+)
 _NOT_ENDED = frozenset({AnalysisState.QUEUED, AnalysisState.RUNNING})
 
 
@@ -135,7 +138,7 @@ class _Comparison:
         analysis = self._store.latest_analyses([uid]).get(uid)
         if analysis is None or analysis.state in _NOT_ENDED:
             return LackingStudy(uid, Lack.NOT_ANALYSED)
-        return self._undelivered(uid)
+        return self._undelivered(uid) or self._vanished(source, uid)
 
     def _missing(
         self, source: ImageSource, uid: str, series: Sequence[ArchivedSeries]
@@ -193,6 +196,25 @@ class _Comparison:
             resent = [self._resend(delivery_id) for delivery_id in dead]
             mending = Mending.RESENT if any(resent) else Mending.NOT_RESENT
         return LackingStudy(uid, Lack.NOT_DELIVERED, mending, len(undelivered))
+
+    def _vanished(self, source: ImageSource, uid: str) -> LackingStudy | None:
+        """What this archive said it had taken, and does not hold."""
+        told = [
+            delivery
+            for delivery in self._store.deliveries(uid, (DeliveryState.DELIVERED,))
+            if delivery.destination == source.name and delivery.kind in _KEPT_BY_ARCHIVES
+        ]
+        if not told:
+            return None
+        held = source.documents(uid)
+        vanished = [delivery.id for delivery in told if delivery.identity not in held]
+        if not vanished:
+            return None
+        mending = Mending.NONE
+        if self._mend:
+            resent = [self._resend(delivery_id) for delivery_id in vanished]
+            mending = Mending.RESENT if any(resent) else Mending.NOT_RESENT
+        return LackingStudy(uid, Lack.NOT_DELIVERED, mending, len(vanished))
 
     def _resend(self, delivery_id: int) -> bool:
         """Once in each comparison: whoever refused it may have been set right since."""

@@ -185,6 +185,7 @@ class FakeImageSource:
 
     Attributes:
         series_held: what it holds; may be changed.
+        documents_held: SOP Instance UIDs of results that it holds; may be changed.
         silent: it gives no answer.
         asked: how often it was asked, in vain too.
     """
@@ -199,6 +200,7 @@ class FakeImageSource:
     ) -> None:
         self.name = name
         self.series_held = {uid: list(instances) for uid, instances in series.items()}
+        self.documents_held: set[str] = set()
         self.silent = False
         self.asked = 0
         self._study_instance_uid = study_instance_uid
@@ -230,6 +232,11 @@ class FakeImageSource:
         if study_instance_uid != self._study_instance_uid:
             return ()
         return tuple(self.series_held.get(series_instance_uid, ()))
+
+    def documents(self, study_instance_uid: str) -> Collection[str]:
+        """The results that it holds."""
+        self._answer()
+        return self.documents_held if study_instance_uid == self._study_instance_uid else ()
 
     def fetch(
         self, study_instance_uid: str, series_instance_uid: str, sop_instance_uids: Collection[str]

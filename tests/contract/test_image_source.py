@@ -206,6 +206,10 @@ def test_names_the_ct_studies_of_some_days(archive: Archive) -> None:
     assert not archive.up.studies(date(2020, 1, 1), date(2020, 1, 31))
 
 
+def test_knows_no_documents_where_there_are_only_images(archive: Archive) -> None:
+    assert set(archive.up.documents(STUDY)) == set()
+
+
 def test_fetches_just_the_images_that_were_asked_for(archive: Archive) -> None:
     before, wanted = set(archive.came()), set(sorted(names(ONE))[:3])
     assert archive.up.can_fetch

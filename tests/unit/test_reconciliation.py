@@ -120,6 +120,17 @@ def test_what_was_refused_is_sent_again_once_in_each_run(hospital: Hospital) -> 
     assert hospital.reconcile() == ()
 
 
+def test_a_report_that_the_archive_took_and_lost_is_sent_again(hospital: Hospital) -> None:
+    hospital.archive.name = "pacs"
+    for image in IMAGES:
+        hospital.receive(image)
+    hospital.analyse(Delivered())
+    assert hospital.reconcile() == (LackingStudy(UID, Lack.NOT_DELIVERED, Mending.RESENT, 1),)
+    hospital.deliver(Delivered())
+    hospital.archive.documents_held = {"sr-1"}
+    assert hospital.reconcile() == ()
+
+
 def test_an_archive_that_sends_nothing_is_named_and_one_that_is_silent_is_told(
     hospital: Hospital,
 ) -> None:

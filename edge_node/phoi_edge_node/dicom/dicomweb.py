@@ -131,6 +131,20 @@ class DicomwebSource:
             and _text(item, _SOP_CLASS) in {"", *SOP_CLASSES}
         }
 
+    def documents(self, study_instance_uid: str) -> Collection[str]:
+        """SOP Instance UIDs of all that is no CT image in a study: reports, segmentations, ..."""
+        others = (s for s in self.series(study_instance_uid) if s.modality != "CT")
+        return {
+            _text(item, _INSTANCE)
+            for series in others
+            for item in self._search(
+                f"/studies/{study_instance_uid}/series/{series.series_instance_uid}/instances",
+                {},
+                _INSTANCE,
+                study_instance_uid,
+            )
+        }
+
     def fetch(
         self, study_instance_uid: str, series_instance_uid: str, sop_instance_uids: Collection[str]
     ) -> int:

@@ -127,12 +127,14 @@ class DicomSource:
 
         SOP Class UID is optional in an answer (PS3.4 C.6.1.1.5).
         """
-        query = _query(
-            "IMAGE", StudyInstanceUID=study_instance_uid, SeriesInstanceUID=series_instance_uid
-        )
-        query.SOPInstanceUID = query.SOPClassUID = ""
-        found = ((text(a, "SOPInstanceUID"), text(a, "SOPClassUID")) for a in self._find(query))
-        return {uid for uid, kind in found if is_uid(uid) and (not kind or kind in SOP_CLASSES)}
+        found = self._held(study_instance_uid, series_instance_uid)
+        return {uid for uid, kind in found if not kind or kind in SOP_CLASSES}
+
+    def documents(self, study_instance_uid: str) -> Collection[str]:
+        """SOP Instance UIDs of all that is no CT image in a study: reports, segmentations, ..."""
+        others = [s for s in self.series(study_instance_uid) if s.modality != "CT"]
+        held = (self._held(study_instance_uid, s.series_instance_uid) for s in others)
+        return {uid for found in held for uid, _ in found}
 
     def fetch(
         self, study_instance_uid: str, series_instance_uid: str, sop_instance_uids: Collection[str]
@@ -153,6 +155,17 @@ class DicomSource:
         return sent
 
     # --- the services ------------------------------------------------------------------------
+
+    def _held(
+        self, study_instance_uid: str, series_instance_uid: str
+    ) -> Sequence[tuple[str, str]]:
+        """SOP Instance UID and SOP Class UID, or "", of all that a series holds."""
+        query = _query(
+            "IMAGE", StudyInstanceUID=study_instance_uid, SeriesInstanceUID=series_instance_uid
+        )
+        query.SOPInstanceUID = query.SOPClassUID = ""
+        found = ((text(a, "SOPInstanceUID"), text(a, "SOPClassUID")) for a in self._find(query))
+        return [(uid, kind) for uid, kind in found if is_uid(uid)]
 
     def _find(self, query: Dataset) -> Sequence[Dataset]:
         """All answers to a C-FIND (PS3.4 C.4.1)."""
