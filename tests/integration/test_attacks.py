@@ -57,7 +57,7 @@ from support.dicom_wire import (
     store_rq,
 )
 
-SHORT = Patience(request=1, pdu=1, idle=1, message=1)
+SHORT = Patience(request=2, pdu=1, idle=1, message=1)
 FOREVER = Patience(request=600, pdu=600, idle=600, message=600)
 LOCAL_LIMIT_EXCEEDED = bytes((0x03, 0, 0, 0, 0, 4, 0, 2, 3, 2))
 
@@ -87,7 +87,7 @@ def edge(tmp_path: Path, receiver: str) -> Iterator[Edge]:
 
 @pytest.fixture
 def hurried(tmp_path: Path, receiver: str) -> Iterator[Edge]:
-    """An edge that waits a second for everything."""
+    """An edge that waits a second or two for everything."""
     with running_edge(tmp_path / "instances", SHORT, receiver=receiver) as running:
         yield running
 
