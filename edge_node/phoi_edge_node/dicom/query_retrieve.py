@@ -156,9 +156,7 @@ class DicomSource:
 
     # --- the services ------------------------------------------------------------------------
 
-    def _held(
-        self, study_instance_uid: str, series_instance_uid: str
-    ) -> Sequence[tuple[str, str]]:
+    def _held(self, study_instance_uid: str, series_instance_uid: str) -> Sequence[tuple[str, str]]:
         """SOP Instance UID and SOP Class UID, or "", of all that a series holds."""
         query = _query(
             "IMAGE", StudyInstanceUID=study_instance_uid, SeriesInstanceUID=series_instance_uid
