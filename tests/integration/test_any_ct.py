@@ -8,11 +8,13 @@ from __future__ import annotations
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from phoi_edge_node.cli.send import find_files, send
+from phoi_edge_node.dicom.documents import DicomEncoder
 from phoi_edge_node.dicom.headers import instance_from_file
 from phoi_edge_node.dicom.instance_files import InstanceFiles
 from phoi_edge_node.dicom.series_reader import DicomSeriesReader
@@ -20,6 +22,7 @@ from phoi_edge_node.dicom.storage_scp import TRANSFER_SYNTAXES, StorageScp
 from phoi_edge_node.dicom.storage_scu import Peer
 from phoi_edge_node.dicom.taking import InstanceTaker
 from phoi_edge_node.ports import Intake, ReceivedInstance, SeriesChoice
+from phoi_edge_node.result import Outcome
 from phoi_edge_node.settings import DicomSettings
 from phoi_edge_node.system import SystemClock
 from phoi_models.errors import NotAnalysable, NotAnalysableReason
@@ -44,6 +47,8 @@ from support.dcmtk import storescu
 from support.dicom_phantom import SeriesOptions, write_series
 from support.encodings import LOSSLESS, LOSSY, Encoder
 from support.enhanced_ct import FrameOptions, write_enhanced, write_legacy_converted
+from support.reported_cases import CountingUids, Images, case_of
+from support.validators import dcmdump_value
 
 Reason = NotAnalysableReason
 TWELVE_BITS = (("BitsStored", 12), ("HighBit", 11))
@@ -614,3 +619,43 @@ def test_dcmtk_sends_multi_frame_ct(
     reader = DicomSeriesReader(files.root)
     choice = reader.choose(inbox.instances)
     assert_same_ct(choice, reader.read(choice), chest)
+
+
+# --- names ------------------------------------------------------------------------------------
+
+VIETNAMESE = "Nguyễn^Thị Ánh Tuyết"
+JAPANESE = "Yamada^Tarou=山田^太郎=やまだ^たろう"
+KOREAN = "Hong^Gildong=洪^吉洞=홍^길동"
+CHINESE = "Wang^XiaoDong=王^小东"
+
+
+@pytest.mark.parametrize(
+    ("name", "character_sets", "label"),
+    [
+        (VIETNAMESE, "ISO_IR 192", b"ISO_IR 192"),
+        (VIETNAMESE, "ISO_IR 192", b"ISO_IR 100"),  # UTF-8 under the name of Latin-1
+        (VIETNAMESE, "ISO_IR 192", b" " * 10),
+        (JAPANESE, ["", "ISO 2022 IR 87"], b""),
+        (KOREAN, ["", "ISO 2022 IR 149"], b""),
+        (CHINESE, "GB18030", b""),
+    ],
+)
+def test_a_name_is_the_same_in_the_index_and_in_the_report(
+    tmp_path: Path, chest: Volume, name: str, character_sets: str | list[str], label: bytes
+) -> None:
+    """What the page shows is what the index holds."""
+    for path in write_series(tmp_path / "ct", chest):
+        dataset = dcmread(path)
+        dataset.ReferringPhysicianName, dataset.StudyDescription = "Tran^Duc", "CT"
+        dataset.SpecificCharacterSet, dataset.PatientName = character_sets, name
+        dataset.save_as(path)
+        path.write_bytes(path.read_bytes().replace(b"ISO_IR 192", label or b"ISO_IR 192"))
+    instances = tuple(instances_in(tmp_path / "ct"))
+    assert {instance.study.patient.name for instance in instances} == {name}
+
+    images = Images(tmp_path / "ct", instances, chest)
+    case = replace(case_of(images, Outcome.NEGATIVE), study=instances[0].study)
+    for document in DicomEncoder(images.root, CountingUids(), "0.1.0").encode(case):
+        path = tmp_path / f"{document.kind.value}.dcm"
+        path.write_bytes(document.content)
+        assert dcmdump_value(path, "0010,0010") == name
