@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from phoi_edge_node.stand_ins.program import free_port
 
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _NODELAY = {"TCP_NODELAY": "1"}  # DCMTK's own switch for Nagle's algorithm; Orthanc contains DCMTK
 
 
@@ -32,14 +32,22 @@ class Receiver:
     folder: Path
 
     def cpu_s(self) -> float:
-        """User and system time of it and of its children that ended."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text("utf-8").rpartition(")")[2].split()
-        return sum(int(field) for field in fields[11:15]) / _TICKS_PER_S
+        """User and system time of it and of its children, also of those that nobody waited for."""
+        process = psutil.Process(self.pid)
+        return _cpu_s(process, with_ended=True) + sum(
+            _cpu_s(child, with_ended=False) for child in process.children()
+        )
 
     def peak_memory_mb(self) -> float:
         """Of the process itself, not of its children."""
         status = Path(f"/proc/{self.pid}/status").read_text("utf-8").splitlines()
         return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) / 1024
+
+
+def _cpu_s(process: psutil.Process, *, with_ended: bool) -> float:
+    times = process.cpu_times()
+    ended = times.children_user + times.children_system if with_ended else 0.0
+    return float(times.user + times.system + ended)
 
 
 @contextmanager
