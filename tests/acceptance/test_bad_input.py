@@ -72,6 +72,9 @@ def test_lungs_cut_off_are_limited_and_never_negative(site: Hospital, tmp_path: 
     assert send_files(site, kept)
     found = wait_for_result(site, cut.study_instance_uid, with_seg=False)
     assert outcome(found) != "negative"
+    assert "CHƯA XÁC NHẬN ĐỦ HÌNH" in found.messages[0]
+    assert "COMPLETENESS UNCONFIRMED" in found.diagnostic_reports[0]["conclusion"]
+    assert "COMPLETENESS UNCONFIRMED" in str(found.reports[0])
 
 
 def test_two_studies_mixed_in_one_association_are_two_results(
