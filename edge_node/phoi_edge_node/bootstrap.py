@@ -334,7 +334,11 @@ class EdgeNode:
             stopping=lambda: self._stopping.is_set(),
         )
         self._follow_mlflow(home)
-        self._links = Links(self._couriers, self._inference, self._clock)
+        self._sources = make_sources(settings, self._taker)
+        self._counter = StudyCounter(
+            self.storage.store, self._sources, self._intake, self._clock, settings.completeness
+        )
+        self._links = Links(self._couriers, self._inference, self._clock, self._counter.heard)
         self._care = ImageCare(
             self.storage.store, StoredFiles(self.storage.files), self._intake.reopened
         )
@@ -436,7 +440,7 @@ class EdgeNode:
             [courier.destination.name for courier in self._couriers],
             self.watchdog,
             lambda: self._champion_refused,
-            self._receiving.troubles,
+            self._receiving.view,
         )
         app = create_app(
             self.desk, settings.web, settings.site, self._clock, secret_key(settings.data)
@@ -489,16 +493,12 @@ class EdgeNode:
 
     def _counting_loops(self) -> Sequence[Loop]:
         """Apart from one another, so that a slow archive holds up only what needs it."""
-        sources = make_sources(self._settings, self._taker)
-        if not sources:
+        if not self._sources:
             return []
-        counter = StudyCounter(
-            self.storage.store, sources, self._intake, self._clock, self._settings.completeness
-        )
         return [
-            Loop("settle", counter.settle, 0.5),
-            Loop("ask-archives", counter.ask_next, 0.5),
-            Loop("fetch-images", counter.fetch_next, 0.5),
+            Loop("settle", self._counter.settle, 0.5),
+            Loop("ask-archives", self._counter.ask_next, 0.5),
+            Loop("fetch-images", self._counter.fetch_next, 0.5),
         ]
 
     def _reconciling_loops(self) -> Sequence[Loop]:

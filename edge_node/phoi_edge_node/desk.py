@@ -280,6 +280,7 @@ class LinkKind(StrEnum):
     """What is at the other end."""
 
     DESTINATION = "destination"
+    SOURCE = "source"  # an archive that is asked whether studies are whole
     WORKER = "worker"
 
 
@@ -293,12 +294,12 @@ class LinkState(StrEnum):
 
 @dataclass(frozen=True)
 class LinkView:
-    """A destination or a worker, and what waits for it.
+    """A destination, a source or a worker, and what waits for it.
 
     Attributes:
         detail: short, without patient data: what the peer answered, or the model it runs.
         checked_at: UTC; None if never.
-        waiting: deliveries or analyses that wait.
+        waiting: deliveries, studies or analyses that wait.
         oldest_waiting_at: UTC; None if nothing waits.
         dead: deliveries that were given up or refused.
     """
@@ -349,6 +350,34 @@ class OverdueView:
 
 
 @dataclass(frozen=True)
+class ReceivingView:
+    """How receiving is doing.
+
+    Attributes:
+        troubles: why images are refused, in English.
+        quarantined: instances set aside.
+    """
+
+    troubles: tuple[str, ...] = ()
+    quarantined: int = 0
+
+
+@dataclass(frozen=True)
+class CommitmentView:
+    """What one archive said of keeping the documents that were sent to it.
+
+    Attributes:
+        asked: not yet answered.
+        failed: it does not hold them; each was, or will be, sent again.
+    """
+
+    archive: str
+    asked: int
+    committed: int
+    failed: int
+
+
+@dataclass(frozen=True)
 class Health:
     """How everything on its way is doing.
 
@@ -357,12 +386,15 @@ class Health:
         overdue: the oldest of each kind.
         threads: what is wrong with this node's threads, in English.
         champion_refused: why the registry's champion is not run here, in English; "" where it is.
+        commitments: of the archives that were asked.
     """
 
     states: tuple[StateView, ...]
     overdue: tuple[OverdueView, ...]
     threads: tuple[str, ...] = ()
     champion_refused: str = ""
+    receiving: ReceivingView = ReceivingView()
+    commitments: tuple[CommitmentView, ...] = ()
 
 
 class SwitchKind(StrEnum):

@@ -8,6 +8,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from phoi_edge_node.commitment import CommitmentState
+from phoi_edge_node.desk import ReceivingView
 
 MEGABYTE = 1_000_000
 
@@ -40,6 +41,10 @@ class ReceivingState:
     def quarantined(self) -> int:
         """Instances set aside because others were received under their UIDs."""
         return self._quarantined()
+
+    def view(self) -> ReceivingView:
+        """All of it, for pages."""
+        return ReceivingView(self.troubles(), self.quarantined)
 
     def troubles(self) -> tuple[str, ...]:
         """Why images are refused now; empty when they are taken."""

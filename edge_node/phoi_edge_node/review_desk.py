@@ -12,9 +12,11 @@ from phoi_models.geometry import Triple
 from phoi_models.volume import Volume
 
 from phoi_edge_node.accounts import Account, password_matches
+from phoi_edge_node.commitment import CommitmentState
 from phoi_edge_node.desk import (
     DONE,
     AuditEntry,
+    CommitmentView,
     DamagedImage,
     DeliveryView,
     Health,
@@ -22,6 +24,7 @@ from phoi_edge_node.desk import (
     LinkView,
     OverdueView,
     Phase,
+    ReceivingView,
     StateView,
     StudyView,
     Switch,
@@ -86,7 +89,7 @@ class ReviewDesk:
         destinations: Sequence[str],
         watchdog: Watchdog,
         champion_refused: Callable[[], str] = str,
-        receiving_troubles: Callable[[], tuple[str, ...]] = tuple,
+        receiving: Callable[[], ReceivingView] = ReceivingView,
     ) -> None:
         self._store = store
         self._reader = reader
@@ -98,7 +101,7 @@ class ReviewDesk:
         self._destinations = destinations
         self._watchdog = watchdog
         self._champion_refused = champion_refused
-        self._receiving_troubles = receiving_troubles
+        self._receiving = receiving
         self._volumes: OrderedDict[str, Volume] = OrderedDict()
         self._volume_lock = threading.Lock()
 
@@ -355,6 +358,8 @@ class ReviewDesk:
             ),
             threads=self._watchdog.troubles(),
             champion_refused=self._champion_refused(),
+            receiving=self._receiving(),
+            commitments=_commitment_views(self._store.commitment_counts()),
         )
 
     def resend(self, delivery_id: int, reviewer: Account) -> None:
@@ -418,7 +423,7 @@ class ReviewDesk:
             self._store.fact("ready")
         except Exception as error:  # any failure of the database is the answer
             return (f"the database does not answer: {type(error).__name__}",)
-        return self._watchdog.troubles() + self._receiving_troubles()
+        return self._watchdog.troubles() + self._receiving().troubles
 
     # --- people ------------------------------------------------------------------------------
 
@@ -540,4 +545,21 @@ def _view(delivery: Delivery) -> DeliveryView:
         last_error=delivery.last_error,
         identity=delivery.identity,
         updated_at=delivery.updated_at,
+    )
+
+
+def _commitment_views(
+    counts: Mapping[tuple[str, CommitmentState], int],
+) -> tuple[CommitmentView, ...]:
+    def number(archive: str, *states: CommitmentState) -> int:
+        return sum(counts.get((archive, state), 0) for state in states)
+
+    return tuple(
+        CommitmentView(
+            archive,
+            asked=number(archive, CommitmentState.ASKED),
+            committed=number(archive, CommitmentState.COMMITTED),
+            failed=number(archive, CommitmentState.FAILED, CommitmentState.SENT_AGAIN),
+        )
+        for archive in sorted({archive for archive, _ in counts})
     )

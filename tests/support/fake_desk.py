@@ -12,6 +12,7 @@ import numpy as np
 from phoi_edge_node.accounts import Account, Role
 from phoi_edge_node.desk import (
     AuditEntry,
+    CommitmentView,
     DamagedImage,
     DeliveryView,
     Health,
@@ -23,6 +24,7 @@ from phoi_edge_node.desk import (
     ModelKpis,
     OverdueView,
     Phase,
+    ReceivingView,
     StateView,
     StudyView,
     Switch,
@@ -143,6 +145,8 @@ class FakeDesk:
         self.resent: list[int] = []
         self.not_ready: tuple[str, ...] = ()
         self.champion_refused = ""
+        self.receiving = ReceivingView()
+        self.commitments: tuple[CommitmentView, ...] = ()
         self._missed = count(1)
         self._lock = threading.Lock()
 
@@ -246,7 +250,14 @@ class FakeDesk:
             for life, states in LIVES.items()
             for state in states
         )
-        return Health(states, (late,), self.not_ready, self.champion_refused)
+        return Health(
+            states,
+            (late,),
+            self.not_ready,
+            self.champion_refused,
+            self.receiving,
+            self.commitments,
+        )
 
     def resend(self, delivery_id: int, reviewer: Account) -> None:
         del reviewer

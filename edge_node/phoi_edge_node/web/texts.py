@@ -203,6 +203,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "link.down": ("Mất kết nối", "Down"),
     "link.unknown": ("Chưa kiểm tra", "Not tried yet"),
     "link.destination": ("Nơi nhận", "Destination"),
+    "link.source": ("Nơi hỏi đủ ảnh", "Asked for counts"),
     "link.worker": ("Máy phân tích", "Worker"),
     "switch.everything": ("Toàn bộ Phoi", "All of Phoi"),
     "switch.model": ("Mô hình", "Model"),
@@ -378,6 +379,15 @@ TEXTS: dict[str, tuple[str, str]] = {
     "operations.oldest": ("lâu nhất {age}", "oldest {age}"),
     "operations.alarms": ("Báo động", "Alarms"),
     "operations.thread": ("Luồng xử lý gặp sự cố", "A thread is in trouble"),
+    "operations.images_refused": ("Ảnh đang bị từ chối", "Images are refused"),
+    "operations.quarantined": (
+        "{count} ảnh bị cách ly: trùng UID với ảnh khác hoặc thuộc ca chụp của bệnh nhân khác",
+        "{count} images are set aside: under the UID of another, or in another patient's study",
+    ),
+    "operations.commitments": ("Cam kết lưu trữ", "Storage commitment"),
+    "commitment.asked": ("Chờ trả lời", "No answer yet"),
+    "commitment.committed": ("Đã cam kết", "Committed"),
+    "commitment.failed": ("Không có, gửi lại", "Not held, sent again"),
     "operations.champion_refused": (
         "Không nhận mô hình mới từ trung tâm",
         "The registry's new model is refused here",

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
-from phoi_edge_node.desk import Phase
+from phoi_edge_node.desk import CommitmentView, Phase, ReceivingView
 from phoi_edge_node.errors import Conflict
 from phoi_edge_node.orders import ImagingOrder, OrderNumber
 from phoi_edge_node.policies import LIVES
@@ -663,6 +663,19 @@ def test_threads_in_trouble_and_a_refused_champion_are_shown(
     html = reviewer.get("/operations").text
     assert "analyst-0 has died" in html
     assert "nobody&#39;s who is trusted" in html
+
+
+def test_what_receiving_refuses_sets_aside_and_archives_lack_is_shown(
+    reviewer: httpx.Client, desk: FakeDesk
+) -> None:
+    assert "Cam kết lưu trữ" not in reviewer.get("/operations").text
+    desk.receiving = ReceivingView(("images are refused: 1 MB of disk are free",), 7)
+    desk.commitments = (CommitmentView("pacs", asked=3, committed=250, failed=11),)
+    html = reviewer.get("/operations").text
+    assert "1 MB of disk are free" in html
+    assert "7 ảnh bị cách ly" in html
+    row = html.split('data-archive="pacs"')[1].split("</tr>")[0]
+    assert [cell.split("<")[0] for cell in row.split('class="num">')[1:]] == ["3", "250", "11"]
 
 
 def test_a_study_that_cannot_be_read_is_acknowledged_not_signed(
