@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from phoi_edge_node import order_lookup
 from phoi_edge_node.commitment import CLASS_CONFLICT, NO_SUCH_INSTANCE, PROCESSING_FAILURE
+from phoi_edge_node.dicom import part10, stow, taking, worklist
 from phoi_edge_node.dicom.documents import DicomEncoder
 from phoi_edge_node.dicom.query_retrieve import FIND, GET, MOVE
 from phoi_edge_node.dicom.storage_commitment import PUSH_MODEL
@@ -83,6 +86,23 @@ def test_every_sop_class_and_transfer_syntax_is_listed(
 
 def test_every_service_that_is_asked_for_is_listed(statement: str) -> None:
     assert [uid for uid in (FIND, MOVE, GET) if f"| {uid} |" not in statement] == []
+
+
+def test_stow_and_the_worklist_are_listed(statement: str) -> None:
+    assert f"SOP Class {worklist.FIND}," in statement
+    assert f"at most {order_lookup.TRIES} times" in statement
+    reasons = {
+        *(stow.PROCESSING_FAILURE, part10.SOP_CLASS_NOT_SUPPORTED),
+        *(part10.TRANSFER_SYNTAX_NOT_SUPPORTED, taking.OUT_OF_RESOURCES),
+        *(taking.DUPLICATE_SOP_INSTANCE, taking.CANNOT_UNDERSTAND),
+        taking.DATA_SET_DOES_NOT_MATCH,
+    }
+    section = statement.split("### 2.5")[1].split("### 2.6")[0]
+    assert {f"{reason:04X}" for reason in reasons} == set(
+        re.findall(r"^\| ([0-9A-F]{4}) \|", section, re.MULTILINE)
+    )
+    assert f"| 503 | {stow.MAXIMUM_REQUESTS} requests" in section
+    assert f"| 408 | nothing came for {stow.STALL_TIMEOUT_S:g} s |" in section
 
 
 def test_storage_commitment_is_listed(statement: str) -> None:

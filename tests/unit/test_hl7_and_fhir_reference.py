@@ -10,6 +10,7 @@ import hl7
 import pytest
 from phoi_edge_node import terms
 from phoi_edge_node.fhir.bundle import FhirEncoder
+from phoi_edge_node.hl7v2 import orders
 from phoi_edge_node.hl7v2.oru_r01 import OruEncoder
 from phoi_edge_node.result import Outcome
 from phoi_edge_node.settings import FhirSettings, Hl7Settings, SiteSettings
@@ -69,6 +70,20 @@ def test_resources_and_how_they_are_found() -> None:
         resource = entry["resource"]
         known_as = (resource.get("identifier") or resource["meta"]["tag"])[0]
         assert known_as["system"] in systems
+
+
+def test_messages_that_are_taken() -> None:
+    section = PAGE.read_text(encoding="utf-8").split("\n## Orders and patients")[1]
+    section = section.split("\n## ")[0]
+    taken = {f"{code}^{event}" for code, event in orders.ORDERS}
+    controls = (orders._PLACING | orders._CANCELLING | orders._UPDATING) - {""}
+    events = orders._MERGES | orders._UPDATES
+    words = set(re.findall(r"[A-Z][A-Z0-9^]+", section))
+    assert taken <= words
+    assert {
+        event for event in events if event not in words and f"ADT^{event}" not in words
+    } == set()
+    assert controls - words == set()
 
 
 def test_own_codes() -> None:

@@ -42,7 +42,7 @@ DICOM_JSON = "application/dicom+json"
 MAXIMUM_REQUESTS = 8  # at once; each holds an instance in memory
 STALL_TIMEOUT_S = 30.0
 
-_PROCESSING_FAILURE = 0x0110
+PROCESSING_FAILURE = 0x0110
 
 _log = structlog.get_logger(__name__)
 
@@ -176,13 +176,13 @@ class StowService:
         except Exception as error:
             # As over C-STORE: not success, and no traceback, whose variables are the patient's.
             _log.error("not_stored", error=type(error).__name__)
-            return _Answer(*names, _PROCESSING_FAILURE)
+            return _Answer(*names, PROCESSING_FAILURE)
         return _Answer(*names, SUCCESS)
 
 
 def _open(part: Part) -> tuple[IncomingInstance, InstanceHeader]:
     if part.content_type != DICOM_FILE:
-        raise NotTaken(_PROCESSING_FAILURE, "a part is not application/dicom")
+        raise NotTaken(PROCESSING_FAILURE, "a part is not application/dicom")
     return open_file(bytes(part.content))
 
 
