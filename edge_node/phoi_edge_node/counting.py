@@ -27,9 +27,10 @@ from phoi_edge_node.completeness import (
     decide,
     together,
 )
+from phoi_edge_node.courier import LinkReport
 from phoi_edge_node.errors import SourceUnavailable
 from phoi_edge_node.intake import Reception, StudyIntake
-from phoi_edge_node.ports import Clock, ImageSource
+from phoi_edge_node.ports import Clock, Delivered, ImageSource, SendOutcome, Unreachable
 from phoi_edge_node.settings import CompletenessSettings
 from phoi_edge_node.store import StudyStore
 
@@ -52,7 +53,7 @@ class StudyCounter:
     """Counts the studies that ``intake`` says are quiet.
 
     Args:
-        sources: the archives to ask, at least one.
+        sources: the archives to ask.
     """
 
     def __init__(
@@ -72,6 +73,12 @@ class StudyCounter:
         self._lock = threading.Lock()
         self._cases: dict[str, _Case] = {}
         self._silent_until: dict[str, float] = {}
+        self._heard: dict[str, LinkReport | None] = dict.fromkeys(s.name for s in sources)
+
+    def heard(self) -> Mapping[str, LinkReport | None]:
+        """What each archive last answered, by its name; None: it was not asked yet."""
+        with self._lock:
+            return dict(self._heard)
 
     def settle(self) -> int:
         """Complete every study that is counted, or has waited long enough; how many."""
@@ -146,11 +153,17 @@ class StudyCounter:
                 continue  # it was silent a moment ago: every study would wait for it anew
             try:
                 answers.append(_compared(source, uid, received))
+                self._hear(source, Delivered())
             except SourceUnavailable as error:
                 log.warning("archive gave no answer", archive=source.name, why=str(error))
                 silent_until = self._clock.monotonic() + self._settings.ask_every_s
                 self._silent_until[source.name] = silent_until
+                self._hear(source, Unreachable(str(error)))
         return together(answers, silent=len(self._sources) - len(answers))
+
+    def _hear(self, source: ImageSource, outcome: SendOutcome) -> None:
+        with self._lock:
+            self._heard[source.name] = LinkReport(outcome, self._clock.now())
 
     def _received(self, uid: str) -> Mapping[str, frozenset[str]]:
         series: dict[str, set[str]] = defaultdict(set)

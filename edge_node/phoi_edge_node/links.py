@@ -1,9 +1,13 @@
-"""What is at the other end of each link, asked now and then, told without waiting."""
+"""What is at the other end of each link, asked now and then, told without waiting.
+
+Archives that are asked whether studies are whole are not asked besides: what they last answered is
+as old as the last study that came.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from phoi_models.identity import ModelIdentity
 
@@ -12,20 +16,29 @@ from phoi_edge_node.desk import LinkKind, LinkState, LinkView
 from phoi_edge_node.errors import InferenceUnavailable
 from phoi_edge_node.ports import Clock, Delivered, InferenceService, Refused, Unreachable
 from phoi_edge_node.store import Counts, InState
-from phoi_edge_node.study import AnalysisState, DeliveryState
+from phoi_edge_node.study import AnalysisState, DeliveryState, StudyState
 
 WORKER = "inference"
 
 
 class Links:
-    """Every destination, and inference."""
+    """Every destination, every archive that is asked, and inference.
+
+    Args:
+        heard: what each archive last answered, by its name; None: it was not asked yet.
+    """
 
     def __init__(
-        self, couriers: Sequence[Courier], inference: InferenceService, clock: Clock
+        self,
+        couriers: Sequence[Courier],
+        inference: InferenceService,
+        clock: Clock,
+        heard: Callable[[], Mapping[str, LinkReport | None]] = dict,
     ) -> None:
         self._couriers = couriers
         self._inference = inference
         self._clock = clock
+        self._heard = heard
         self._lock = threading.Lock()
         self._worker: LinkReport | None = None
         self._models: tuple[ModelIdentity, ...] = ()
@@ -61,6 +74,7 @@ class Links:
         return (
             self._worker_view(worker, counts),
             *(_courier_view(courier, counts) for courier in self._couriers),
+            *(_source_view(name, report, counts) for name, report in self._heard().items()),
         )
 
     def _worker_view(self, report: LinkReport | None, counts: Counts) -> LinkView:
@@ -89,6 +103,21 @@ def _courier_view(courier: Courier, counts: Counts) -> LinkView:
         + _number(counts.deliveries.get((name, DeliveryState.SENDING))),
         oldest_waiting_at=counts.oldest_undelivered.get(name),
         dead=_number(counts.deliveries.get((name, DeliveryState.DEAD))),
+    )
+
+
+def _source_view(name: str, report: LinkReport | None, counts: Counts) -> LinkView:
+    """Apart from the lane of the same archive, to which results go."""
+    counting = counts.studies.get(StudyState.COUNTING)
+    return LinkView(
+        kind=LinkKind.SOURCE,
+        name=f"{name}-query",
+        state=_state(report),
+        detail=_detail(report),
+        checked_at=report.at if report else None,
+        waiting=_number(counting),
+        oldest_waiting_at=counting.since if counting else None,
+        dead=0,
     )
 
 

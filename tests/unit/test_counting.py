@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 from phoi_edge_node.counting import StudyCounter
+from phoi_edge_node.desk import LinkState
 from phoi_edge_node.errors import SourceUnavailable
 from phoi_edge_node.intake import StudyIntake
+from phoi_edge_node.links import Links
 from phoi_edge_node.ports import ArchivedSeries
 from phoi_edge_node.result import Completeness
 from phoi_edge_node.settings import CompletenessSettings
@@ -17,7 +19,7 @@ from phoi_edge_node.sql.engine import open_engine
 from phoi_edge_node.sql.sql_store import SqlStore
 from phoi_edge_node.store import StoredAnalysis
 from phoi_edge_node.study import StudyState
-from phoi_edge_node.testing import FakeClock, FakeImageSource
+from phoi_edge_node.testing import FakeClock, FakeImageSource, FakeInference
 from support import values
 
 UID, SERIES = "1.2.3", "1.2.3.9"
@@ -145,6 +147,24 @@ def test_a_silent_archive_is_asked_until_it_answers(edge: Edge) -> None:
     edge.archive.silent = False
     edge.pass_time(35)
     assert edge.how() == [Completeness.CONFIRMED]
+
+
+def test_what_an_archive_last_answered_is_told_with_what_waits_for_it(edge: Edge) -> None:
+    inference = FakeInference(values.MODEL, values.volume_analysis())
+    links = Links([], inference, edge.clock, edge.counter.heard)
+
+    def told() -> tuple[str, LinkState, int]:
+        _, view = links.views(edge.store.counts())
+        return view.name, view.state, view.waiting
+
+    assert told() == ("fake-query", LinkState.UNKNOWN, 0)
+    edge.archive.silent = True
+    edge.receive(1, 2, 3)
+    edge.pass_time(40)
+    assert told() == ("fake-query", LinkState.DOWN, 1)
+    edge.archive.silent = False
+    edge.pass_time(40)
+    assert told() == ("fake-query", LinkState.UP, 0)
 
 
 def test_many_studies_make_a_silent_archive_no_slower(edge: Edge) -> None:
