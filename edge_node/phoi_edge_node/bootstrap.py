@@ -502,12 +502,11 @@ class EdgeNode:
         ]
 
     def _reconciling_loops(self) -> Sequence[Loop]:
-        sources = make_sources(self._settings, self._taker)
-        if not sources:
+        if not self._sources:
             return []
         desk = ReconciliationDesk(
             self.storage.store,
-            Reconciler(self.storage.store, sources, self._stopping.is_set),
+            Reconciler(self.storage.store, self._sources, self._stopping.is_set),
             self._settings.reconciliation,
             self._clock,
         )
