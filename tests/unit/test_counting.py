@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -173,6 +174,42 @@ def test_many_studies_make_a_silent_archive_no_slower(edge: Edge) -> None:
         edge.receive(1, study=f"1.2.{number}")
     edge.pass_time(100)
     assert edge.archive.asked <= 100 / SETTINGS.ask_every_s + 1
+
+
+class Hanging(FakeImageSource):
+    """An archive that answers one day, or never."""
+
+    def __init__(self) -> None:
+        super().__init__(UID, {})
+        self.is_asked, self.may_answer = threading.Event(), threading.Event()
+
+    def series(self, study_instance_uid: str) -> Sequence[ArchivedSeries]:
+        self.is_asked.set()
+        self.may_answer.wait(60)
+        return super().series(study_instance_uid)
+
+
+def test_an_archive_that_hangs_holds_up_nothing_beyond_the_limit(edge: Edge) -> None:
+    archive = Hanging()
+    edge.sources = [archive]
+    edge.restart()
+    edge.receive(1, 2, 3)
+    edge.clock.advance(QUIET_S)
+    edge.intake.complete_quiet_studies()
+    asking = threading.Thread(target=edge.counter.ask_next)
+    asking.start()
+    try:
+        assert archive.is_asked.wait(30)
+        edge.receive(1, study="1.2.4")
+        edge.clock.advance(SETTINGS.limit_s - 10)
+        edge.intake.complete_quiet_studies()
+        assert edge.counter.settle() == 1
+        edge.clock.advance(10)
+        assert edge.counter.settle() == 1
+    finally:
+        archive.may_answer.set()
+        asking.join()
+    assert [len(edge.analyses(study)) for study in (UID, "1.2.4")] == [1, 1]
 
 
 def test_a_late_image_makes_earlier_answers_worthless(edge: Edge) -> None:
