@@ -245,6 +245,20 @@ def test_after_a_merge_images_under_either_number_are_the_same_patients(
     assert store.order_of(UID) == ORDER
 
 
+def test_an_order_goes_on_under_the_number_that_survives(store: SqlStore, clock: FakeClock) -> None:
+    store.add_instance(values.instance(1))
+    store.take_message(_message(clock.now(), _place(ORDER)))
+    surviving = PatientKey("BN-2", PATIENT.issuer)
+    store.take_message(_message(clock.now(), PatientMerge(PATIENT, surviving)))
+    started = replace(ImagingOrder(placer=ORDER.placer), patients=(surviving,))
+    store.take_message(_message(clock.now(), ToldOrder(OrderAction.UPDATE, started)))
+    order = store.order_of(UID)
+    assert order
+    assert order.clinical_question == ORDER.clinical_question
+    store.take_message(_message(clock.now(), ToldOrder(OrderAction.CANCEL, ORDER)))
+    assert store.order_of(UID) is None
+
+
 def test_a_merge_that_is_turned_round_does_not_go_in_circles(
     store: SqlStore, clock: FakeClock
 ) -> None:

@@ -26,7 +26,7 @@ from phoi_edge_node.scheduling import turn_at
 from phoi_edge_node.sql import tables
 from phoi_edge_node.sql.analyses import RANK, queue_analysis
 from phoi_edge_node.sql.engine import Database
-from phoi_edge_node.sql.patients import current_key, numbers_before, renamed
+from phoi_edge_node.sql.patients import all_numbers, current_key, numbers_before, renamed
 from phoi_edge_node.study import AnalysisState, StudyState
 
 BY_MESSAGE = "hl7v2"  # who changed a patient, in the audit
@@ -179,7 +179,8 @@ def _known_order(connection: sa.Connection, order: ImagingOrder) -> sa.Row[Any] 
         shared = [table.c.study_instance_uid == order.study_instance_uid]
     query = sa.select(table).where(sa.or_(*shared)).order_by(table.c.told_at.desc())
     rows = connection.execute(query).all()
-    return next((r for r in rows if order.concerns(from_json(r.content, ImagingOrder))), None)
+    known_as = replace(order, patients=all_numbers(connection, order.patients))
+    return next((r for r in rows if known_as.concerns(from_json(r.content, ImagingOrder))), None)
 
 
 def _raise_priority(connection: sa.Connection, order: ImagingOrder) -> None:
@@ -214,6 +215,7 @@ def _may_be_for(order: ImagingOrder, study: StudyHeader) -> bool:
 def _studies_of(connection: sa.Connection, patient: PatientKey) -> Sequence[StudyHeader]:
     table = tables.studies
     query = sa.select(table.c.header).where(table.c.patient_id == patient.patient_id)
+    query = query.order_by(table.c.study_instance_uid).with_for_update()
     headers = [from_json(row, StudyHeader) for row in connection.scalars(query)]
     return [header for header in headers if patient.may_be(key_of(header.patient))]
 

@@ -27,6 +27,17 @@ def current_key(connection: sa.Connection, patient: PatientKey) -> PatientKey:
     return patient
 
 
+def all_numbers(
+    connection: sa.Connection, patients: Sequence[PatientKey]
+) -> tuple[PatientKey, ...]:
+    """Every number that a patient goes by now or went by before, the given ones first."""
+    found = dict.fromkeys(patients)
+    for patient in patients:
+        now = current_key(connection, patient)
+        found |= dict.fromkeys([now, *numbers_before(connection, now)])
+    return tuple(found)
+
+
 def merged(connection: sa.Connection, patient: Patient) -> Patient:
     """The patient on new images under the number that stands for them now."""
     here = key_of(patient)
