@@ -177,16 +177,20 @@ class InstanceTaker:
 
 def status_of(take: Callable[[], object], sop_instance_uid: str) -> int:
     """What to answer to a C-STORE request that ``take`` deals with (PS3.4 B.2.3)."""
-    log = _log.bind(sop_instance_uid=sop_instance_uid)
     try:
         take()
     except NotTaken as refusal:
-        log.warning("refused", status=f"0x{refusal.status:04X}", why=str(refusal))
+        _log.warning(
+            "refused",
+            sop_instance_uid=sop_instance_uid,
+            status=f"0x{refusal.status:04X}",
+            why=str(refusal),
+        )
         return refusal.status
     except Exception as error:
         # Whatever it was, it must not read as success; the sender keeps the instance. No
         # traceback: those of structlog show local variables, and so the patient.
-        log.error("not_stored", error=type(error).__name__)  # noqa: TRY400
+        _log.error("not_stored", sop_instance_uid=sop_instance_uid, error=type(error).__name__)
         return OUT_OF_RESOURCES
     return SUCCESS
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 from functools import lru_cache
 
 import sqlalchemy as sa
@@ -25,7 +26,11 @@ _SHA256 = sa.select(_INSTANCES.c.sha256).where(
     _INSTANCES.c.sop_instance_uid == sa.bindparam("sop_instance_uid")
 )
 _HERE = _STUDIES.c.study_instance_uid == sa.bindparam("uid")
-_STUDY = sa.select(_STUDIES.c.state, _STUDIES.c.header).where(_HERE).with_for_update()
+_STUDY = (
+    sa.select(_STUDIES.c.state, _STUDIES.c.header, _SHA256.scalar_subquery().label("known"))
+    .where(_HERE)
+    .with_for_update()
+)
 _NEW_INSTANCE = _INSTANCES.insert()
 _NEW_STUDY = _STUDIES.insert()
 _TOUCH = _STUDIES.update().where(_HERE).values(last_received_at=sa.bindparam("at"))
@@ -62,38 +67,36 @@ class Indexing(Database):
 
 
 def _add(connection: sa.Connection, instance: ReceivedInstance) -> Intake:
-    known = connection.scalar(_SHA256, {"sop_instance_uid": instance.sop_instance_uid})
+    sop, uid = {"sop_instance_uid": instance.sop_instance_uid}, instance.study_instance_uid
+    study = connection.execute(_STUDY, {**sop, "uid": uid}).one_or_none()
+    known = connection.scalar(_SHA256, sop) if study is None else study.known
     if known is not None:
         return Intake.DUPLICATE if known == instance.sha256 else Intake.CONFLICT
-    if not _open_study(connection, instance):
+    if study is None:
+        connection.execute(_NEW_STUDY, _new_study(connection, instance))
+    elif _is_of(connection, study.header, instance.study.patient):
+        _touch(connection, StudyState(study.state), uid, instance.received_at)
+    else:
         return Intake.OTHER_PATIENT
     connection.execute(_NEW_INSTANCE, {name: getattr(instance, name) for name in _COLUMNS})
     return Intake.STORED
 
 
-def _open_study(connection: sa.Connection, instance: ReceivedInstance) -> bool:
-    """Open the study of an instance; False if it is another patient's."""
-    uid, at = instance.study_instance_uid, instance.received_at
-    study = connection.execute(_STUDY, {"uid": uid}).one_or_none()
-    if study is None:
-        connection.execute(_NEW_STUDY, _new_study(connection, instance))
-        return True
-    known = _patient(study.header)
-    if not _same_patient(known, instance.study.patient) and not _same_patient(
-        known, merged(connection, instance.study.patient)
-    ):
-        return False
-    state = StudyState(study.state)
+def _is_of(connection: sa.Connection, header: str, patient: Patient) -> bool:
+    """Does the study belong to this patient, perhaps under a number that was merged?"""
+    known = _patient(header)
+    return _same_patient(known, patient) or _same_patient(known, merged(connection, patient))
+
+
+def _touch(connection: sa.Connection, state: StudyState, uid: str, at: datetime) -> None:
+    """A study received one more instance, which may open it again."""
     following = after(STUDY, state, StudyEvent.INSTANCE_STORED)
-    values = {"uid": uid, "at": at, "state": following}
     if following is state:
-        del values["state"]
-        connection.execute(_TOUCH, values)
-    elif state is StudyState.COUNTING:
-        connection.execute(_REOPEN, values)
-    else:  # it was whole once
-        connection.execute(_BEGIN_ANEW, values)
-    return True
+        connection.execute(_TOUCH, {"uid": uid, "at": at})
+        return
+    # Unless it was only being counted, it was whole once and begins anew.
+    reopen = _REOPEN if state is StudyState.COUNTING else _BEGIN_ANEW
+    connection.execute(reopen, {"uid": uid, "at": at, "state": following})
 
 
 def _new_study(connection: sa.Connection, instance: ReceivedInstance) -> dict[str, object]:
