@@ -11,8 +11,11 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy.dialects import postgresql, sqlite
 
+from phoi_edge_node.errors import EdgeError
 from phoi_edge_node.ports import Clock
 from phoi_edge_node.sql import tables
 
@@ -26,12 +29,19 @@ def open_engine(url: str) -> sa.Engine:
 
     SQLite runs in WAL mode with every commit synced to disk, and each writing transaction takes
     the write lock at its beginning, so that two threads wait for each other instead of failing.
+
+    Raises:
+        EdgeError: a later version of Phoi wrote the database.
     """
     engine = sa.create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _configure_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
-    _upgrade(engine)
+    try:
+        _upgrade(engine)
+    except BaseException:
+        engine.dispose()
+        raise
     return engine
 
 
@@ -40,10 +50,10 @@ def _configure_sqlite(connection: Any, record: object) -> None:
     # Autocommit mode of the driver: the transactions begin in _begin_sqlite.
     connection.isolation_level = None
     for pragma in (
+        "busy_timeout=30000",  # first: the others may have to wait for whoever writes
         "journal_mode=WAL",
         "synchronous=FULL",
         "foreign_keys=ON",
-        "busy_timeout=30000",
     ):
         connection.execute(f"PRAGMA {pragma}")
 
@@ -57,9 +67,45 @@ def _upgrade(engine: sa.Engine) -> None:
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS))
     connection = engine.connect().execution_options(phoi_writes=True)
-    with connection, connection.begin():
+    with connection, _tables_may_be_rebuilt(connection), connection.begin():
+        _refuse_later_schema(connection, config)
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+        if engine.dialect.name == "sqlite":
+            _require_sound_keys(connection)
+
+
+@contextmanager
+def _tables_may_be_rebuilt(connection: sa.Connection) -> Iterator[None]:
+    """SQLite changes a column by making its table anew, to which others refer meanwhile.
+
+    So foreign keys are not enforced in between (https://www.sqlite.org/lang_altertable.html,
+    section 7), which can be said outside a transaction only, and are looked at before it ends.
+    """
+    if connection.dialect.name != "sqlite":
+        yield
+        return
+    driver: Any = connection.connection.driver_connection
+    driver.execute("PRAGMA foreign_keys=OFF")
+    try:
+        yield
+    finally:
+        driver.execute("PRAGMA foreign_keys=ON")
+
+
+def _require_sound_keys(connection: sa.Connection) -> None:
+    if connection.exec_driver_sql("PRAGMA foreign_key_check").first() is not None:
+        raise AssertionError("a migration left a row that refers to none")
+
+
+def _refuse_later_schema(connection: sa.Connection, config: Config) -> None:
+    present = MigrationContext.configure(connection).get_current_revision()
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    if present is not None and present not in known:
+        raise EdgeError(
+            f"the database was written by a later version of Phoi (schema {present}): install that "
+            "version, or restore a backup that this one made"
+        )
 
 
 class Database:
