@@ -659,3 +659,32 @@ def test_a_lost_image_that_comes_back_with_other_content_makes_a_revision(
     store.add_instance(replace(lost, sha256="aa"))
     assert store.complete_study(UID, Priority.ROUTINE) is not None
     assert [a.revision for a in store.analyses(UID)] == [1, 2]
+
+
+def test_what_waits_comes_before_what_somebody_has_closed(
+    store: StudyStore, clock: FakeClock
+) -> None:
+    def receive(uid: str) -> None:
+        clock.advance(1)
+        store.add_instance(replace(values.instance(1, uid), received_at=clock.now()))
+
+    receive("1.1")  # is received
+    receive("1.2")  # open for review
+    store.complete_study("1.2", Priority.ROUTINE)
+    analysis = store.claim_analysis()
+    assert analysis is not None
+    store.finish_analysis(analysis.id, AnalysisEvent.REFUSE, values.result("1.2"), [])
+    receive("1.3")  # seen
+    store.complete_study("1.3", Priority.ROUTINE)
+    analysis = store.claim_analysis()
+    assert analysis is not None
+    store.finish_analysis(analysis.id, AnalysisEvent.REFUSE, values.result("1.3"), [])
+    store.acknowledge(analysis.id, "an")
+    receive("1.4")  # queued
+    store.complete_study("1.4", Priority.ROUTINE)
+
+    def listed(limit: int) -> list[str]:
+        return [s.header.study_instance_uid for s in store.studies(limit)]
+
+    assert listed(10) == ["1.4", "1.2", "1.1", "1.3"]
+    assert listed(2) == ["1.4", "1.2"]

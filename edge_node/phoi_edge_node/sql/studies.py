@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -34,12 +34,17 @@ class Studies(Indexing):
     """The part of the store that receiving uses."""
 
     def studies(self, limit: int = 500) -> Sequence[StoredStudy]:
-        """Those that wait for a signature first, then the most recently received."""
-        done = sa.and_(_signed(), sa.not_(changed_after_signing()))
-        latest_first = tables.studies.c.last_received_at.desc()
-        query = _study_query().order_by(sa.case((done, 1), else_=0), latest_first).limit(limit)
+        """Those that wait for something first, then the most recently received."""
+        table = tables.studies
+        latest = sa.select(table.c.study_instance_uid).order_by(table.c.last_received_at.desc())
         with self._read() as connection:
-            return [_study(row) for row in connection.execute(query)]
+            waiting = set(_waiting(connection, limit))
+            uids = waiting | set(connection.scalars(latest.limit(limit)))
+            query = _study_query().where(table.c.study_instance_uid.in_(uids))
+            found = [_study(row) for row in connection.execute(query)]
+        found.sort(key=lambda study: study.last_received_at, reverse=True)
+        found.sort(key=lambda study: study.header.study_instance_uid not in waiting)
+        return found[:limit]
 
     def study(self, study_instance_uid: str) -> StoredStudy | None:
         """One study."""
@@ -114,6 +119,24 @@ class Studies(Indexing):
             .values(state=state, state_since=self._clock.now())
         )
         return state
+
+
+def _waiting(connection: sa.Connection, limit: int) -> Iterator[str]:
+    """The latest that are received, analysed, or open for review: each from an index, bounded."""
+    studies, analyses, reviews = tables.studies, tables.analyses, tables.reviews
+    received = (StudyState.RECEIVING, StudyState.COUNTING)
+    unfinished = (AnalysisState.QUEUED, AnalysisState.RUNNING)
+    uid = analyses.c.study_instance_uid
+    open_reviews = sa.select(uid).join(reviews, reviews.c.analysis_id == analyses.c.id)
+    for query, state, states in (
+        (sa.select(studies.c.study_instance_uid), studies.c.state, received),
+        (sa.select(uid), analyses.c.state, unfinished),
+        (open_reviews, reviews.c.state, (ReviewState.OPEN,)),
+    ):
+        since = state.table.c.state_since
+        yield from connection.scalars(
+            query.where(state.in_(states)).order_by(since.desc()).limit(limit)
+        )
 
 
 def _locked_state(connection: sa.Connection, study_instance_uid: str) -> StudyState | None:

@@ -125,6 +125,7 @@ deliveries = sa.Table(
     sa.Column("updated_at", UtcDateTime, nullable=False),
     sa.Index("lane", "destination", "state"),
     sa.Index("deliveries_by_state", "destination", "state", "updated_at"),
+    sa.Index("deliveries_of_all_lanes", "state", "queued_at"),
     sa.Index(
         "troubled",
         "destination",

@@ -162,6 +162,7 @@ def _index_by_state() -> None:
     for table in ("studies", "analyses", "reviews"):
         op.create_index(f"{table}_by_state", table, ["state", "state_since"])
     op.create_index("deliveries_by_state", "deliveries", ["destination", "state", "updated_at"])
+    op.create_index("deliveries_of_all_lanes", "deliveries", ["state", "queued_at"])
     op.create_index(
         "troubled",
         "deliveries",
