@@ -431,6 +431,9 @@ class Acceptor:
         self._door.stop()
         if self._server.fast is not None:
             self._server.fast.stop()
-        for association in self._server.active_associations:
+        associations = self._server.active_associations
+        for association in associations:
             association.abort()
-            association.join(_LAST_REQUEST_S)
+        give_up_at = time.monotonic() + _LAST_REQUEST_S
+        for association in associations:  # all of them together, however many there are
+            association.join(max(0.0, give_up_at - time.monotonic()))

@@ -33,6 +33,7 @@ _LOCAL_LIMIT_EXCEEDED = bytes((0x03, 0, 0, 0, 0, 4, 0, 2, 3, 2))
 _UNEXPECTED_PDU = bytes((0x07, 0, 0, 0, 0, 4, 0, 0, 2, 2))
 INVALID_VALUE = bytes((0x07, 0, 0, 0, 0, 4, 0, 0, 2, 6))
 _LOOK_EVERY_S = 0.25
+_TELL_EVERY_S = 10.0  # of one reason to turn away: who floods the door does not flood the log
 
 _log = structlog.get_logger(__name__)
 
@@ -166,6 +167,7 @@ class Door:
         self._stopping = threading.Event()
         self._selector = selectors.DefaultSelector()
         self._waiting: dict[socket.socket, _Waiting] = {}  # the oldest first
+        self._told: dict[str, tuple[float, int]] = {}
         self._thread = threading.Thread(target=self._serve, name="dicom-door", daemon=True)
         listener.setblocking(False)
         self._selector.register(listener, selectors.EVENT_READ)
@@ -201,7 +203,7 @@ class Door:
             self._turn_away_oldest(error.strerror or "no more connections")
             return
         if not self._rules.allow(address[0]):
-            _log.warning("turned away", peer=address[0], why="not in dicom.allowed_peers")
+            self._tell(address[0], "not in dicom.allowed_peers")
             stream.close()
             return
         if len(self._waiting) >= self._rules.maximum_waiting:
@@ -268,8 +270,18 @@ class Door:
 
     def _turn_away(self, waiting: _Waiting, why: str) -> None:
         self._forget(waiting)
+        self._tell(waiting.address[0], why)
         waiting.stream.close()
-        _log.info("turned away", peer=waiting.address[0], why=why)
+
+    def _tell(self, host: str, why: str) -> None:
+        """Log a peer that was turned away, and how many more for the same reason since the last."""
+        now = self._clock.monotonic()
+        told_at, untold = self._told.get(why, (-_TELL_EVERY_S, 0))
+        if now - told_at < _TELL_EVERY_S:
+            self._told[why] = (told_at, untold + 1)
+            return
+        self._told[why] = (now, 0)
+        _log.warning("turned away", peer=host, why=why, more_before=untold)
 
     def _forget(self, waiting: _Waiting) -> None:
         self._selector.unregister(waiting.stream)

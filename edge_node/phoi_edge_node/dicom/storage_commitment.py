@@ -47,6 +47,7 @@ _CONTEXTS = {(PUSH_MODEL, ImplicitVRLittleEndian), (PUSH_MODEL, ExplicitVRLittle
 _REQUEST_COMMITMENT = 1  # Action Type ID (PS3.4 J.3.2)
 _ALL_COMMITTED, _FAILURES_EXIST = 1, 2  # Event Type ID (PS3.4 J.3.3)
 _MEDIA_STORAGE_SOP_CLASS_UID = 0x00020002
+_LONGEST_FILE_META = 64 * 1024
 
 # Statuses of PS3.7 C.
 _SUCCESS = 0x0000
@@ -195,10 +196,11 @@ class ArchiveCommitment:
 def data_set_hash(file: Path) -> str | None:
     """SHA-256, hex, of the data set of a DICOM file, read from disk now; None if it cannot be."""
     try:
-        content = file.read_bytes()
+        with file.open("rb") as stream:
+            stream.seek(data_set_offset(stream.read(_LONGEST_FILE_META)))
+            return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError:
         return None
-    return hashlib.sha256(memoryview(content)[data_set_offset(content) :]).hexdigest()
 
 
 def _request(event: evt.Event) -> CommitmentRequest:
