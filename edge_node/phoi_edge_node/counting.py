@@ -119,13 +119,13 @@ class StudyCounter:
 
     def _refreshed(self) -> Mapping[str, _Case]:
         """The studies that are counted now. A new image makes what was asked before worthless."""
-        counting = self._intake.counting()
         with self._lock:
+            known = self._cases
             self._cases = {
-                uid: case
-                if (case := self._cases.get(uid)) and case.reception == reception
+                uid: known[uid]
+                if uid in known and known[uid].reception == reception
                 else _Case(reception)
-                for uid, reception in counting.items()
+                for uid, reception in self._intake.counting().items()
             }
             return dict(self._cases)
 
