@@ -183,7 +183,9 @@ class StowService:
 def _open(part: Part) -> tuple[IncomingInstance, InstanceHeader]:
     if part.content_type != DICOM_FILE:
         raise NotTaken(PROCESSING_FAILURE, "a part is not application/dicom")
-    return open_file(bytes(part.content))
+    content = bytes(part.content)
+    part.content.clear()  # it may be large: one copy less
+    return open_file(content)
 
 
 def _require_wanted(
