@@ -81,8 +81,12 @@ class Campaign:
     receiver: str
     numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
-    def begin(self, deaths: Deaths) -> tuple[Site, Study]:
-        """A folder of its own for the next study, and the study."""
+    def begin(self, deaths: Deaths, data: Path | None = None) -> tuple[Site, Study]:
+        """A folder of its own for the next study, and the study.
+
+        Args:
+            data: the data folder of the edge, where that lies elsewhere.
+        """
         number = next(self.numbers)
         site = Site(
             self.folder / f"study-{number}",
@@ -92,6 +96,7 @@ class Campaign:
             self.models,
             deaths,
             self.receiver,
+            data,
         )
         return site, make_study(f"killed-{number}")
 

@@ -15,11 +15,13 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Collection, Sequence
+import traceback
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from kill.steps import KillPoint, watch, wrap_all
 
@@ -65,6 +67,7 @@ class Launcher:
         log: Path,
         journal: Path | None = None,
         kills: Collection[KillPoint] = (),
+        clock: Path | None = None,
     ) -> Started:
         """Run ``phoi`` with these arguments.
 
@@ -73,12 +76,14 @@ class Launcher:
             log: gets what it writes.
             journal: gets a line for each step, and one for the death.
             kills: the process ends at whichever it reaches first.
+            clock: file with the seconds by which its wall clock is wrong, while there is one.
         """
         request = {
             "arguments": list(arguments),
             "home": str(home),
             "log": str(log),
             "journal": str(journal or ""),
+            "clock": str(clock or ""),
             "kills": [kill.to_json() for kill in kills],
         }
         assert self._process.stdin is not None
@@ -156,7 +161,7 @@ def _import_all() -> None:
     del phoi_edge_node, phoi_inference
 
 
-def _run(request: dict[str, Any]) -> None:
+def _run(request: dict[str, Any]) -> NoReturn:
     from phoi_models.command_line import main as phoi
 
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -170,7 +175,30 @@ def _run(request: dict[str, Any]) -> None:
     sys.argv = ["phoi", *request["arguments"]]
     if request["journal"]:
         watch(Path(request["journal"]), [KillPoint.from_json(kill) for kill in request["kills"]])
-    phoi()
+    if request["clock"]:
+        _shift_clock(Path(request["clock"]))
+    status = 1
+    try:
+        phoi()
+    except SystemExit as end:
+        status = int(end.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    # What was imported before the fork may wait at its exit for threads that only the parent has.
+    os._exit(status)
+
+
+def _shift_clock(seconds: Path) -> None:
+    """Set the wall clock of this process as that of a machine is set, while it runs."""
+    from phoi_edge_node.system import SystemClock
+
+    right: Callable[[SystemClock], datetime] = SystemClock.now
+
+    def now(self: SystemClock) -> datetime:
+        wrong_by = float(seconds.read_text()) if seconds.exists() else 0.0
+        return right(self) + timedelta(seconds=wrong_by)
+
+    SystemClock.now = now  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

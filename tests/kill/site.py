@@ -26,6 +26,8 @@ from kill.steps import KillPoint, death_in
 PATIENCE_S = 90.0
 WORKER = "worker during "
 AT_RANDOM = "edge at a random time"
+# There is none yet; or its shared memory finds no room on a full disk.
+_CANNOT_BE_READ_NOW = ("no such table", "unable to open", "disk I/O error")
 _LOOK_EVERY_S = 0.02
 _T = TypeVar("_T")
 
@@ -56,9 +58,13 @@ class Site:
         home: keys and models.
         models: the current model changes to the next of them at each death of the edge.
         receiver: ``dicom.receiver`` of the settings.
+        data: its data folder, where that lies elsewhere.
 
     Attributes:
         losses: what was found wrong while it ran.
+        worker_wanted: start the worker where it does not run.
+        may_end: the edge may end by itself, and is started again as by a service manager.
+        clock: file with the seconds by which the wall clock of the edge is wrong; need not exist.
     """
 
     def __init__(
@@ -70,9 +76,12 @@ class Site:
         models: Sequence[ModelIdentity],
         deaths: Deaths,
         receiver: str = "pynetdicom",
+        data: Path | None = None,
     ) -> None:
         folder.mkdir(parents=True)
         self.folder = folder
+        self.data = data or folder / "data"
+        self.clock = folder / "clock"
         self.home = home
         self.around = around
         self.deaths = deaths
@@ -84,6 +93,8 @@ class Site:
         self._launcher = launcher
         self._models = [to_json(model) for model in models]
         self._pinned: dict[str, str] = {}
+        self.worker_wanted = True
+        self.may_end = False
         self._worker: Started | None = None
         self._edge: Started | None = None
 
@@ -95,12 +106,12 @@ class Site:
     @property
     def instances(self) -> Path:
         """Root of the received instances."""
-        return self.folder / "data" / "instances"
+        return self.data / "instances"
 
     @property
     def database(self) -> Path:
         """SQLite's file."""
-        return self.folder / "data" / "phoi.sqlite"
+        return self.data / "phoi.sqlite"
 
     @property
     def volumes(self) -> Path:
@@ -110,14 +121,14 @@ class Site:
     # --- looking -----------------------------------------------------------------------------
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        """What the database says; nothing while it has no such table yet."""
+        """What the database says; nothing while it cannot be read."""
         try:
             with closing(
                 sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=PATIENCE_S)
             ) as database:
                 return database.execute(query, values).fetchall()
         except sqlite3.OperationalError as error:
-            if "no such table" in str(error) or "unable to open" in str(error):
+            if any(passing in str(error) for passing in _CANNOT_BE_READ_NOW):
                 return []
             raise
 
@@ -136,7 +147,7 @@ class Site:
 
     def up(self) -> None:
         """Return once worker and edge run; whatever died is started again."""
-        if self._worker is None or not self._worker.running:
+        if self.worker_wanted and (self._worker is None or not self._worker.running):
             self._start_worker()
         while self._edge is None or not self._edge.running:
             if self._edge is not None:
@@ -168,6 +179,7 @@ class Site:
             home=self.home.root,
             log=self.folder / "edge.log",
             journal=self.journals[-1],
+            clock=self.clock,
             kills=self.deaths.points,
         )
         self._edge = edge
@@ -184,16 +196,18 @@ class Site:
             if probe.connect_ex(("127.0.0.1", self.web_port)):
                 return False
         try:
-            return httpx.get(f"{self.page}healthz", timeout=5, trust_env=False).is_success
+            httpx.get(f"{self.page}healthz", timeout=5, trust_env=False)
         except httpx.TransportError:
             return False
+        return True
 
     def _died(self, edge: Started) -> None:
         point = death_in(self.journals[-1])
         if point is not None:
             self.deaths.points.remove(point)
-        assert point or edge.killed, f"the edge ended by itself: see {self.folder / 'edge.log'}"
-        self.deaths.died.append(point.place if point else edge.killed)
+        died = point.place if point else edge.killed
+        assert died or self.may_end, f"the edge ended by itself: see {self.folder / 'edge.log'}"
+        self.deaths.died.append(died or "by itself")
         self._look_at_pins()
         self._change_model()
 
@@ -232,7 +246,7 @@ class Site:
     def _settings(self, receiver: str) -> str:
         text = json.dumps  # TOML's basic strings are JSON's
         return f"""\
-data = {text(str(self.folder / "data"))}
+data = {text(str(self.data))}
 retry_delays_s = [0.1, 0.2, 0.5]
 
 [site]
@@ -242,7 +256,7 @@ mode = "pacs+emr"
 [dicom]
 port = {self.dicom_port}
 quiet_time_s = 0.5
-minimum_free_disk_mb = 10
+minimum_free_disk_mb = 1
 receiver = "{receiver}"
 
 [completeness]
