@@ -12,6 +12,7 @@ import struct
 import zlib
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -40,8 +41,7 @@ class BadHeader(EdgeError):
     """An instance whose header cannot be used. The sender's fault."""
 
 
-@dataclass(frozen=True)
-class _Element:
+class _Element(NamedTuple):
     """Where an element stands. ``length`` may be undefined; its value is then a sequence."""
 
     tag: int
