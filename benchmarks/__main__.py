@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 
-from benchmarks import day, detection, main_job, receiving
+from benchmarks import day, detection, main_job, reading, receiving
 from benchmarks.results import RESULTS, Section, write_section
 
 
@@ -18,12 +18,17 @@ def _receiving(runs: int) -> Section:
     return Section(receiving.measure(runs), receiving.where())
 
 
+def _reading(runs: int) -> Section:
+    return Section(reading.measure(runs), {})
+
+
 def _day(runs: int) -> Section:
     return Section(day.measure(runs), day.circumstances())
 
 
 SECTIONS: Mapping[str, Callable[[int], Section]] = {
     "main_job": _main_job,
+    "reading": _reading,
     "receiving": _receiving,
     "day": _day,
 }

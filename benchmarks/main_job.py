@@ -109,7 +109,7 @@ def _by_jpeg_2000(sample: Sequence[Path], target: Path) -> None:
         dataset.save_as(target / file.name)
 
 
-def _of_300_slices(sample: Sequence[Path], target: Path) -> None:
+def write_300_slices(sample: Sequence[Path], target: Path) -> None:
     """Interpolated along the patient, as many scanners would have reconstructed it."""
     datasets = sorted(map(dcmread, sample), key=lambda d: float(d.ImagePositionPatient[2]))
     stored = np.stack([dataset.pixel_array for dataset in datasets]).astype(np.float32)
@@ -129,7 +129,7 @@ def _of_300_slices(sample: Sequence[Path], target: Path) -> None:
 _CASES: Mapping[str, Callable[[Sequence[Path], Path], None]] = {
     "": _as_it_is,
     "jpeg_2000": _by_jpeg_2000,
-    "300_slices": _of_300_slices,
+    "300_slices": write_300_slices,
 }
 
 

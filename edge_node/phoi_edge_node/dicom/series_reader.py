@@ -79,7 +79,7 @@ class DicomSeriesReader:
         Raises:
             NotAnalysable: unreadable pixels, no Hounsfield units, or files that changed since.
         """
-        images = {i.path: self._header(i) for i in choice.instances}
+        images = {one.instance.path: self._header(one.instance) for one in choice.slices}
         slices = []
         for chosen in choice.slices:
             image = images[chosen.instance.path]

@@ -95,8 +95,7 @@ def order_slices(places: Sequence[SlicePlace]) -> SliceOrder:
     if len(places) < 2:
         raise NotAnalysable(NotAnalysableReason.TOO_FEW_SLICES, "the series has a single slice")
     first = places[0]
-    for place in places[1:]:
-        _require_alike(first, place)
+    _require_alike(places)
     _require_axial(first.normal_lps)
     positions = np.array([place.position_lps_mm for place in places])
     order = np.argsort(positions @ first.normal_lps, kind="stable")
@@ -138,16 +137,17 @@ def _geometry(place: SlicePlace, origin: ArrayLike, step: NDArray[np.float64], n
     )
 
 
-def _require_alike(first: SlicePlace, other: SlicePlace) -> None:
-    if other.shape != first.shape:
+def _require_alike(places: Sequence[SlicePlace]) -> None:
+    first = places[0]
+    if any(place.shape != first.shape for place in places):
         raise _inconsistent("the slices differ in size")
-    if not np.allclose(other.pixel_spacing_mm, first.pixel_spacing_mm, atol=_SAME_SPACING):
+    spacings = [place.pixel_spacing_mm for place in places]
+    if not np.allclose(spacings, first.pixel_spacing_mm, atol=_SAME_SPACING):
         raise _inconsistent("the slices differ in pixel spacing")
-    directions = (first.along_row_lps, first.along_column_lps)
-    others = (other.along_row_lps, other.along_column_lps)
-    if not np.allclose(others, directions, atol=_SAME_DIRECTION):
+    directions = [(place.along_row_lps, place.along_column_lps) for place in places]
+    if not np.allclose(directions, directions[0], atol=_SAME_DIRECTION):
         raise _inconsistent("the slices differ in orientation")
-    if other.frame_of_reference_uid != first.frame_of_reference_uid:
+    if any(place.frame_of_reference_uid != first.frame_of_reference_uid for place in places):
         raise _inconsistent("the slices differ in their frame of reference")
 
 
