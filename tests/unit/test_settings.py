@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,18 @@ def test_what_init_writes_can_be_read_and_keeps_results_inside(tmp_path: Path) -
     assert settings.site.name == "my-hospital"
     with pytest.raises(SettingsError, match="exists already"):
         init(tmp_path / "edge", "my-hospital")
+
+
+def test_what_init_leaves_out_can_be_let_in(tmp_path: Path) -> None:
+    init(tmp_path / "edge", "my-hospital")
+    file = tmp_path / "edge" / "edge.toml"
+    lines = file.read_text(encoding="utf-8").splitlines()
+    optional = [line.removeprefix("# ") for line in lines if re.match(r"# (\[|\w+ = )", line)]
+    file.write_text("\n".join([*lines, *optional]), encoding="utf-8")
+    settings = read_settings(file)
+    assert settings.archives
+    for section in ("orders", "worklist", "watched_folder", "stow", "hl7", "fhir", "mlflow"):
+        assert getattr(settings, section) is not None, section
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,21 @@ port = 8080
 # query = true             # ask it whether all images of a study came
 # retrieve = "c-get"       # and for those that did not
 
+# [orders]                 # listens for ORM, OMI and ADT over MLLP
+# host = "0.0.0.0"
+# allowed_peers = ["192.0.2.20"]
+
+# [worklist]               # asked for the order behind a study
+# ae_title = "RIS"
+# host = "192.0.2.21"
+# port = 104
+
+# [watched_folder]         # where people copy CDs to
+# folder = "/srv/phoi/cds"
+
+# [stow]                   # STOW-RS at /dicom-web of the page
+# bearer_token_file = "/etc/phoi/stow.token"
+
 # [hl7]                    # ORU^R01 over MLLP
 # host = "192.0.2.20"
 # port = 2575
