@@ -19,6 +19,9 @@ from kill.campaign import Campaign, campaign
 from kill.invariants import losses
 from kill.job import Study, main_job
 from kill.site import Deaths, Site
+from phoi_edge_node.bootstrap import open_storage
+from phoi_edge_node.errors import EdgeError
+from phoi_edge_node.settings import EdgeSettings
 from phoi_edge_node.sql import tables
 from phoi_edge_node.sql.engine import open_engine
 from phoi_edge_node.sql.sql_store import SqlStore
@@ -37,17 +40,21 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Campaign]:
 
 
 @contextmanager
-def small_disk(folder: Path) -> Iterator[Path]:
+def small_disk(folder: Path, access: str = "rw") -> Iterator[Path]:
     """A file system of its own that is soon full. Needs the right to mount one."""
     folder.mkdir()
-    as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    mount = [*as_root, "mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", str(folder)]
-    done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"this test mounts a tmpfs, as root or by sudo: {done.stderr}"
+    as_root("mount", "-t", "tmpfs", "-o", f"{access},size={DISK_MB}m,mode=1777", "tmpfs", folder)
     try:
         yield folder
     finally:
-        subprocess.run([*as_root, "umount", "-l", str(folder)], check=True)
+        as_root("umount", "-l", folder)
+
+
+def as_root(*command: object) -> None:
+    sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    words = [*sudo, *map(str, command)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"needs root, or sudo without a password: {words}: {done.stderr}"
 
 
 @contextmanager
@@ -227,3 +234,26 @@ def test_a_torn_write_ahead_log_leaves_a_prefix_of_the_commits(tmp_path: Path) -
         lengths.add(len(there))
     engine.dispose()
     assert len(lengths) > 5
+
+
+def not_a_database(path: Path) -> None:
+    path.write_bytes(b"These are notes, no database.\n" * 100)
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [(Path.mkdir, "unable to open database file"), (not_a_database, "file is not a database")],
+)
+def test_a_database_that_cannot_be_used_is_said_in_one_line(
+    tmp_path: Path, harm: Callable[[Path], None], reason: str
+) -> None:
+    harm(tmp_path / "phoi.sqlite")
+    with pytest.raises(EdgeError, match=f"^cannot use the database: {reason}$"):
+        open_engine(f"sqlite:///{tmp_path / 'phoi.sqlite'}")
+
+
+def test_a_data_folder_that_cannot_be_written_is_said_in_one_line(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "ro") as disk:
+        settings = EdgeSettings(data=disk / "data")
+        with pytest.raises(EdgeError, match=r"cannot use the data folder .*Read-only file system"):
+            open_storage(settings, SystemClock())

@@ -14,6 +14,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError
 
 from phoi_edge_node.errors import EdgeError
 from phoi_edge_node.ports import Clock
@@ -31,7 +32,7 @@ def open_engine(url: str) -> sa.Engine:
     the write lock at its beginning, so that two threads wait for each other instead of failing.
 
     Raises:
-        EdgeError: a later version of Phoi wrote the database.
+        EdgeError: a later version of Phoi wrote the database, or it cannot be used now.
     """
     engine = sa.create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
     if engine.dialect.name == "sqlite":
@@ -39,6 +40,10 @@ def open_engine(url: str) -> sa.Engine:
         sa.event.listen(engine, "begin", _begin_sqlite)
     try:
         _upgrade(engine)
+    except DBAPIError as error:  # no room on the disk, read only, another's file, no server
+        engine.dispose()
+        reason = str(error.orig).splitlines()[0]
+        raise EdgeError(f"cannot use the database: {reason}") from None
     except BaseException:
         engine.dispose()
         raise
