@@ -191,6 +191,21 @@ def test_an_idle_association_ends_and_its_study_is_told(hurried: Edge, slices: l
         assert not link.is_alive()
 
 
+def test_associations_that_are_aborted_leave_no_thread_and_no_descriptor(edge: Edge) -> None:
+    def costs() -> tuple[int, int]:
+        return threading.active_count(), sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+    before = costs()
+    for _ in range(100):
+        with raw_association(edge.scp.port) as peer:
+            peer.sendall(pdu(0x07, bytes(4)))
+            assert ends(peer)
+    deadline = time.monotonic() + 20
+    while any(now > then for now, then in zip(costs(), before, strict=True)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def test_one_peer_cannot_take_all_places(tmp_path: Path) -> None:
     with (
         running_edge(
@@ -494,7 +509,8 @@ def test_a_certificate_that_cannot_be_used_is_said_plainly(tmp_path: Path) -> No
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory, receiver: str) -> Iterator[Edge]:
     folder = tmp_path_factory.mktemp("fuzz")
-    with running_edge(folder / "instances", SHORT, receiver=receiver) as running:
+    places = {"maximum_associations": 64, "maximum_associations_per_peer": 64}
+    with running_edge(folder / "instances", SHORT, receiver=receiver, **places) as running:
         yield running
 
 
