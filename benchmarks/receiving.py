@@ -95,11 +95,17 @@ def measure(rounds: int) -> tuple[Result, ...]:
 
 
 def where() -> Mapping[str, str]:
-    """The disk that it was measured on: ratios hold for this one."""
+    """The disk that it was measured on, for which the ratios hold, and how busy the machine was."""
     command = ["findmnt", "-no", "SOURCE,FSTYPE,OPTIONS", "--target", tempfile.gettempdir()]
     found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     source, kind, options = found[0], found[1], found[2]
-    return {"device": Path(source).name, "file_system": kind, "options": options}
+    load = ", ".join(f"{load:.1f}" for load in os.getloadavg())
+    return {
+        "device": Path(source).name,
+        "file_system": kind,
+        "options": options,
+        "load_average_at_the_end": load,
+    }
 
 
 def _slices(folder: Path) -> list[Path]:

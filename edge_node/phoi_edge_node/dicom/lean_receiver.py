@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import lru_cache
 
 import structlog
 from pynetdicom import AE
@@ -51,6 +52,7 @@ _A_RELEASE_RP = bytes((0x06, 0, 0, 0, 0, 4, 0, 0, 0, 0))
 _SHORT_PDU = 4  # bytes, of A-RELEASE and A-ABORT
 _LOOK_AT_DISK_EVERY = 16 * 1024 * 1024  # bytes of one data set
 _LAST_REQUEST_S = 2.0
+_LONGEST_KEPT = 32 * 1024  # bytes of an A-ASSOCIATE-RQ
 
 _log = structlog.get_logger(__name__)
 
@@ -80,6 +82,8 @@ class LeanReceiver:
         self._lock = threading.Lock()
         self._open: dict[threading.Thread, _Open] = {}
         self._stopping = False
+        # Senders ask for the same again and again; reading that takes longer than some slices.
+        self._known = lru_cache(maxsize=32)(self._negotiate)
 
     def take_over(self, admitted: Admitted, otherwise: Callable[[Admitted], None]) -> None:
         """Returns at once; ``otherwise`` is called with what is pynetdicom's."""
@@ -108,7 +112,7 @@ class LeanReceiver:
 
     def _serve(self, admitted: Admitted, otherwise: Callable[[Admitted], None]) -> None:
         try:
-            accepted = negotiate(admitted.request, self._entity, self._services)
+            accepted = self._negotiated(admitted.request)
             if accepted is None:
                 otherwise(admitted)
             else:
@@ -119,6 +123,12 @@ class LeanReceiver:
         finally:
             with self._lock:
                 del self._open[threading.current_thread()]
+
+    def _negotiated(self, request: bytes) -> Accepted | None:
+        return (self._known if len(request) <= _LONGEST_KEPT else self._negotiate)(request)
+
+    def _negotiate(self, request: bytes) -> Accepted | None:
+        return negotiate(request, self._entity, self._services)
 
     def _begin(self, admitted: Admitted, accepted: Accepted) -> LeanAssociation:
         association = LeanAssociation(
