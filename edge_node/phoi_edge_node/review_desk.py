@@ -112,8 +112,8 @@ class ReviewDesk:
         studies = self._store.studies(limit)
         analyses = self._store.latest_analyses([s.header.study_instance_uid for s in studies])
         reviews = self._store.reviews([a.id for a in analyses.values()])
-        unfinished = self._store.deliveries(states=(DeliveryState.PENDING, DeliveryState.DEAD))
-        problems = _problems_by_study(unfinished)
+        shown = [s.header.study_instance_uid for s in studies]
+        problems = self._store.delivery_problems(shown, LATE_AFTER_TRIES)
         queue = self._queue(analyses.values())
         now = self._clock.now()
         rows = []
@@ -457,7 +457,7 @@ def _row(
     study: StoredStudy,
     analysis: StoredAnalysis | None,
     review: StoredReview | None,
-    problems: dict[str, int],
+    problems: Mapping[str, int],
     queue: Mapping[str, int],
     now: datetime,
 ) -> WorklistRow:

@@ -468,6 +468,12 @@ class StudyStore(OrderStore, CommitmentLedger, Protocol):
         """Of one study, or of all, in these states, oldest first."""
         ...
 
+    def delivery_problems(
+        self, study_uids: Collection[str], late_after_tries: int
+    ) -> Mapping[str, int]:
+        """How many deliveries of each of these studies are dead, or late; none: left out."""
+        ...
+
     def document(self, delivery_id: int) -> Document:
         """The bytes of a delivery."""
         ...

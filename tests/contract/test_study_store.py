@@ -206,6 +206,20 @@ def test_a_lane_keeps_the_order_within_a_study_and_only_there(
     assert (again[0].identity, again[0].attempts) == ("1.1-seg", 2)
 
 
+def test_problems_are_counted_of_the_studies_that_are_shown(
+    store: StudyStore, clock: FakeClock
+) -> None:
+    for uid in ("1.1", "1.2"):
+        _finish(store, uid, "pacs")
+    for outcome in (Refused("no"), Unreachable("x")):  # the SEG of 1.1, then its SR
+        claimed = store.claim_delivery("pacs")
+        assert claimed is not None
+        store.settle_delivery(claimed[0].id, outcome, clock.now() + timedelta(hours=1))
+    assert store.delivery_problems(["1.1", "1.2"], 2) == {"1.1": 1}
+    assert store.delivery_problems(["1.1", "1.2"], 1) == {"1.1": 2}
+    assert store.delivery_problems(["1.2"], 1) == {}
+
+
 def test_a_dead_letter_can_be_sent_again_with_its_identity(
     store: StudyStore, clock: FakeClock
 ) -> None:

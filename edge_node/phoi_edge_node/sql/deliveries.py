@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -116,6 +116,21 @@ class Deliveries(Database):
             query = query.where(table.c.study_instance_uid == study_instance_uid)
         with self._read() as connection:
             return [_delivery(row) for row in connection.execute(query)]
+
+    def delivery_problems(
+        self, study_uids: Collection[str], late_after_tries: int
+    ) -> Mapping[str, int]:
+        """How many deliveries of each of these studies are dead, or late; none: left out."""
+        table = tables.deliveries
+        late = sa.and_(table.c.state == DeliveryState.PENDING, table.c.attempts >= late_after_tries)
+        query = (
+            sa.select(table.c.study_instance_uid, sa.func.count())
+            .where(table.c.study_instance_uid.in_(list(study_uids)))
+            .where(sa.or_(table.c.state == DeliveryState.DEAD, late))
+            .group_by(table.c.study_instance_uid)
+        )
+        with self._read() as connection:
+            return {row[0]: row[1] for row in connection.execute(query)}
 
     def document(self, delivery_id: int) -> Document:
         """The bytes of a delivery."""
