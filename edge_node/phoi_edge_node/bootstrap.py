@@ -441,6 +441,7 @@ class EdgeNode:
             self.watchdog,
             lambda: self._champion_refused,
             self._receiving.view,
+            self._care.look_after,
         )
         app = create_app(
             self.desk, settings.web, settings.site, self._clock, secret_key(settings.data)

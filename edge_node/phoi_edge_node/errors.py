@@ -35,6 +35,7 @@ class Conflict(StrEnum):
 
     NO_IMAGES = "this revision has no images to show"
     IMAGES_GONE = "the analysed images can no longer be read"
+    IMAGES_DAMAGED = "images were damaged on disk and are asked for again; try later"
     IMAGES_CHANGED = "new images have come since this result; wait for the next one"
     NO_SUCH_NODULE = "the latest result has no such nodule; reload the page"
     NEWER_RESULT = "a newer result has come; reload the page"

@@ -90,6 +90,7 @@ class ReviewDesk:
         watchdog: Watchdog,
         champion_refused: Callable[[], str] = str,
         receiving: Callable[[], ReceivingView] = ReceivingView,
+        look_after: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self._store = store
         self._reader = reader
@@ -101,6 +102,7 @@ class ReviewDesk:
         self._destinations = destinations
         self._watchdog = watchdog
         self._champion_refused = champion_refused
+        self._look_after = look_after
         self._receiving = receiving
         self._volumes: OrderedDict[str, Volume] = OrderedDict()
         self._volume_lock = threading.Lock()
@@ -195,10 +197,15 @@ class ReviewDesk:
             choice = self._reader.choose(instances)
             volume = self._reader.read(choice)
         except NotAnalysable:
-            raise ReviewConflict(Conflict.IMAGES_GONE) from None
+            raise self._not_those(result, Conflict.IMAGES_GONE) from None
         if volume.digest() != result.identity.input_digest:
-            raise ReviewConflict(Conflict.IMAGES_CHANGED)
+            raise self._not_those(result, Conflict.IMAGES_CHANGED)
         return choice, volume
+
+    def _not_those(self, result: TriageResult, conflict: Conflict) -> ReviewConflict:
+        """Why the analysed voxels cannot be had: the disk may be to blame."""
+        damaged = self._look_after(result.identity.study_instance_uid)
+        return ReviewConflict(Conflict.IMAGES_DAMAGED if damaged else conflict)
 
     # --- judging -----------------------------------------------------------------------------
 

@@ -10,13 +10,17 @@ import pytest
 from phoi_edge_node.damage import ImageCare
 from phoi_edge_node.dicom.instance_files import InstanceFiles
 from phoi_edge_node.dicom.stored_images import StoredFiles
+from phoi_edge_node.errors import Conflict, ReviewConflict
+from phoi_edge_node.links import Links
 from phoi_edge_node.policies import TIMES_ASKED_AGAIN, RetryPolicy
 from phoi_edge_node.ports import ReceivedInstance
 from phoi_edge_node.result import Completeness, Priority
+from phoi_edge_node.review_desk import ReviewDesk
 from phoi_edge_node.sql.engine import open_engine
 from phoi_edge_node.sql.sql_store import SqlStore
 from phoi_edge_node.study import AnalysisEvent, AnalysisState, StudyState
 from phoi_edge_node.testing import FakeClock, FakeInference, FakeSeriesReader, SequentialUids
+from phoi_edge_node.watchdog import Watchdog
 from phoi_edge_node.workflow import Analyst, Outbox
 from phoi_models.errors import NotAnalysable, NotAnalysableReason
 from support import values
@@ -205,6 +209,34 @@ def test_what_was_bad_as_received_is_told_and_not_asked_for_again(node: Node) ->
     assert node.states == [AnalysisState.NOT_ANALYSABLE]
     assert not node.store.damages(UID)
     assert node.study_state is StudyState.COMPLETE
+
+
+def test_who_opens_a_study_whose_image_is_damaged_finds_that_and_is_told(node: Node) -> None:
+    first = node.receive(1)
+    node.complete()
+    node.analyse()
+    node.flip(first)
+    uids, inference = SequentialUids(), FakeInference(values.MODEL, values.volume_analysis())
+    desk = ReviewDesk(
+        node.store,
+        FakeSeriesReader(values.small_volume(), UNREADABLE),
+        Outbox([], {}),
+        Links([], inference, node.clock),
+        node.clock,
+        uids,
+        [],
+        [],
+        Watchdog(node.store, node.clock, (), node.reopened.append),
+        look_after=node.care.look_after,
+    )
+    with pytest.raises(ReviewConflict) as told:
+        desk.volume(UID, 1)
+    assert told.value.conflict is Conflict.IMAGES_DAMAGED
+    assert [d.sop_instance_uid for d in desk.study(UID).damages] == [first.sop_instance_uid]
+    node.receive(1)
+    with pytest.raises(ReviewConflict) as told:
+        desk.volume(UID, 1)
+    assert told.value.conflict is Conflict.IMAGES_GONE, "the bytes are right, and yet unreadable"
 
 
 def test_studies_are_looked_at_one_after_the_other_when_there_is_time(node: Node) -> None:

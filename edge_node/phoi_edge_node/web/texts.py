@@ -481,6 +481,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Không còn đọc được các ảnh đã phân tích.",
         "The analysed images can no longer be read.",
     ),
+    "conflict.images_damaged": (
+        "Có ảnh bị hỏng trên đĩa và đã được yêu cầu gửi lại. Hãy thử lại sau.",
+        "Images were damaged on disk and are asked for again. Try later.",
+    ),
     "conflict.images_changed": (
         "Có ảnh mới đến sau kết quả này. Hãy chờ kết quả tiếp theo.",
         "New images have come since this result. Wait for the next one.",
