@@ -110,6 +110,8 @@ class StowService:
         """One Store transaction."""
         refusal = self._refusal(request)
         if refusal is not None:
+            peer = request.client.host if request.client else ""
+            _log.warning("request refused", status=refusal.status_code, peer=peer)
             return refusal
         association = f"stow-{self._clock.now():%Y%m%dT%H%M%S}-{next(self._count)}"
         self._served += 1
