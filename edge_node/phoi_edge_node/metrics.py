@@ -49,6 +49,7 @@ class EdgeCollector:
         yield _oldest(counts, now)
         yield from self._link_metrics(counts, now)
         yield from self._alert_metrics()
+        yield from self._reconciliation_metrics(now)
 
     def _link_metrics(self, counts: Counts, now: datetime) -> Iterator[Metric]:
         waiting = GaugeMetricFamily(
@@ -74,6 +75,23 @@ class EdgeCollector:
             "Threads that died or hang.",
             value=len(self._watchdog.troubles()),
         )
+
+
+    def _reconciliation_metrics(self, now: datetime) -> Iterator[Metric]:
+        """Of the latest comparison with the archives that could ask all of them."""
+        for asked in self._store.reconciliations():
+            if asked.ended_at and asked.report and not asked.report.trouble:
+                yield GaugeMetricFamily(
+                    "phoi_left_behind",
+                    "Studies that the latest comparison with the archives named.",
+                    value=len(asked.report.lacking),
+                )
+                yield GaugeMetricFamily(
+                    "phoi_reconciled_seconds",
+                    "Age of the latest comparison with the archives.",
+                    value=_seconds(asked.ended_at, now),
+                )
+                return
 
 
 def _by_state(name: str, text: str, counted: Mapping[_State, InState]) -> Metric:
