@@ -102,7 +102,8 @@ class DicomSettings(_Section):
     minimum_free_disk_mb: int = Field(default=2048, ge=0)
     largest_instance_mb: int = Field(default=2048, ge=1)
     decoded_images_mb: int = Field(default=4000, ge=0)
-    maximum_associations: int = Field(default=64, ge=1)
+    # select(), by which pynetdicom waits, knows 1024 descriptors.
+    maximum_associations: int = Field(default=64, ge=1, le=512)
     maximum_associations_per_peer: int = Field(default=16, ge=1)
     receiver: Literal["pynetdicom", "lean"] = "pynetdicom"
 

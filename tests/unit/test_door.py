@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import socket
+import time
 from ipaddress import ip_network
+from typing import Any
 
 import pytest
-from phoi_edge_node.dicom.door import Door, DoorRules
+from phoi_edge_node.dicom.door import Admitted, Door, DoorRules
 from phoi_edge_node.testing import FakeClock
 from structlog.testing import capture_logs
+from support.dicom_wire import associate_rq
 
 
 @pytest.mark.parametrize(
@@ -40,3 +44,43 @@ def test_who_floods_the_door_does_not_flood_the_log() -> None:
                 assert peer.recv(1) == b""
         door.stop()
     assert [entry["more_before"] for entry in logs] == [0, 4]
+
+
+class Exhausted:
+    """A listener whose ``accept`` fails as often as it is told to."""
+
+    def __init__(self) -> None:
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.failures = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.socket, name)
+
+    def accept(self) -> Any:
+        if self.failures:
+            self.failures -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return self.socket.accept()
+
+
+def test_without_descriptors_the_oldest_makes_room_for_who_comes() -> None:
+    listener: Any = Exhausted()
+    admitted: list[bytes] = []
+
+    def admit(who: Admitted) -> None:
+        admitted.append(who.request)
+        who.stream.close()
+
+    door = Door(listener, DoorRules(), FakeClock(), admit, list)
+    door.start()
+    with socket.create_connection(listener.getsockname(), timeout=30) as oldest:
+        oldest.sendall(b"\x01")
+        while not door._waiting:
+            time.sleep(0.01)
+        listener.failures = 1
+        with socket.create_connection(listener.getsockname(), timeout=30) as second:
+            assert oldest.recv(1) == b""
+            second.sendall(associate_rq())
+            assert second.recv(1) == b""
+    door.stop()
+    assert admitted == [associate_rq()]

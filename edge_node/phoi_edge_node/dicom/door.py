@@ -201,6 +201,7 @@ class Door:
             return
         except OSError as error:  # no descriptor is left: make room
             self._turn_away_oldest(error.strerror or "no more connections")
+            self._stopping.wait(_LOOK_EVERY_S)  # it is still there: no use to look at once
             return
         if not self._rules.allow(address[0]):
             self._tell(address[0], "not in dicom.allowed_peers")
