@@ -76,7 +76,6 @@ class EdgeCollector:
             value=len(self._watchdog.troubles()),
         )
 
-
     def _reconciliation_metrics(self, now: datetime) -> Iterator[Metric]:
         """Of the latest comparison with the archives that could ask all of them."""
         for asked in self._store.reconciliations():
