@@ -197,24 +197,35 @@ def test_the_silent_and_the_slow_are_shed(start: Start, monkeypatch: pytest.Monk
             assert _hangs_up(connection)
 
 
-def test_silent_sockets_leave_others_undisturbed(
+def test_silent_sockets_leave_others_undisturbed(site: Site) -> None:
+    """Two hundred from the sender's own address: only so many are held, the oldest go."""
+    threads = threading.active_count()
+    with ExitStack() as silent:
+        first, *_others = [
+            silent.enter_context(socket.create_connection(("127.0.0.1", site.port), timeout=20))
+            for _ in range(200)
+        ]
+        assert str(site.say(_order()).segment("MSA")[1]) == "AA"
+        assert _hangs_up(first)
+        most = threads + listening.MAXIMUM_CONNECTIONS_PER_PEER
+        wait_for("threads to end", lambda: threading.active_count() <= most, 20)
+
+
+def test_a_connection_in_the_middle_of_a_message_is_not_hung_up_for_others(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All come from one address here: only so many are held, and those go when they are idle."""
-    monkeypatch.setattr(listening, "IDLE_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(listening, "MAXIMUM_CONNECTIONS_PER_PEER", 1)
     site = start()
-    with ExitStack() as silent:
-        for _ in range(50):
-            silent.enter_context(socket.create_connection(("127.0.0.1", site.port)))
-        assert threading.active_count() < 40
-
-        def taken() -> bool:
-            try:
-                return str(site.say(_order()).segment("MSA")[1]) == "AA"
-            except (OSError, AssertionError):
-                return False
-
-        wait_for("acknowledgement", taken, 20)
+    frame = START + _order().encode() + END
+    with socket.create_connection(("127.0.0.1", site.port), timeout=20) as busy:
+        busy.sendall(frame + frame[:50])
+        answer = b""
+        while END not in answer:
+            answer += busy.recv(65536)  # the second message is under way now
+        with socket.create_connection(("127.0.0.1", site.port), timeout=20) as other:
+            assert _hangs_up(other)
+        busy.sendall(frame[50:])
+        assert b"MSA|AA|1" in busy.recv(65536)
 
 
 def test_a_port_in_use_is_said_with_what_to_do(site: Site) -> None:

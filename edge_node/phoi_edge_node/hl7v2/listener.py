@@ -1,7 +1,8 @@
 """MLLP server (HL7 v2 Minimal Lower Layer Protocol): connections, frames and their limits.
 
 A connection may carry any number of messages, one after another. Each has a thread of its own;
-what a peer can make Phoi hold or wait for is bounded.
+what a peer can make Phoi hold or wait for is bounded. Where places run out, the connection that has
+been silent longest goes, so that silence keeps nobody out.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from ipaddress import ip_address
 
 import structlog
@@ -33,6 +34,19 @@ class _Shed(Exception):
     """The peer is disconnected; the text says why."""
 
 
+@dataclass(eq=False)
+class _Connection:
+    """One that is open.
+
+    Attributes:
+        idle_since: by the monotonic clock; None while a message is under way.
+    """
+
+    socket: socket.socket
+    peer: str
+    idle_since: float | None
+
+
 class MllpListener:
     """Listens for messages.
 
@@ -52,7 +66,7 @@ class MllpListener:
         self._monotonic = monotonic
         self._server: socket.socket | None = None
         self._lock = threading.Lock()
-        self._open: dict[socket.socket, str] = {}
+        self._open: list[_Connection] = []
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._accept, name="mllp", daemon=True)
 
@@ -88,10 +102,8 @@ class MllpListener:
             return
         self._thread.join()
         with self._lock:
-            connections = list(self._open)
-        for connection in connections:
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
+            for connection in self._open:
+                _hang_up(connection)
 
     def _accept(self) -> None:
         server = self._server
@@ -110,42 +122,54 @@ class MllpListener:
                 self._take(connection, str(peer))
 
     def _take(self, connection: socket.socket, peer: str) -> None:
-        refusal = self._refusal(peer)
+        new = _Connection(connection, peer, self._monotonic())
+        refusal = self._refusal(new)
         if refusal:
             log.warning("connection refused", peer=peer, why=refusal)
             connection.close()
             return
-        with self._lock:
-            self._open[connection] = peer
-        threading.Thread(
-            target=self._serve, args=(connection, peer), name="mllp-peer", daemon=True
-        ).start()
+        threading.Thread(target=self._serve, args=(new,), name="mllp-peer", daemon=True).start()
 
-    def _refusal(self, peer: str) -> str:
+    def _refusal(self, new: _Connection) -> str:
+        """Give a connection its place; "", or why it gets none."""
         allowed = self._settings.allowed_peers
-        if allowed and not any(ip_address(peer) in network for network in allowed):
+        if allowed and not any(ip_address(new.peer) in network for network in allowed):
             return "not in orders.allowed_peers"
         with self._lock:
-            peers = Counter(self._open.values())
-        if peers.total() >= MAXIMUM_CONNECTIONS or peers[peer] >= MAXIMUM_CONNECTIONS_PER_PEER:
-            return "too many connections"
+            same = [other for other in self._open if other.peer == new.peer]
+            if len(same) >= MAXIMUM_CONNECTIONS_PER_PEER and not self._make_room(same):
+                return "its other connections are all busy"
+            if len(self._open) >= MAXIMUM_CONNECTIONS and not self._make_room(self._open):
+                return "all connections are busy"
+            self._open.append(new)
         return ""
 
-    def _serve(self, connection: socket.socket, peer: str) -> None:
+    def _make_room(self, among: Sequence[_Connection]) -> bool:
+        """Hang up the one that has been idle longest; False where none is. Holds the lock."""
+        idle = [other for other in among if other.idle_since is not None]
+        if not idle:
+            return False
+        oldest = min(idle, key=lambda other: other.idle_since or 0.0)
+        self._open.remove(oldest)
+        _hang_up(oldest)
+        return True
+
+    def _serve(self, connection: _Connection) -> None:
         try:
-            with connection:
+            with connection.socket:
                 for message in self._messages(connection):
-                    connection.settimeout(MESSAGE_TIMEOUT_S)
-                    connection.sendall(START + self._answer(message) + END)
+                    connection.socket.settimeout(MESSAGE_TIMEOUT_S)
+                    connection.socket.sendall(START + self._answer(message) + END)
         except _Shed as why:
-            log.warning("peer disconnected", peer=peer, why=str(why))
+            log.warning("peer disconnected", peer=connection.peer, why=str(why))
         except OSError:
             pass  # it went away; what it got no answer to, it sends again
         finally:
             with self._lock:
-                del self._open[connection]
+                if connection in self._open:
+                    self._open.remove(connection)
 
-    def _messages(self, connection: socket.socket) -> Iterator[bytes]:
+    def _messages(self, connection: _Connection) -> Iterator[bytes]:
         """The messages of a connection, without their frames, until the peer ends it.
 
         Raises:
@@ -154,11 +178,13 @@ class MllpListener:
         received = bytearray()
         while not self._stopping.is_set():
             deadline = self._monotonic() + (MESSAGE_TIMEOUT_S if received else IDLE_TIMEOUT_S)
+            connection.idle_since = None if received else self._monotonic()
             while (end := received.find(END)) < 0:
-                chunk = self._receive(connection, deadline)
+                chunk = self._receive(connection.socket, deadline)
                 if not chunk:
                     return
                 if not received:
+                    connection.idle_since = None
                     deadline = self._monotonic() + MESSAGE_TIMEOUT_S
                 received += chunk
                 _require_frame(received)
@@ -173,6 +199,12 @@ class MllpListener:
             with suppress(TimeoutError):
                 return connection.recv(65536)
         raise _Shed("nothing came for too long")
+
+
+def _hang_up(connection: _Connection) -> None:
+    """The thread that serves it notices, and ends."""
+    with suppress(OSError):
+        connection.socket.shutdown(socket.SHUT_RDWR)
 
 
 def _require_frame(received: bytearray) -> None:
