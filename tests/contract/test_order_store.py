@@ -259,6 +259,25 @@ def test_an_order_goes_on_under_the_number_that_survives(store: SqlStore, clock:
     assert store.order_of(UID) is None
 
 
+def test_numbers_that_are_longer_than_an_index_takes_are_told_apart(
+    store: SqlStore, clock: FakeClock
+) -> None:
+    """PostgreSQL refuses an index entry of more than 2,704 bytes."""
+    endless = "số" * 2000
+    one, other = PatientKey(endless + "1"), PatientKey(endless + "2")
+    for number, key in enumerate((one, other)):
+        instance = _of_patient(key, 1, f"1.2.{number}")
+        header = replace(instance.study, accession_number=endless + key.patient_id[-1])
+        assert store.add_instance(replace(instance, study=header)) is Intake.STORED
+    order = replace(ORDER, accession_number=endless + "2", patients=(other,))
+    store.take_message(_message(clock.now(), _place(order)))
+    assert store.order_of("1.2.0") is None
+    assert store.order_of("1.2.1") == order
+    store.take_message(_message(clock.now(), PatientUpdate((other,), sex="M")))
+    studies = [store.study(uid) for uid in ("1.2.0", "1.2.1")]
+    assert [s.header.patient.sex for s in studies if s] == ["F", "M"]
+
+
 def test_a_merge_that_is_turned_round_does_not_go_in_circles(
     store: SqlStore, clock: FakeClock
 ) -> None:

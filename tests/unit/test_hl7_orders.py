@@ -229,6 +229,7 @@ def test_a_name_without_accents_is_not_corrected_by_one_with(
         (_message(PID, "ORC|NW|P1", charset="EBCDIC"), "AE"),
         (_message(PID, "ORC|NW|P1").replace("Á".encode(), b"\xff"), "AE"),
         (_message(PID, kind="ADT^A40"), "AE"),
+        (_message(PID, "ORC|NW|" + 251 * "1"), "AE"),
         (_message("PV1||E", kind="ADT^A08"), "AE"),
     ],
 )

@@ -21,6 +21,8 @@ from phoi_edge_node.terms import plain_text
 # It would quote what it cannot unescape.
 hl7.util.logger.disabled = True
 
+_LONGEST_NUMBER = 250
+
 NULL = '""'  # chapter 2.5.3: the value is to be deleted
 
 # HL7 table 0211 (MSH-18) to Python's names.
@@ -86,12 +88,12 @@ class Segment:
     def number(self, field: int, repetition: int = 1) -> OrderNumber:
         """EI: entity identifier, then namespace or universal ID."""
         namespace = self.value(field, 2, repetition) or self.value(field, 3, repetition)
-        return OrderNumber(self.value(field, 1, repetition), namespace)
+        return OrderNumber(_number(self.value(field, 1, repetition)), _number(namespace))
 
     def patient(self, field: int, repetition: int = 1) -> PatientKey:
         """CX: identifier and assigning authority, by its namespace or its universal ID."""
         issuer = self.value(field, 4, repetition) or self.value(field, 4, repetition, 2)
-        return PatientKey(self.value(field, 1, repetition), issuer)
+        return PatientKey(_number(self.value(field, 1, repetition)), _number(issuer))
 
     def person(self, field: int, first: int, repetition: int = 1) -> str:
         """XPN (``first`` = 1) or XCN (2) as a DICOM PN string: family, given, middle, prefix,
@@ -190,6 +192,12 @@ def first_said(*values: str) -> str:
 def unique(values: Sequence[str]) -> list[str]:
     """Without the empty ones and repeats, in order."""
     return list(dict.fromkeys(value for value in values if value))
+
+
+def _number(value: str) -> str:
+    if len(value) > _LONGEST_NUMBER:
+        raise BadMessage("AE", 102, f"a number is longer than {_LONGEST_NUMBER} characters")
+    return value
 
 
 def _decode(content: bytes) -> str:

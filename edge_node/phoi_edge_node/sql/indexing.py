@@ -15,7 +15,7 @@ from phoi_edge_node.ports import Clock, Intake, ReceivedInstance
 from phoi_edge_node.result import Patient, StudyHeader
 from phoi_edge_node.sql import tables
 from phoi_edge_node.sql.engine import Database
-from phoi_edge_node.sql.patients import merged
+from phoi_edge_node.sql.patients import lookup, merged
 from phoi_edge_node.study import STUDY, StudyEvent, StudyState, after
 
 _INSTANCES, _STUDIES = tables.instances, tables.studies
@@ -108,7 +108,7 @@ def _new_study(connection: sa.Connection, instance: ReceivedInstance) -> dict[st
         "state_since": at,
         "receiving_since": at,
         "header": to_json(replace(instance.study, patient=patient)),
-        "patient_id": patient.patient_id,
+        "patient_id": lookup(patient.patient_id),
         "first_received_at": at,
         "last_received_at": at,
     }

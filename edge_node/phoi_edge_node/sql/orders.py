@@ -26,7 +26,13 @@ from phoi_edge_node.scheduling import turn_at
 from phoi_edge_node.sql import tables
 from phoi_edge_node.sql.analyses import RANK, queue_analysis
 from phoi_edge_node.sql.engine import Database
-from phoi_edge_node.sql.patients import all_numbers, current_key, numbers_before, renamed
+from phoi_edge_node.sql.patients import (
+    all_numbers,
+    current_key,
+    lookup,
+    numbers_before,
+    renamed,
+)
 from phoi_edge_node.study import AnalysisState, StudyState
 
 BY_MESSAGE = "hl7v2"  # who changed a patient, in the audit
@@ -113,7 +119,10 @@ class Orders(Database):
         connection.execute(
             table.update()
             .where(table.c.study_instance_uid == uid)
-            .values(header=to_json(replace(study, patient=patient)), patient_id=patient.patient_id)
+            .values(
+                header=to_json(replace(study, patient=patient)),
+                patient_id=lookup(patient.patient_id),
+            )
         )
         self._audit(connection, BY_MESSAGE, action, uid)
         _tell_anew(connection, uid, self._clock.now())
@@ -121,7 +130,8 @@ class Orders(Database):
 
 def order_behind(connection: sa.Connection, study: StudyHeader) -> ImagingOrder | None:
     """The order of a study: by Study Instance UID, else by number, the latest told first."""
-    table, uid, number = tables.orders, study.study_instance_uid, study.accession_number
+    table, uid = tables.orders, study.study_instance_uid
+    number = lookup(study.accession_number)
     found = table.c.study_instance_uid == uid
     if number:
         found |= table.c.accession_number == number
@@ -151,10 +161,10 @@ def _take_order(connection: sa.Connection, told: ToldOrder, told_at: datetime) -
     if told.action is OrderAction.UPDATE and row is not None:
         cancelled = row.cancelled
     values = {
-        "placer": order.placer.value,
-        "filler": order.filler.value,
-        "accession_number": order.accession_number,
-        "study_instance_uid": order.study_instance_uid,
+        "placer": lookup(order.placer.value),
+        "filler": lookup(order.filler.value),
+        "accession_number": lookup(order.accession_number),
+        "study_instance_uid": lookup(order.study_instance_uid),
         "cancelled": cancelled,
         "told_at": told_at,
         "content": to_json(order),
@@ -174,9 +184,9 @@ def _known_order(connection: sa.Connection, order: ImagingOrder) -> sa.Row[Any] 
         (table.c.filler, order.filler.value),
         (table.c.accession_number, order.accession_number),
     )
-    shared = [column == value for column, value in numbers if value]
+    shared = [column == lookup(value) for column, value in numbers if value]
     if not shared:
-        shared = [table.c.study_instance_uid == order.study_instance_uid]
+        shared = [table.c.study_instance_uid == lookup(order.study_instance_uid)]
     query = sa.select(table).where(sa.or_(*shared)).order_by(table.c.told_at.desc())
     rows = connection.execute(query).all()
     known_as = replace(order, patients=all_numbers(connection, order.patients))
@@ -214,7 +224,7 @@ def _may_be_for(order: ImagingOrder, study: StudyHeader) -> bool:
 
 def _studies_of(connection: sa.Connection, patient: PatientKey) -> Sequence[StudyHeader]:
     table = tables.studies
-    query = sa.select(table.c.header).where(table.c.patient_id == patient.patient_id)
+    query = sa.select(table.c.header).where(table.c.patient_id == lookup(patient.patient_id))
     query = query.order_by(table.c.study_instance_uid).with_for_update()
     headers = [from_json(row, StudyHeader) for row in connection.scalars(query)]
     return [header for header in headers if patient.may_be(key_of(header.patient))]

@@ -14,6 +14,15 @@ from phoi_edge_node.sql import tables
 _LONGEST_CHAIN = 16  # merges of merges; a circle cannot be told, but is no reason to hang
 
 
+def lookup(number: str) -> str:
+    """As much of a number as is indexed: what images say may be longer than an index takes.
+
+    Numbers of patients and orders have 64 characters at most where the rules are kept (PS3.5 6.2,
+    LO). What is found by this is compared in full.
+    """
+    return number[:64]
+
+
 def current_key(connection: sa.Connection, patient: PatientKey) -> PatientKey:
     """The number that a patient goes by now."""
     table = tables.patient_merges

@@ -86,7 +86,7 @@ def _add_patients_to_studies() -> None:
     )
     uid = studies.c.study_instance_uid
     for row in connection.execute(sa.select(uid, studies.c.header)).all():
-        patient_id = json.loads(row.header)["patient"]["patient_id"]
+        patient_id = json.loads(row.header)["patient"]["patient_id"][:64]
         connection.execute(
             studies.update().where(uid == row.study_instance_uid).values(patient_id=patient_id)
         )
@@ -162,6 +162,14 @@ def _index_by_state() -> None:
     for table in ("studies", "analyses", "reviews"):
         op.create_index(f"{table}_by_state", table, ["state", "state_since"])
     op.create_index("deliveries_by_state", "deliveries", ["destination", "state", "updated_at"])
+    op.create_index(op.f("ix_studies_first_received_at"), "studies", ["first_received_at"])
+    op.create_index(
+        "later_revisions",
+        "analyses",
+        ["study_instance_uid"],
+        sqlite_where=sa.text("revision > 1"),
+        postgresql_where=sa.text("revision > 1"),
+    )
     op.create_index("deliveries_of_all_lanes", "deliveries", ["state", "queued_at"])
     op.create_index(
         "troubled",
