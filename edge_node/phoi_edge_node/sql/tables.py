@@ -36,7 +36,7 @@ studies = sa.Table(
     sa.Column("receiving_since", UtcDateTime, nullable=False),
     sa.Column("header", sa.Text, nullable=False),
     sa.Column("patient_id", sa.Text, nullable=False, index=True),
-    sa.Column("first_received_at", UtcDateTime, nullable=False),
+    sa.Column("first_received_at", UtcDateTime, nullable=False, index=True),
     sa.Column("last_received_at", UtcDateTime, nullable=False, index=True),
     sa.Index("studies_by_state", "state", "state_since"),
 )
@@ -92,6 +92,12 @@ analyses = sa.Table(
     sa.UniqueConstraint("study_instance_uid", "revision", name="one_analysis_per_revision"),
     sa.Index("queue", "state", "turn_at"),
     sa.Index("analyses_by_state", "state", "state_since"),
+    sa.Index(
+        "later_revisions",
+        "study_instance_uid",
+        sqlite_where=sa.text("revision > 1"),
+        postgresql_where=sa.text("revision > 1"),
+    ),
 )
 
 documents = sa.Table(
