@@ -412,7 +412,7 @@ JSON_VALUES = st.recursive(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(answer=JSON_VALUES)
 def test_no_answer_in_json_is_more_than_an_answer_or_none(
     any_json: AnyJson, answer: object
