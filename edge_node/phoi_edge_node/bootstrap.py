@@ -29,7 +29,11 @@ from phoi_edge_node.courier import Courier
 from phoi_edge_node.current_model import CurrentModel
 from phoi_edge_node.damage import ImageCare
 from phoi_edge_node.dicom.archive import DicomArchive
-from phoi_edge_node.dicom.arrival import DecodingOnArrival, arrival_decoder
+from phoi_edge_node.dicom.arrival import (
+    DecodingOnArrival,
+    ForgettingDecoded,
+    arrival_decoder,
+)
 from phoi_edge_node.dicom.dicomweb import DicomwebSource
 from phoi_edge_node.dicom.documents import DicomEncoder
 from phoi_edge_node.dicom.instance_files import InstanceFiles
@@ -389,7 +393,9 @@ class EdgeNode:
     def _recover(self) -> None:
         """Take up what a crash left: half-written files, unindexed instances, work under way."""
         store = self.storage.store
-        images = RetiredFiles(self.storage.files, store.indexed, self._clock)
+        images = ForgettingDecoded(
+            RetiredFiles(self.storage.files, store.indexed, self._clock), self._decoder
+        )
         self._retention = Retention(store, images, self._clock, self._settings.retention)
         found = recover_files(self.storage.files, store, images.retire)
         requeued = store.requeue_interrupted()

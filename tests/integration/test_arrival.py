@@ -6,17 +6,26 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 from phoi_edge_node.dicom import decoding
-from phoi_edge_node.dicom.arrival import ArrivalDecoder, DecodedFiles, DecodingOnArrival
+from phoi_edge_node.dicom.arrival import (
+    ArrivalDecoder,
+    DecodedFiles,
+    DecodingOnArrival,
+    ForgettingDecoded,
+    arrival_decoder,
+)
 from phoi_edge_node.dicom.decoding import DecodingProcesses
 from phoi_edge_node.dicom.headers import instance_from_file
+from phoi_edge_node.dicom.instance_files import InstanceFiles
 from phoi_edge_node.dicom.series_reader import DicomSeriesReader
 from phoi_edge_node.ports import Intake, ReceivedInstance
+from phoi_edge_node.settings import DicomSettings
 from phoi_models.errors import NotAnalysable, NotAnalysableReason
 from phoi_models.geometry import Geometry
 from phoi_models.reading.ct_image import read_ct_image
@@ -78,8 +87,8 @@ def decode_all(decoder: ArrivalDecoder, instances: Sequence[ReceivedInstance]) -
     receiver = DecodingOnArrival(Receiver(), decoder)
     for instance in instances:
         assert receiver.instance_received(instance, "a") is Intake.STORED
-    while decoder.begin_next():
-        pass
+    while decoder._waiting or decoder._running:
+        decoder.begin_next()
 
 
 def kept(tmp_path: Path) -> set[str]:
@@ -255,3 +264,38 @@ def test_no_process_outlives_a_killed_edge(
         [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=60
     )
     assert alive == []
+
+
+def test_what_retention_removes_is_forgotten_too(
+    tmp_path: Path, processes: DecodingProcesses, instances: Sequence[ReceivedInstance]
+) -> None:
+    decoder = make_decoder(tmp_path, processes)
+    decode_all(decoder, instances[:3])
+
+    class Images:
+        def retire(self, study_instance_uid: str) -> None:
+            for instance in instances[:2]:
+                (tmp_path / "ct" / instance.path).unlink()
+
+        def empty(self, before: datetime) -> int:
+            return 2
+
+        def room(self) -> int:
+            return 5
+
+    images = ForgettingDecoded(Images(), decoder)
+    images.retire(instances[0].study_instance_uid)
+    assert kept(tmp_path) == {Path(instances[2].path).stem}
+    assert (images.empty(datetime.now(UTC)), images.room()) == (2, 5)
+
+
+def test_an_edge_with_no_room_for_decoded_images_decodes_none(
+    tmp_path: Path, instances: Sequence[ReceivedInstance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("phoi_edge_node.dicom.arrival._PATIENCE_S", 0.01)
+    settings = DicomSettings(decoded_images_mb=0)
+    files = InstanceFiles(tmp_path / "instances")
+    decoder = arrival_decoder(tmp_path / "decoded", files, settings)
+    decoder.arrived(instances[0])
+    assert not decoder.begin_next()
+    assert kept(tmp_path) == set()

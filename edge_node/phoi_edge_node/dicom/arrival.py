@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from pydicom.uid import UID
 from phoi_edge_node.dicom.decoding import DecodingProcesses, FramesHu
 from phoi_edge_node.dicom.instance_files import InstanceFiles
 from phoi_edge_node.ports import Intake, ReceivedInstance, Receiver
+from phoi_edge_node.retention import RemovableImages
 from phoi_edge_node.settings import DicomSettings
 
 _SUFFIX = ".hu"
@@ -53,7 +55,7 @@ class DecodedFiles:
         self._root = root
         self.budget_bytes = budget_bytes
         self._free_bytes = free_bytes
-        self._sizes: OrderedDict[str, int] = OrderedDict()
+        self._sizes: OrderedDict[Path, int] = OrderedDict()  # by source
         self._lock = threading.Lock()
         root.mkdir(mode=0o750, parents=True, exist_ok=True)
         for leftover in root.iterdir():
@@ -80,7 +82,7 @@ class DecodedFiles:
             partial_file.unlink(missing_ok=True)
             raise
         with self._lock:
-            self._sizes[final.name] = frames.nbytes
+            self._sizes[source] = frames.nbytes
 
     def get(self, image: CtImage) -> FramesHu | None:
         """The frames of a file, mapped; None where they are not there, or not as many."""
@@ -93,12 +95,17 @@ class DecodedFiles:
             return None
         return stored.reshape(shape) if stored.size == np.prod(shape) else None
 
+    def forget_missing(self) -> None:
+        """Forget the frames of files that are there no longer."""
+        with self._lock:
+            for source in [source for source in self._sizes if not source.exists()]:
+                self._forget(source)
+
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:
-            for name in self._sizes:
-                (self._root / name).unlink(missing_ok=True)
-            self._sizes.clear()
+            for source in list(self._sizes):
+                self._forget(source)
 
     def _make_room(self, size: int) -> bool:
         if self._free_bytes() < size:
@@ -106,9 +113,12 @@ class DecodedFiles:
             return False
         with self._lock:
             while sum(self._sizes.values()) + size > self.budget_bytes:
-                name, _ = self._sizes.popitem(last=False)
-                (self._root / name).unlink(missing_ok=True)
+                self._forget(next(iter(self._sizes)))
         return True
+
+    def _forget(self, source: Path) -> None:
+        del self._sizes[source]
+        self._path(source).unlink(missing_ok=True)
 
     def _path(self, source: Path) -> Path:
         return self._root / f"{source.stem}{_SUFFIX}"
@@ -163,6 +173,10 @@ class ArrivalDecoder:
                 yield ahead.popleft()()
         while ahead:
             yield ahead.popleft()()
+
+    def forget_missing(self) -> None:
+        """Forget what was decoded of files that are there no longer."""
+        self._decoded.forget_missing()
 
     def stop(self) -> None:
         """Leave what is not begun."""
@@ -227,3 +241,24 @@ class DecodingOnArrival:
     def association_released(self, association: str) -> None:
         """See ``Receiver``."""
         self._receiver.association_released(association)
+
+
+class ForgettingDecoded:
+    """Removes images, and with them what was decoded of them (``RemovableImages``)."""
+
+    def __init__(self, images: RemovableImages, decoder: ArrivalDecoder) -> None:
+        self._images = images
+        self._decoder = decoder
+
+    def retire(self, study_instance_uid: str) -> None:
+        """See ``RemovableImages``."""
+        self._images.retire(study_instance_uid)
+        self._decoder.forget_missing()
+
+    def empty(self, before: datetime) -> int:
+        """See ``RemovableImages``."""
+        return self._images.empty(before)
+
+    def room(self) -> int:
+        """See ``RemovableImages``."""
+        return self._images.room()
