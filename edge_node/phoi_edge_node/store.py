@@ -107,7 +107,7 @@ class SettledStudy:
     """A study whose images nothing needs any more.
 
     Attributes:
-        settled_at: when its last result ended or its last document arrived, UTC.
+        settled_at: when its last image came, result ended or document arrived, UTC.
         signed: a person has signed its result.
     """
 

@@ -141,7 +141,7 @@ def test_nothing_goes_before_it_is_delivered_or_while_it_is_under_way(edge: Edge
     assert not edge.store.expire_study("1.1")
 
 
-def test_the_same_images_again_make_the_next_revision(edge: Edge) -> None:
+def test_the_same_images_again_are_shown_with_the_same_result(edge: Edge) -> None:
     edge.receive(1)
     edge.analyse()
     edge.pass_days(31)
@@ -149,6 +149,10 @@ def test_the_same_images_again_make_the_next_revision(edge: Edge) -> None:
     assert edge.state() is StudyState.RECEIVING
     edge.pass_days(1)
     assert len(edge.here()) == 1
+    assert edge.store.complete_study("1.2.3", Priority.ROUTINE) is None
+    edge.pass_days(28)
+    assert edge.state() is StudyState.COMPLETE
+    edge.receive(2)
     edge.analyse()
     assert [a.revision for a in edge.store.analyses("1.2.3")] == [1, 2]
 

@@ -66,13 +66,14 @@ class Keeping(Database):
             _REVIEWS.c.analysis_id == _ANALYSES.c.id,
             _REVIEWS.c.state == ReviewState.SIGNED,
         )
-        query = sa.select(uid, ended, delivered, signed).where(*_nothing_needs_images())
+        last = _STUDIES.c.last_received_at
+        query = sa.select(uid, last, ended, delivered, signed).where(*_nothing_needs_images())
         with self._read() as connection:
             rows = connection.execute(query).all()
         return [
-            SettledStudy(row[0], max(row[1], row[2] or row[1]), bool(row[3]))
+            SettledStudy(row[0], max(filter(None, row[1:4])), bool(row[4]))
             for row in rows
-            if row[1] is not None
+            if row[2] is not None
         ]
 
     def expire_study(self, study_instance_uid: str) -> bool:
