@@ -718,3 +718,15 @@ def test_a_conflict_is_told_in_the_readers_language(reviewer: httpx.Client) -> N
     response = post(reviewer, f"{STUDY}/undo", {})
     assert response.status_code == 409
     assert "Không có gì để hoàn tác" in response.text
+
+
+def test_damaged_images_are_named_on_the_page_of_their_study(
+    reviewer: httpx.Client, desk: FakeDesk, clock: FakeClock
+) -> None:
+    desk.studies["1.2.1"].damages = (
+        DamagedImage("1.2.840.99.1", clock.now(), back=False),
+        DamagedImage("1.2.840.99.2", clock.now(), back=True),
+    )
+    asked, back = reviewer.get(STUDY).text.split("1.2.840.99.1</small>")
+    assert "đã yêu cầu gửi lại" in asked
+    assert "đã nhận lại" in back.split("1.2.840.99.2</small>")[0]
