@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
-from phoi_edge_node.desk import CommitmentView, Phase, ReceivingView
+from phoi_edge_node.desk import CommitmentView, DamagedImage, Phase, ReceivingView
 from phoi_edge_node.errors import Conflict
 from phoi_edge_node.orders import ImagingOrder, OrderNumber
 from phoi_edge_node.policies import LIVES
