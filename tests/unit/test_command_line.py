@@ -39,7 +39,17 @@ def test_help_names_every_command_and_imports_none() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     ).stdout
 
-    for name in ("analyze", "demo", "doctor", "edge", "models", "reconcile", "send", "train", "worker"):
+    for name in (
+        "analyze",
+        "demo",
+        "doctor",
+        "edge",
+        "models",
+        "reconcile",
+        "send",
+        "train",
+        "worker",
+    ):
         assert f" {name} " in shown
     assert "LOADED []" in shown
 
