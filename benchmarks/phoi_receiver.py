@@ -2,8 +2,7 @@
 
     python -m benchmarks.phoi_receiver FOLDER PORT {lean,pynetdicom} {durable,not-durable}
 
-Without durability there is no sync to disk, of files, folders or index: only here, to see what it
-costs.
+Without durability no file and no folder is synced to disk: only here, to see what it costs.
 """
 
 from __future__ import annotations
@@ -12,9 +11,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import sqlalchemy as sa
 from phoi_edge_node.dicom.instance_files import InstanceFiles
 from phoi_edge_node.dicom.storage_scp import StorageScp
 from phoi_edge_node.dicom.taking import InstanceTaker
@@ -47,17 +44,11 @@ def main() -> None:
     files = InstanceFiles(root / "instances")
     if durable != "durable":
         files = UnsyncedFiles(root / "instances")
-        sa.event.listen(engine, "connect", _do_not_sync)
-        engine.dispose()
     intake = StudyIntake(SqlStore(engine, clock), clock, settings.quiet_time_s)
     scp = StorageScp(settings, InstanceTaker(settings, files, intake, clock), clock)
     scp.start()
     signal.sigwait({signal.SIGTERM})
     scp.stop()
-
-
-def _do_not_sync(connection: Any, _: object) -> None:
-    connection.execute("PRAGMA synchronous=OFF")
 
 
 if __name__ == "__main__":

@@ -25,18 +25,22 @@ def recover_files(
 ) -> Recovered:
     """Bring the index up to what lies on disk. Call before receiving.
 
-    Of each study only the number of files is compared: a crash leaves files that are not indexed,
-    never the reverse. So a start costs one count over the index and one look into each folder.
+    Of most studies only the number of files is compared: a crash leaves files that are not indexed,
+    never the reverse. So a start costs one count over the index and one look into each folder. Of
+    those that are being received every name is compared: what a power cut takes out of the index
+    after success was answered is theirs (``sql/indexing.py``), and would not show in a number where
+    a file was lost as well.
 
     Args:
         retire: sets aside what is left of a study whose images were being removed.
     """
     half_written = files.sweep()
     indexed = {study_folder(uid): (uid, n) for uid, n in store.instance_counts().items()}
+    receiving = set(store.receiving_studies())
     found = 0
     for folder, paths in files.folders():
         uid, number = indexed.get(folder, ("", 0))
-        if number != len(paths):
+        if number != len(paths) or uid in receiving:
             known = {instance.path for instance in store.instances(uid)} if uid else set()
             new = files.in_order_of_arrival(path for path in paths if path not in known)
             found += sum(_index(files, store, retire, path) for path in new)

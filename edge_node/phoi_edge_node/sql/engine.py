@@ -28,8 +28,9 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 def open_engine(url: str) -> sa.Engine:
     """An engine whose schema is current.
 
-    SQLite runs in WAL mode with every commit synced to disk, and each writing transaction takes
-    the write lock at its beginning, so that two threads wait for each other instead of failing.
+    SQLite runs in WAL mode with every commit synced to disk, but for those that may be found again
+    (``Database._write``), and each writing transaction takes the write lock at its beginning, so
+    that two threads wait for each other instead of failing.
 
     Raises:
         EdgeError: a later version of Phoi wrote the database, or it cannot be used now.
@@ -64,8 +65,14 @@ def _configure_sqlite(connection: Any, record: object) -> None:
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
-    writes = connection.get_execution_options().get("phoi_writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    options = connection.get_execution_options()
+    driver: Any = connection.connection.driver_connection
+    if not options.get("phoi_writes", False):
+        driver.execute("BEGIN")
+        return
+    # Outside a transaction only; said each time, since others used the connection before.
+    driver.execute(f"PRAGMA synchronous={'FULL' if options.get('phoi_synced', True) else 'NORMAL'}")
+    driver.execute("BEGIN IMMEDIATE")
 
 
 def _upgrade(engine: sa.Engine) -> None:
@@ -126,8 +133,16 @@ class Database:
             yield connection
 
     @contextmanager
-    def _write(self) -> Iterator[sa.Connection]:
-        connection = self._engine.connect().execution_options(phoi_writes=True)
+    def _write(self, *, synced: bool = True) -> Iterator[sa.Connection]:
+        """One transaction.
+
+        Args:
+            synced: False: on SQLite a power cut may undo it, with all that came after it and was
+                not synced either. The next one that is synced makes it durable too: the log is
+                one, and what is read back of it is its beginning. PostgreSQL syncs it anyway,
+                since its machine may fail while this process goes on and never looks again.
+        """
+        connection = self._engine.connect().execution_options(phoi_writes=True, phoi_synced=synced)
         with connection, connection.begin():
             yield connection
 

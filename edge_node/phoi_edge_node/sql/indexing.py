@@ -1,4 +1,11 @@
-"""The index of instances as they arrive: the store's busiest path, so few statements, made once."""
+"""The index of instances as they arrive: the store's busiest path, so few statements, made once.
+
+What only adds to a study that is being received is committed without a sync of its own: the file is
+durable, and the next start finds it. What makes or reopens a study is synced. So an instance that a
+power cut takes out of the index is always one of a study that is then still there and being
+received, which is where recovery looks closely: every later change of that study's state was
+synced, and would have saved the instance with it.
+"""
 
 from __future__ import annotations
 
@@ -39,6 +46,10 @@ _BEGIN_ANEW = _REOPEN.values(receiving_since=sa.bindparam("at"))
 _TRIES = 5
 
 
+class _NeedsSync(Exception):
+    """A study is made or reopened: this transaction must not be one that a power cut may undo."""
+
+
 class Indexing(Database):
     """The part of the store that what receives writes to."""
 
@@ -52,26 +63,34 @@ class Indexing(Database):
 
     def add_instances(self, instances: Sequence[ReceivedInstance]) -> Sequence[Intake]:
         """Index several in one transaction: all of them or, when it raises, none."""
+        try:
+            return self._add_all(instances, synced=False)
+        except (_NeedsSync, sa.exc.IntegrityError):
+            return self._add_synced(instances)
+
+    def _add_synced(self, instances: Sequence[ReceivedInstance]) -> Sequence[Intake]:
         for _ in range(_TRIES - 1):
             try:
-                return self._add_all(instances)
+                return self._add_all(instances, synced=True)
             except sa.exc.IntegrityError:
                 # Another transaction brought the same study or instance a moment ago, which
                 # PostgreSQL says at the insertion only. Looked at again, it is known.
                 continue
-        return self._add_all(instances)
+        return self._add_all(instances, synced=True)
 
-    def _add_all(self, instances: Sequence[ReceivedInstance]) -> Sequence[Intake]:
-        with self._write() as connection:
-            return [_add(connection, instance) for instance in instances]
+    def _add_all(self, instances: Sequence[ReceivedInstance], *, synced: bool) -> Sequence[Intake]:
+        with self._write(synced=synced) as connection:
+            return [_add(connection, instance, synced=synced) for instance in instances]
 
 
-def _add(connection: sa.Connection, instance: ReceivedInstance) -> Intake:
+def _add(connection: sa.Connection, instance: ReceivedInstance, *, synced: bool) -> Intake:
     sop, uid = {"sop_instance_uid": instance.sop_instance_uid}, instance.study_instance_uid
     study = connection.execute(_STUDY, {**sop, "uid": uid}).one_or_none()
     known = connection.scalar(_SHA256, sop) if study is None else study.known
     if known is not None:
         return Intake.DUPLICATE if known == instance.sha256 else Intake.CONFLICT
+    if not synced and (study is None or study.state != StudyState.RECEIVING):
+        raise _NeedsSync
     if study is None:
         connection.execute(_NEW_STUDY, _new_study(connection, instance))
     elif _is_of(connection, study.header, instance.study.patient):
