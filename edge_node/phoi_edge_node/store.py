@@ -79,6 +79,7 @@ class StoredAnalysis:
         completeness: of the study when it was queued; None where that was not asked.
         model: None until the analysis begins; then pinned.
         attempts: tries that reached a worker.
+        claims: times it was started; tells one try from another.
         error: the last passing or final error, for an operator, without patient data.
         result: None until it ended.
     """
@@ -92,6 +93,7 @@ class StoredAnalysis:
     priority: Priority
     model: ModelIdentity | None
     attempts: int
+    claims: int
     due_at: datetime
     step: str
     fraction: float
@@ -399,9 +401,20 @@ class StudyStore(OrderStore, CommitmentLedger, Protocol):
         ...
 
     def retry_analysis(
-        self, analysis_id: str, error: str, due_at: datetime, *, reached_worker: bool
+        self,
+        analysis_id: str,
+        error: str,
+        due_at: datetime,
+        *,
+        reached_worker: bool,
+        claim: int | None = None,
     ) -> None:
-        """Queue a running analysis again."""
+        """Queue a running analysis again.
+
+        Args:
+            claim: the try that says so (``StoredAnalysis.claims``): nothing is done where another
+                runs by now; None: whichever runs.
+        """
         ...
 
     def finish_analysis(
@@ -411,11 +424,17 @@ class StudyStore(OrderStore, CommitmentLedger, Protocol):
         result: TriageResult,
         outgoing: Sequence[Outgoing],
         error: str = "",
+        claim: int | None = None,
     ) -> bool:
         """End a running analysis, with its documents.
 
+        Args:
+            claim: the try that says so: where another runs by now, what it found counts, and that
+                it gave up does not; None: whichever runs.
+
         Returns:
-            False if it was superseded meanwhile: then nothing is stored.
+            False if it was superseded or ended by another try meanwhile, or another is to decide:
+            then nothing is stored.
         """
         ...
 

@@ -242,7 +242,7 @@ DELIVERY: Table[DeliveryState, DeliveryEvent] = {
     DeliveryState.DEAD: {
         DeliveryEvent.SEND: _ONLY_PENDING_IS_SENT,
         DeliveryEvent.CONFIRM: _NOT_SENT,
-        DeliveryEvent.RETRY: _NOT_SENT,
+        DeliveryEvent.RETRY: Ignored("it was refused just before it was taken to be lost"),
         DeliveryEvent.REFUSE: _NOT_SENT,
         DeliveryEvent.RESEND: DeliveryState.PENDING,
         DeliveryEvent.SUPERSEDE: DeliveryState.SUPERSEDED,

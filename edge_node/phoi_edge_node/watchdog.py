@@ -81,7 +81,7 @@ class Watchdog:
             told, self._alerts = self._alerts, found
         for alert in found:
             for overdue in alert.oldest:
-                self._act(alert.limit, overdue, now)
+                self._try_to_act(alert.limit, overdue, now)
         for alert in _news(told, found):
             log.warning(
                 "overdue",
@@ -96,6 +96,12 @@ class Watchdog:
     def _look_at(self, limit: Limit, now: datetime) -> Alert | None:
         number, oldest = self._store.overdue(limit.life, limit.state, now - limit.longest, NAMED)
         return Alert(limit, number, tuple(oldest)) if number else None
+
+    def _try_to_act(self, limit: Limit, overdue: Overdue, now: datetime) -> None:
+        try:
+            self._act(limit, overdue, now)
+        except Exception:  # of one; the others, and what is told of them, must not wait for it
+            log.exception("the watchdog could not act", life=limit.life.value, id=overdue.id)
 
     def _act(self, limit: Limit, overdue: Overdue, now: datetime) -> None:
         if limit.act is Act.NUDGE:

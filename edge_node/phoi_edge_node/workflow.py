@@ -316,7 +316,11 @@ class Analyst:
         due_at = self._clock.now() + delay
         insist(
             lambda: self._store.retry_analysis(
-                analysis.id, passing.error, due_at, reached_worker=passing.reached_worker
+                analysis.id,
+                passing.error,
+                due_at,
+                reached_worker=passing.reached_worker,
+                claim=analysis.claims,
             )
         )
 
@@ -329,7 +333,7 @@ class Analyst:
             outgoing = self._documents_of_failure(analysis, ended, study)
         stored = insist(
             lambda: self._store.finish_analysis(
-                analysis.id, ended.event, ended.result, outgoing, ended.error
+                analysis.id, ended.event, ended.result, outgoing, ended.error, analysis.claims
             )
         )
         log.info(

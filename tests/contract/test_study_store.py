@@ -702,3 +702,68 @@ def test_what_waits_comes_before_what_somebody_has_closed(
 
     assert listed(10) == ["1.4", "1.2", "1.1", "1.3"]
     assert listed(2) == ["1.4", "1.2"]
+
+
+def test_what_a_clock_that_stood_ahead_queued_is_no_later_than_now(
+    store: StudyStore, clock: FakeClock
+) -> None:
+    clock.advance(365 * 86400)
+    _complete(store, "1.1", Priority.STAT)
+    _complete(store, "1.2")
+    clock.advance(-365 * 86400)
+    _complete(store, "1.3")
+    clock.advance(60)
+    claimed = [store.claim_analysis() for _ in range(3)]
+    assert [a.study_instance_uid for a in claimed if a] == ["1.1", "1.3", "1.2"]
+
+
+def test_the_failure_of_a_stale_try_leaves_the_one_that_runs_alone(
+    store: StudyStore, clock: FakeClock
+) -> None:
+    analysis_id = _complete(store)
+    stale = store.claim_analysis()
+    store.retry_analysis(analysis_id, "taken to be lost", clock.now(), reached_worker=True)
+    running = store.claim_analysis()
+    assert stale is not None
+    assert running is not None
+    now, result = clock.now(), values.result()
+    store.retry_analysis(analysis_id, "broke", now, reached_worker=True, claim=stale.claims)
+    gave_up = AnalysisEvent.GIVE_UP
+    assert not store.finish_analysis(analysis_id, gave_up, result, [], "broke", stale.claims)
+    assert store.analyses(UID)[0].state is AnalysisState.RUNNING
+    ended = AnalysisEvent.FINISH
+    assert store.finish_analysis(analysis_id, ended, result, [], claim=running.claims)
+
+
+@pytest.mark.parametrize("outcome", [Refused("no"), Unreachable("no answer")])
+def test_what_was_being_sent_when_it_was_superseded_goes_out_no_more(
+    store: StudyStore, clock: FakeClock, outcome: Refused | Unreachable
+) -> None:
+    _finish(store, UID, "pacs")
+    claimed = store.claim_delivery("pacs")
+    assert claimed is not None
+    _complete(store)
+    settled = store.settle_delivery(claimed[0].id, outcome, clock.now())
+    assert settled is DeliveryState.SUPERSEDED
+    assert store.claim_delivery("pacs") is None
+
+
+def test_seeing_a_revision_ends_the_dead_letters_of_earlier_ones_and_not_its_own(
+    store: StudyStore, clock: FakeClock, engine: sa.Engine
+) -> None:
+    for _ in range(2):
+        analysis_id = _finish(store, UID, "pacs")
+        for _ in range(2):
+            claimed = store.claim_delivery("pacs")
+            assert claimed is not None
+            store.settle_delivery(claimed[0].id, Refused("no"), clock.now())
+    deliveries = metadata.tables["deliveries"]
+    with engine.begin() as connection:  # as an earlier version of Phoi left them
+        connection.execute(deliveries.update().values(state=DeliveryState.DEAD))
+    store.acknowledge(analysis_id, "an")
+    assert [(d.revision, d.state) for d in store.deliveries(UID)] == [
+        (1, DeliveryState.SUPERSEDED),
+        (1, DeliveryState.SUPERSEDED),
+        (2, DeliveryState.DEAD),
+        (2, DeliveryState.DEAD),
+    ]

@@ -110,7 +110,7 @@ DECIDED = {
     ("delivery", "delivered", "supersede"): "ignored",
     ("delivery", "dead", "send"): "impossible",
     ("delivery", "dead", "confirm"): "impossible",
-    ("delivery", "dead", "retry"): "impossible",
+    ("delivery", "dead", "retry"): "ignored",
     ("delivery", "dead", "refuse"): "impossible",
     ("delivery", "dead", "resend"): "pending",
     ("delivery", "dead", "supersede"): "superseded",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -143,6 +144,39 @@ def test_a_refused_document_is_told_at_once(edge: Edge) -> None:
     assert claimed is not None
     edge.store.settle_delivery(claimed[0].id, Refused("no"), edge.clock.now())
     assert edge.alerts() == {(Life.DELIVERY, "dead"): 1}
+
+
+def test_what_it_cannot_act_upon_does_not_keep_it_from_the_rest(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for uid in ("1.1", "1.2"):
+        edge.queue(uid)
+        edge.store.claim_analysis()
+    edge.clock.advance(LONGEST.total_seconds())
+    first, _ = edge.store.overdue(Life.ANALYSIS, AnalysisState.RUNNING, edge.clock.now(), 2)[1]
+    retry = edge.store.retry_analysis
+
+    def stumble(analysis_id: str, *args: Any, **kwargs: Any) -> None:
+        if analysis_id == first.id:
+            raise IllegalTransition("not from here")
+        retry(analysis_id, *args, **kwargs)
+
+    monkeypatch.setattr(edge.store, "retry_analysis", stumble)
+    edge.watchdog.look()
+    states = Counter(edge.store.analyses(uid)[0].state for uid in ("1.1", "1.2"))
+    assert states == {AnalysisState.RUNNING: 1, AnalysisState.QUEUED: 1}
+
+
+def test_what_was_refused_just_before_it_is_taken_to_be_lost_stays_refused(edge: Edge) -> None:
+    edge.queue()
+    analysis = edge.store.claim_analysis()
+    assert analysis is not None
+    edge.finish(analysis)
+    claimed = edge.store.claim_delivery("pacs")
+    assert claimed is not None
+    for outcome in (Refused("no"), Unreachable("taken to be lost")):
+        state = edge.store.settle_delivery(claimed[0].id, outcome, edge.clock.now())
+        assert state is DeliveryState.DEAD
 
 
 def test_a_clock_set_back_hides_nothing(edge: Edge) -> None:

@@ -54,6 +54,7 @@ class Analyses(Database):
             .limit(1)
         )
         with self._write() as connection:
+            _mend_turns(connection, now)
             row = connection.execute(for_update(query)).one_or_none()
             if row is None:
                 return None
@@ -61,7 +62,14 @@ class Analyses(Database):
             connection.execute(
                 table.update()
                 .where(table.c.id == row.id)
-                .values(state=state, state_since=now, started_at=now, step="", fraction=0.0)
+                .values(
+                    state=state,
+                    state_since=now,
+                    started_at=now,
+                    claims=table.c.claims + 1,
+                    step="",
+                    fraction=0.0,
+                )
             )
             row = connection.execute(sa.select(table).where(table.c.id == row.id)).one()
         return _analysis(row)
@@ -89,22 +97,30 @@ class Analyses(Database):
             )
 
     def retry_analysis(
-        self, analysis_id: str, error: str, due_at: datetime, *, reached_worker: bool
+        self,
+        analysis_id: str,
+        error: str,
+        due_at: datetime,
+        *,
+        reached_worker: bool,
+        claim: int | None = None,
     ) -> None:
         """Queue a running analysis again."""
         table = tables.analyses
+        now = self._clock.now()
         with self._write() as connection:
-            state = _state(connection, analysis_id)
-            if ignores(ANALYSIS, state, AnalysisEvent.RETRY):
+            state, stale = _state(connection, analysis_id, claim)
+            if stale or ignores(ANALYSIS, state, AnalysisEvent.RETRY):
                 return
             connection.execute(
                 table.update()
                 .where(table.c.id == analysis_id)
                 .values(
                     state=after(ANALYSIS, state, AnalysisEvent.RETRY),
-                    state_since=self._clock.now(),
+                    state_since=now,
                     attempts=table.c.attempts + int(reached_worker),
                     due_at=due_at,
+                    turn_at=believable_turn(now),
                     error=error,
                 )
             )
@@ -116,12 +132,15 @@ class Analyses(Database):
         result: TriageResult,
         outgoing: Sequence[Outgoing],
         error: str = "",
+        claim: int | None = None,
     ) -> bool:
         """End a running analysis, with its documents."""
         table = tables.analyses
         now = self._clock.now()
         with self._write() as connection:
-            state = _state(connection, analysis_id)
+            state, stale = _state(connection, analysis_id, claim)
+            if stale and event is AnalysisEvent.GIVE_UP:
+                return False  # the try that runs may do better
             if ignores(ANALYSIS, state, event):
                 return False
             connection.execute(
@@ -235,6 +254,7 @@ def queue_analysis(
             images=images_of(connection, study_instance_uid),
             priority=RANK[priority],
             attempts=0,
+            claims=0,
             due_at=now,
             step="",
             fraction=0.0,
@@ -284,12 +304,42 @@ def _supersede_unless_signed(
     supersede_deliveries(connection, analysis_id, now)
 
 
-def _state(connection: sa.Connection, analysis_id: str) -> AnalysisState:
+def _state(
+    connection: sa.Connection, analysis_id: str, claim: int | None
+) -> tuple[AnalysisState, bool]:
+    """The state of an analysis, and whether another try than this one has begun since."""
     table = tables.analyses
-    state: str = connection.execute(
-        sa.select(table.c.state).where(table.c.id == analysis_id).with_for_update(key_share=True)
-    ).scalar_one()
-    return AnalysisState(state)
+    row = connection.execute(
+        sa.select(table.c.state, table.c.claims)
+        .where(table.c.id == analysis_id)
+        .with_for_update(key_share=True)
+    ).one()
+    return AnalysisState(row.state), claim not in {None, row.claims}
+
+
+def _mend_turns(connection: sa.Connection, now: datetime) -> None:
+    """What was queued by a clock that stood ahead counts as queued now: it was not later."""
+    table = tables.analyses
+    connection.execute(
+        table.update()
+        # Found by the index of states: no more than were queued in what is now the future.
+        .where(table.c.state == AnalysisState.QUEUED, table.c.state_since > now)
+        .where(table.c.turn_at > believable_turn(now))
+        .values(turn_at=believable_turn(now))
+    )
+
+
+def believable_turn(now: datetime) -> sa.ColumnElement[datetime]:
+    """The turn of an analysis, but none later than if it were queued now."""
+    table = tables.analyses
+    latest = sa.case(
+        {
+            rank: sa.literal(turn_at(now, priority), tables.UtcDateTime())
+            for rank, priority in _PRIORITY.items()
+        },
+        value=table.c.priority,
+    )
+    return sa.case((table.c.turn_at > latest, latest), else_=table.c.turn_at)
 
 
 def _analysis(row: sa.Row[Any]) -> StoredAnalysis:
@@ -303,6 +353,7 @@ def _analysis(row: sa.Row[Any]) -> StoredAnalysis:
         priority=_PRIORITY[row.priority],
         model=None if row.model is None else from_json(row.model, ModelIdentity),
         attempts=row.attempts,
+        claims=row.claims,
         due_at=row.due_at,
         step=row.step,
         fraction=row.fraction,

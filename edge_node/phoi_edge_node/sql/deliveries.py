@@ -20,9 +20,17 @@ from phoi_edge_node.ports import (
 from phoi_edge_node.sql import tables
 from phoi_edge_node.sql.engine import Database, due, for_update
 from phoi_edge_node.store import Delivery, Outgoing
-from phoi_edge_node.study import DELIVERY, DeliveryEvent, DeliveryState, after, ignores
+from phoi_edge_node.study import (
+    DELIVERY,
+    AnalysisState,
+    DeliveryEvent,
+    DeliveryState,
+    after,
+    ignores,
+)
 
 _UNFINISHED = (DeliveryState.PENDING, DeliveryState.SENDING)
+_NOT_ARRIVED = (DeliveryState.PENDING, DeliveryState.DEAD)
 
 
 class Deliveries(Database):
@@ -76,7 +84,7 @@ class Deliveries(Database):
             case _:
                 event, error = DeliveryEvent.RETRY, outcome.reason
         with self._write() as connection:
-            return self._move(
+            state = self._move(
                 connection,
                 delivery_id,
                 event,
@@ -84,6 +92,10 @@ class Deliveries(Database):
                 due_at=retry_at,
                 failed_tries=tables.deliveries.c.failed_tries + int(bool(error)),
             )
+            # It was being sent when its analysis was superseded, which therefore left it alone.
+            if state in _NOT_ARRIVED and _is_superseded(connection, delivery_id):
+                state = self._move(connection, delivery_id, DeliveryEvent.SUPERSEDE)
+            return state
 
     def resend(self, delivery_id: int, username: str) -> None:
         """Send a delivered or dead document again, with the same identity."""
@@ -243,14 +255,37 @@ def supersede_deliveries(connection: sa.Connection, analysis_id: str, now: datet
         move_delivery(connection, delivery_id, DeliveryEvent.SUPERSEDE, now)
 
 
-def drop_dead_letters(connection: sa.Connection, study_instance_uid: str, now: datetime) -> None:
-    """Refused documents of a study are pointless once a person has signed what replaces them."""
-    table = tables.deliveries
-    query = sa.select(table.c.id).where(
-        table.c.study_instance_uid == study_instance_uid, table.c.state == DeliveryState.DEAD
+def drop_dead_letters(
+    connection: sa.Connection, study_instance_uid: str, now: datetime, *, keep: str | None = None
+) -> None:
+    """Refused documents of a study are pointless once a person has closed what replaces them.
+
+    Args:
+        keep: the analysis whose documents nothing replaces: they may still be sent again.
+    """
+    table, documents = tables.deliveries, tables.documents
+    query = (
+        sa.select(table.c.id)
+        .join(documents)
+        .where(
+            table.c.study_instance_uid == study_instance_uid, table.c.state == DeliveryState.DEAD
+        )
     )
+    if keep is not None:
+        query = query.where(documents.c.analysis_id != keep)
     for delivery_id in connection.scalars(query).all():
         move_delivery(connection, delivery_id, DeliveryEvent.SUPERSEDE, now)
+
+
+def _is_superseded(connection: sa.Connection, delivery_id: int) -> bool:
+    """Has a later revision taken the place of what this document tells?"""
+    analyses, documents, deliveries = tables.analyses, tables.documents, tables.deliveries
+    query = (
+        sa.select(analyses.c.state)
+        .select_from(deliveries.join(documents).join(analyses))
+        .where(deliveries.c.id == delivery_id)
+    )
+    return connection.scalar(query) == AnalysisState.SUPERSEDED
 
 
 def _require_latest(connection: sa.Connection, row: sa.Row[Any]) -> None:

@@ -143,6 +143,7 @@ class Reviews(Database):
             if _move(connection, analysis_id, event, now, acknowledged_by=username):
                 uid = _study_uid(connection, analysis_id)
                 self._audit(connection, username, "acknowledge", uid)
+                drop_dead_letters(connection, uid, now, keep=analysis_id)
 
 
 def _move(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from phoi_edge_node.sql import tables
-from phoi_edge_node.sql.analyses import Analyses
+from phoi_edge_node.sql.analyses import Analyses, believable_turn
 from phoi_edge_node.sql.commitments import Commitments
 from phoi_edge_node.sql.damages import Damages
 from phoi_edge_node.sql.deliveries import Deliveries, move_delivery
@@ -56,6 +56,7 @@ class SqlStore(
                     attempts=analyses.c.attempts + 1,
                     error="the edge node ended in the middle of it",
                     due_at=now,
+                    turn_at=believable_turn(now),
                 )
             ).rowcount
             sending = connection.scalars(

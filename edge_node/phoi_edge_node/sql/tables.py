@@ -80,6 +80,7 @@ analyses = sa.Table(
     sa.Column("model_name", sa.String(128)),
     sa.Column("model_version", sa.String(64)),
     sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("claims", sa.Integer, nullable=False),
     sa.Column("due_at", UtcDateTime, nullable=False),
     sa.Column("step", sa.String(32), nullable=False),
     sa.Column("fraction", sa.Float, nullable=False),

@@ -55,6 +55,8 @@ def _add_to_analyses() -> None:
     op.add_column("analyses", sa.Column("state_since", UtcDateTime(), nullable=True))
     op.add_column("analyses", sa.Column("completeness", sa.String(length=16), nullable=True))
     op.add_column("analyses", sa.Column("images", sa.String(length=64), nullable=True))
+    claims = sa.Column("claims", sa.Integer(), nullable=False, server_default=sa.text("0"))
+    op.add_column("analyses", claims)
     op.execute("UPDATE analyses SET state_since = coalesce(finished_at, started_at, created_at)")
     with op.batch_alter_table("analyses") as table:
         table.alter_column("state_since", existing_type=UtcDateTime(), nullable=False)
