@@ -11,6 +11,7 @@ The archive has them still.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -22,12 +23,16 @@ from phoi_edge_node.store import SettledStudy, StudyStore
 
 log = structlog.get_logger(__name__)
 
-# A file that was received just before its folder was set aside is indexed within this time.
+# What is set aside can be put back by hand for so long.
 GRACE = timedelta(minutes=10)
 
 
 class RemovableImages(Protocol):
     """Where images lie. Removing is two steps, so that a crash between them loses nothing."""
+
+    def going(self, study_instance_uid: str) -> AbstractContextManager[None]:
+        """No image of the study comes meanwhile."""
+        ...
 
     def retire(self, study_instance_uid: str) -> None:
         """Set the images of a study aside; nothing happens where there are none."""
@@ -88,10 +93,11 @@ class Retention:
         if study is None:
             return False
         uid = study.study_instance_uid
-        # First the index: what a crash leaves on disk is set aside at the next start.
-        if self._store.expire_study(uid):
-            self._images.retire(uid)
-            log.info("images set aside", study_instance_uid=uid)
+        with self._images.going(uid):
+            # First the index: what a crash leaves on disk is set aside at the next start.
+            if self._store.expire_study(uid):
+                self._images.retire(uid)
+                log.info("images set aside", study_instance_uid=uid)
         return True
 
     def _is_full(self) -> bool:

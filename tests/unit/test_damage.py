@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from phoi_edge_node.damage import ImageCare
+from phoi_edge_node.dicom.file_meta import encode_file_meta
 from phoi_edge_node.dicom.instance_files import InstanceFiles
 from phoi_edge_node.dicom.stored_images import StoredFiles
 from phoi_edge_node.errors import Conflict, ReviewConflict
@@ -26,7 +30,6 @@ from phoi_models.errors import NotAnalysable, NotAnalysableReason
 from support import values
 
 UID = "1.2.3"
-FILE_META = bytes(128) + b"DICM" + b"\x02\x00\x00\x00UL\x04\x00" + b"\x08\x00\x00\x00" + bytes(8)
 UNREADABLE = NotAnalysable(NotAnalysableReason.UNREADABLE_PIXELS, "instance 1")
 
 
@@ -43,8 +46,15 @@ class Node:
 
     def receive(self, number: int, uid: str = UID) -> ReceivedInstance:
         instance = values.instance(number, uid)
-        stored = self.files.store(uid, instance.sop_instance_uid, FILE_META, bytes([number] * 99))
-        instance = replace(instance, path=stored.path, sha256=stored.sha256)
+        meta = encode_file_meta(
+            sop_class_uid=instance.sop_class_uid,
+            sop_instance_uid=instance.sop_instance_uid,
+            transfer_syntax_uid=instance.transfer_syntax_uid,
+            sending_ae_title=instance.calling_ae_title,
+            receiving_ae_title="PHOI",
+        )
+        stored = self.files.store(uid, instance.sop_instance_uid, meta, bytes([number] * 99))
+        instance = replace(instance, path=stored.path, sha256=stored.sha256, size=stored.size)
         self.store.add_instance(instance)
         return instance
 
@@ -117,6 +127,70 @@ def test_a_damaged_image_is_named_and_asked_for_again(node: Node, damage: str) -
     assert node.path(first).exists()
     assert node.store.damages(UID)[0].back
     assert node.store.counts().damages == 1
+
+
+@pytest.mark.parametrize("at", [130, 141, 160, 190, 230])
+def test_a_bit_that_flips_before_the_data_set_is_damage_too(node: Node, at: int) -> None:
+    instance = node.receive(1)
+    node.complete()
+    content = bytearray(node.path(instance).read_bytes())
+    content[at] ^= 1
+    node.path(instance).write_bytes(content)
+    assert node.care.look_after(UID)
+    assert [found.kind for found in node.store.damages(UID)] == ["changed"]
+
+
+class BadSector(StoredFiles):
+    """A disk that does not give one file, or does not let look at one."""
+
+    def __init__(self, files: InstanceFiles, path: str, trouble: int) -> None:
+        super().__init__(files)
+        self._path, self._trouble = path, trouble
+
+    def _is_as_received(self, file: BinaryIO, instance: ReceivedInstance) -> bool:
+        if instance.path == self._path:
+            raise OSError(self._trouble, "read")
+        return super()._is_as_received(file, instance)
+
+
+def test_what_the_disk_cannot_read_is_damaged_and_set_aside(node: Node) -> None:
+    instance = node.receive(1)
+    node.complete()
+    images = BadSector(node.files, instance.path, errno.EIO)
+    assert ImageCare(node.store, images, node.reopened.append).look_after(UID)
+    assert [found.kind for found in node.store.damages(UID)] == ["unreadable"]
+    assert node.files.quarantined() == 1
+
+
+def test_a_study_that_cannot_be_looked_at_keeps_nobody_from_the_next(node: Node) -> None:
+    first, second = node.receive(1, "1.1"), node.receive(1, "1.2")
+    for uid in ("1.1", "1.2"):
+        node.complete(uid)
+        node.analyse()
+    node.flip(second)
+    images = BadSector(node.files, first.path, errno.EMFILE)
+    care = ImageCare(node.store, images, node.reopened.append)
+    with pytest.raises(OSError, match="read"):
+        care.verify_next()
+    care.verify_next()
+    assert node.reopened == ["1.2"]
+
+
+def test_what_another_found_and_got_back_meanwhile_is_not_taken_away_again(node: Node) -> None:
+    instance = node.receive(1)
+    node.complete()
+    node.flip(instance)
+
+    class Slow(StoredFiles):
+        def going(self, study_instance_uid: str) -> AbstractContextManager[None]:
+            if not node.reopened:  # between its look and its turn, another does all of it
+                assert node.care.look_after(study_instance_uid)
+                node.receive(1)
+            return super().going(study_instance_uid)
+
+    assert not ImageCare(node.store, Slow(node.files), node.reopened.append).look_after(UID)
+    assert node.path(instance).exists()
+    assert len(node.store.damages(UID)) == 1
 
 
 def test_a_result_stands_when_the_same_images_are_back(node: Node) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -178,6 +179,44 @@ def test_an_image_that_was_being_indexed_while_its_study_went_comes_back(edge: E
     edge.pass_days(1)
     assert edge.here() == [late.path]
     assert edge.retired() == []
+
+
+def test_retention_waits_for_an_image_that_is_on_disk_and_not_yet_indexed(edge: Edge) -> None:
+    """The same image again: it has the very path of the one that goes."""
+    edge.receive(1)
+    edge.analyse()
+    edge.clock.advance(31 * 86400)
+    retention = threading.Thread(target=edge.retention.run)
+    with edge.files.studies.coming("1.2.3"):
+        again = edge.write(1)
+        retention.start()
+        retention.join(0.2)
+        assert retention.is_alive()
+        assert edge.store.add_instance(again) is Intake.DUPLICATE
+        assert edge.store.add_instance(edge.write(2)) is Intake.STORED
+    retention.join()
+    assert len(edge.here()) == 2, "it is needed again"
+    assert edge.state() is StudyState.RECEIVING
+
+
+def test_an_image_waits_while_its_study_goes(edge: Edge) -> None:
+    edge.receive(1)
+    edge.analyse()
+    taken: list[Intake] = []
+
+    def bring() -> None:
+        with edge.files.studies.coming("1.2.3"):
+            taken.append(edge.receive(1))
+
+    receiver = threading.Thread(target=bring)
+    with edge.files.studies.going("1.2.3"):
+        receiver.start()
+        assert edge.store.expire_study("1.2.3")
+        edge.images.retire("1.2.3")
+        assert not taken
+    receiver.join()
+    assert taken == [Intake.STORED]
+    assert len(edge.here()) == 1
 
 
 def test_a_start_indexes_what_was_received_and_not_yet_indexed(edge: Edge) -> None:

@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -249,6 +250,10 @@ class ForgettingDecoded:
     def __init__(self, images: RemovableImages, decoder: ArrivalDecoder) -> None:
         self._images = images
         self._decoder = decoder
+
+    def going(self, study_instance_uid: str) -> AbstractContextManager[None]:
+        """See ``RemovableImages``."""
+        return self._images.going(study_instance_uid)
 
     def retire(self, study_instance_uid: str) -> None:
         """See ``RemovableImages``."""

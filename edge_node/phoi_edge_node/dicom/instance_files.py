@@ -22,6 +22,7 @@ from typing import Self
 
 from phoi_models.files import make_folder, sync_folder
 
+from phoi_edge_node.dicom.coming_and_going import ComingAndGoing
 from phoi_edge_node.group_commit import GroupCommit
 
 
@@ -120,7 +121,12 @@ class IncomingFile:
 
 
 class InstanceFiles:
-    """The folder of received instances. Safe to use from several threads."""
+    """The folder of received instances. Safe to use from several threads.
+
+    Attributes:
+        studies: who brings images of a study, from their name to their index, and who takes some
+            away.
+    """
 
     def __init__(self, root: Path) -> None:
         """Open the store; its folders are made where they are absent."""
@@ -129,6 +135,7 @@ class InstanceFiles:
         self._quarantine = root / "quarantine"
         for folder in (self.incoming, self._quarantine, root / "studies"):
             make_folder(folder)
+        self.studies = ComingAndGoing()
         self._durable: set[Path] = set()
         self._folders = GroupCommit(self.sync_folders, of_all=(OSError,))
 

@@ -1,14 +1,15 @@
 """Images that nothing needs any more: set aside, and a little later removed for good.
 
-A folder of a study moves as a whole. What an association was just then writing into it may be
-indexed a moment later, so files are removed only after a while, and those that the index knows by
-then go back to their place.
+A folder of a study moves as a whole, while no image of the study comes. Files are removed only
+after a while, and those that the index knows by then, though it should know none, go back to their
+place.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 
@@ -36,6 +37,10 @@ class RetiredFiles:
         self._clock = clock
         self._root = files.root / "retired"
         make_folder(self._root)
+
+    def going(self, study_instance_uid: str) -> AbstractContextManager[None]:
+        """No image of the study comes meanwhile."""
+        return self._files.studies.going(study_instance_uid)
 
     def retire(self, study_instance_uid: str) -> None:
         """Set the images of a study aside; nothing happens where there are none."""

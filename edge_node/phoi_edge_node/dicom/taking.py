@@ -136,6 +136,16 @@ class InstanceTaker:
         file: IncomingFile,
         association: str,
     ) -> Intake:
+        with self._files.studies.coming(header.study.study_instance_uid):
+            return self._keep_and_index(incoming, header, file, association)
+
+    def _keep_and_index(
+        self,
+        incoming: IncomingInstance,
+        header: InstanceHeader,
+        file: IncomingFile,
+        association: str,
+    ) -> Intake:
         try:
             stored = file.keep(header.study.study_instance_uid, header.sop_instance_uid)
         except OSError as error:
