@@ -41,6 +41,18 @@ class BadHeader(EdgeError):
     """An instance whose header cannot be used. The sender's fault."""
 
 
+class _Forms(NamedTuple):
+    """How elements begin in one byte order: what the scanner reads thousands of times."""
+
+    short: struct.Struct  # group, element, VR, length of 16 bits
+    long: struct.Struct  # length of 32 bits
+
+
+_FORMS = {
+    order: _Forms(struct.Struct(f"{order}HH2sH"), struct.Struct(f"{order}L")) for order in "<>"
+}
+
+
 class _Element(NamedTuple):
     """Where an element stands. ``length`` may be undefined; its value is then a sequence."""
 
@@ -60,22 +72,28 @@ class _Scanner:
 
     data: memoryview
     implicit: bool
-    order: str
+    forms: _Forms
     steps: int = 0
 
     def element(self, at: int, *, implicit: bool) -> _Element:
         """The header of the element that begins at ``at``."""
-        self._step()
-        group, number = self._unpack("HH", at)
-        tag = group << 16 | number
-        vr = bytes(self.data[at + 4 : at + 6])
-        if implicit or group == 0xFFFE or not vr.isalpha():
-            # Some senders switch to implicit VR in the middle, which a VR of no letters shows.
-            return _Element(tag, at + 8, self._unpack("L", at + 4)[0], implicit or group != 0xFFFE)
-        if vr in _SHORT:
-            return _Element(tag, at + 8, self._unpack("H", at + 6)[0], implicit_inside=False)
+        self.steps += 1
+        if self.steps > _MOST_ELEMENTS:
+            raise BadHeader("the header has too many elements")
+        try:
+            group, number, vr, length = self.forms.short.unpack_from(self.data, at)
+            tag = group << 16 | number
+            if implicit or group == 0xFFFE or not vr.isalpha():
+                # Some senders switch to implicit VR in the middle, which a VR of no letters shows.
+                (length,) = self.forms.long.unpack_from(self.data, at + 4)
+                return _Element(tag, at + 8, length, implicit or group != 0xFFFE)
+            if vr in _SHORT:
+                return _Element(tag, at + 8, length, implicit_inside=False)
+            (length,) = self.forms.long.unpack_from(self.data, at + 8)
+        except struct.error:
+            raise BadHeader("the header ends in the middle of an element") from None
         # A UN of undefined length is an implicit VR sequence whatever is around (PS3.5 6.2.2).
-        return _Element(tag, at + 12, self._unpack("L", at + 8)[0], implicit_inside=vr == b"UN")
+        return _Element(tag, at + 12, length, implicit_inside=vr == b"UN")
 
     def end(self, element: _Element) -> int:
         """Where the next element of the same level begins."""
@@ -107,17 +125,6 @@ class _Scanner:
             else:
                 at = self.end(inner)
         return at
-
-    def _step(self) -> None:
-        self.steps += 1
-        if self.steps > _MOST_ELEMENTS:
-            raise BadHeader("the header has too many elements")
-
-    def _unpack(self, form: str, at: int) -> tuple[int, ...]:
-        try:
-            return struct.unpack_from(self.order + form, self.data, at)
-        except struct.error:
-            raise BadHeader("the header ends in the middle of an element") from None
 
 
 def scan(
@@ -154,35 +161,38 @@ def scan_file_meta(
         if end > len(meta):
             raise BadHeader("the file ends within its file meta information")
         meta = meta[:end]
-    scanner = _Scanner(meta, implicit=False, order="<")
+    scanner = _Scanner(meta, implicit=False, forms=_FORMS["<"])
     values, end = _collect(scanner, frozenset(wanted), 0x0002FFFF)
     return values, 132 + end
 
 
 def _collect(scanner: _Scanner, wanted: frozenset[int], last: int) -> tuple[dict[int, bytes], int]:
     found: dict[int, bytes] = {}
-    at = 0
-    while at + 8 <= len(scanner.data):
-        element = scanner.element(at, implicit=scanner.implicit)
-        if element.tag > last:
+    at, data, implicit = 0, scanner.data, scanner.implicit
+    beyond = len(data) - 8
+    while at <= beyond:
+        element = scanner.element(at, implicit=implicit)
+        tag, value, length, _ = element
+        if tag > last:
             break
         at = scanner.end(element)
-        if element.tag in found:
-            raise BadHeader("an element that identifies the instance stands there twice")
-        if element.tag in wanted and element.length != _UNDEFINED:
-            found[element.tag] = bytes(scanner.data[element.value : at])
+        if tag in wanted:
+            if tag in found:
+                raise BadHeader("an element that identifies the instance stands there twice")
+            if length != _UNDEFINED:
+                found[tag] = bytes(data[value:at])
     return found, at
 
 
 def _scanner(data_set: bytes | memoryview, transfer_syntax_uid: str) -> _Scanner:
     if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
-        return _Scanner(memoryview(_inflated(data_set)), implicit=False, order="<")
+        return _Scanner(memoryview(_inflated(data_set)), implicit=False, forms=_FORMS["<"])
     order = ">" if transfer_syntax_uid == ExplicitVRBigEndian else "<"
     implicit = transfer_syntax_uid == ImplicitVRLittleEndian
     if transfer_syntax_uid in {ImplicitVRLittleEndian, ExplicitVRLittleEndian}:
         # Mislabelled ones are common, and the first element tells.
         implicit = not bytes(data_set[4:6]).isalpha()
-    return _Scanner(memoryview(data_set), implicit, order)
+    return _Scanner(memoryview(data_set), implicit, _FORMS[order])
 
 
 def _inflated(data_set: bytes | memoryview) -> bytes:
