@@ -14,7 +14,8 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,12 +83,13 @@ def measure(rounds: int) -> tuple[Result, ...]:
         runs: dict[Case, list[Run]] = defaultdict(list)
         for number in range(rounds):
             for case in (*UNTOUCHED, *TUNED):
-                run = _run(case, files, folder / "store")
+                run = _run(case, files, folder)
                 runs[case].append(run)
                 print(
                     f"round {number + 1} of {rounds}: {case.name:48} "
                     f"{run.slices_per_s:7.1f} slices/s, {run.cpu_ms:.2f} ms CPU a slice, "
-                    f"{run.peak_memory_mb:.0f} MB"
+                    f"{run.peak_memory_mb:.0f} MB",
+                    flush=True,
                 )
         return (*_figures(runs), *_ratios(runs), *_latencies(files, folder, rounds))
     finally:
@@ -123,20 +125,34 @@ def _slices(folder: Path) -> list[Path]:
     return files
 
 
-def _run(case: Case, files: Sequence[Path], store: Path) -> Run:
+def _run(case: Case, files: Sequence[Path], folder: Path) -> Run:
     parts = [files[first :: case.associations] for first in range(case.associations)]
     send = _copy if case.receiver.startswith("raw") else _storescu
-    try:
-        with start(case.receiver, store) as receiver:
-            cpu = receiver.cpu_s()
-            began = time.perf_counter()
-            send(receiver, parts, case.tuned)
-            seconds = time.perf_counter() - began
-            cpu = receiver.cpu_s() - cpu
-            memory = receiver.peak_memory_mb()
-    finally:
-        shutil.rmtree(store)
+    with _store(folder) as store, start(case.receiver, store) as receiver:
+        cpu = receiver.cpu_s()
+        began = time.perf_counter()
+        send(receiver, parts, case.tuned)
+        seconds = time.perf_counter() - began
+        cpu = receiver.cpu_s() - cpu
+        memory = receiver.peak_memory_mb()
     return Run(len(files) / seconds, cpu / len(files) * 1e3, memory)
+
+
+@contextmanager
+def _store(folder: Path) -> Iterator[Path]:
+    """A folder that is yet to be made, for one run, which pays for nothing that others left.
+
+    What lies in the page cache is written before. Afterwards files are emptied, not removed: ext4
+    steps over every inode that was freed within some minutes, each time that it makes a file.
+    """
+    os.sync()
+    store = Path(tempfile.mkdtemp(dir=folder)) / "store"
+    try:
+        yield store
+    finally:
+        for file in store.rglob("*"):
+            if file.is_file():
+                os.truncate(file, 0)
 
 
 def _storescu(receiver: Receiver, parts: Sequence[Sequence[Path]], tuned: bool) -> None:  # noqa: FBT001
@@ -221,11 +237,8 @@ def _latencies(files: Sequence[Path], folder: Path, rounds: int) -> list[Result]
     percentiles: dict[tuple[str, str], list[float]] = defaultdict(list)
     for _ in range(rounds):
         for kind in ("lean", "pynetdicom", "storescp tuned", "Orthanc tuned"):
-            try:
-                with start(kind, folder / "store") as receiver:
-                    taken = sorted(store_latency.measure(receiver.port, files))
-            finally:
-                shutil.rmtree(folder / "store")
+            with _store(folder) as store, start(kind, store) as receiver:
+                taken = sorted(store_latency.measure(receiver.port, files))
             for share in (50, 99):
                 value = taken[min(len(taken) * share // 100, len(taken) - 1)]
                 percentiles[kind, f"p{share}"].append(value * 1e3)
