@@ -16,6 +16,7 @@ class Lack(StrEnum):
     IMAGES_MISSING = "images_missing"
     NOT_ANALYSED = "not_analysed"  # it is received, counted, queued or analysed just now
     NOT_DELIVERED = "not_delivered"
+    NOT_COMPARED = "not_compared"  # the archive gave no answer about it
 
 
 class Mending(StrEnum):

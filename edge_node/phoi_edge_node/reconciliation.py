@@ -9,7 +9,7 @@ names what lacked when it was compared, so the next comparison shows whether tha
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 
 import structlog
@@ -27,13 +27,14 @@ from phoi_edge_node.reconciled import (
     ReconciliationReport,
 )
 from phoi_edge_node.settings import ReconciliationSettings
-from phoi_edge_node.store import StoredStudy, StudyStore
+from phoi_edge_node.store import Delivery, StoredStudy, StudyStore
 from phoi_edge_node.study import AnalysisState, DeliveryState, StudyState
 
 log = structlog.get_logger(__name__)
 
 WHO = "reconciliation"  # in the audit
 MOST_FETCHES = 200  # studies in one comparison: more would hold up what comes by itself
+MOST_SILENCES = 3  # studies in a row about which an archive gives no answer: it is away
 AGAIN_AFTER = timedelta(hours=1)  # where an archive could not be asked
 _SINCE = "reconciliation_since"
 
@@ -106,18 +107,34 @@ class _Comparison:
         )
 
     def _compare_with(self, source: ImageSource, first: date, last: date) -> None:
+        silences = 0
         for archived in source.studies(first, last):
             if self._stopping():
                 return
             uid = archived.study_instance_uid
-            if self._compared.get(uid) is not None:
-                continue  # named already; another archive would only name it again
-            study = self._store.study(uid)
-            series = [s for s in source.series(uid) if s.modality == "CT"]
-            if study is None and not _may_show_chest(archived, series):
-                self._passed_over.add(uid)
-                continue
-            self._compared[uid] = self._lacking(source, uid, study, series)
+            named = self._compared.get(uid)
+            if named is not None and named.lack is not Lack.NOT_COMPARED:
+                continue  # another archive would only name it again
+            try:
+                self._compare(source, archived)
+                silences = 0
+            except SourceUnavailable as error:
+                log.warning("not compared", study_instance_uid=uid, why=str(error))
+                self._compared[uid] = LackingStudy(uid, Lack.NOT_COMPARED)
+                silences += 1
+                if silences == MOST_SILENCES:
+                    raise
+
+    def _compare(self, source: ImageSource, archived: ArchivedStudy) -> None:
+        uid = archived.study_instance_uid
+        study = self._store.study(uid)
+        series = [s for s in source.series(uid) if s.modality == "CT"]
+        if study is None and not _may_show_chest(archived, series):
+            self._passed_over.add(uid)
+            return
+        lacking = self._lacking(source, uid, study, series)
+        # What one archive gave no answer about stays named, if another has nothing to add.
+        self._compared[uid] = lacking or self._compared.get(uid)
 
     def _lacking(
         self,
@@ -199,11 +216,11 @@ class _Comparison:
 
     def _vanished(self, source: ImageSource, uid: str) -> LackingStudy | None:
         """What this archive said it had taken, and does not hold."""
-        told = [
+        told = _standing(
             delivery
             for delivery in self._store.deliveries(uid, (DeliveryState.DELIVERED,))
             if delivery.destination == source.name and delivery.kind in _KEPT_BY_ARCHIVES
-        ]
+        )
         if not told:
             return None
         held = source.documents(uid)
@@ -228,6 +245,13 @@ class _Comparison:
 def _may_show_chest(archived: ArchivedStudy, series: Sequence[ArchivedSeries]) -> bool:
     texts = [f"{one.description} {one.body_part}" for one in series]
     return may_show_chest(archived.description, texts)
+
+
+def _standing(deliveries: Iterable[Delivery]) -> Sequence[Delivery]:
+    """Without those that later documents replaced: an archive may drop what is replaced."""
+    told = list(deliveries)
+    latest = {d.kind: (d.revision, d.status) for d in told}  # oldest first: the last one stays
+    return [d for d in told if (d.revision, d.status) == latest[d.kind]]
 
 
 def _is_expired(study: StoredStudy | None) -> bool:
@@ -266,7 +290,11 @@ class ReconciliationDesk:
         return True
 
     def _run(self, asked: Reconciliation) -> None:
-        report = self._reconciler.run(asked.first, asked.last)
+        try:
+            report = self._reconciler.run(asked.first, asked.last)
+        except Exception as error:  # ours or an archive's: it must not come back for ever
+            log.exception("a reconciliation broke off", asked_by=asked.asked_by)
+            report = ReconciliationReport(0, 0, (), trouble=type(error).__name__)
         self._store.end_reconciliation(asked.id, report)
         log.info(
             "reconciled",

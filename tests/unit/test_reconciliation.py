@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 from phoi_edge_node.body_region import may_show_chest
-from phoi_edge_node.ports import Delivered, Intake, Refused, SendOutcome
+from phoi_edge_node.errors import SourceUnavailable
+from phoi_edge_node.ports import (
+    ArchivedSeries,
+    ArchivedStudy,
+    Delivered,
+    Intake,
+    Refused,
+    SendOutcome,
+)
 from phoi_edge_node.reconciled import NIGHTLY, Lack, LackingStudy, Mending
 from phoi_edge_node.reconciliation import (
     Reconciler,
@@ -146,6 +154,48 @@ def test_an_archive_that_sends_nothing_is_named_and_one_that_is_silent_is_told(
     assert "0 studies left behind" not in lines
 
 
+class Fickle(FakeImageSource):
+    """An archive with five more studies that gives no answer about some."""
+
+    def __init__(self, *silent_about: str) -> None:
+        super().__init__("1.0", {}, DAY)
+        self._silent_about = silent_about
+
+    def studies(self, first: date, last: date) -> Sequence[ArchivedStudy]:
+        del first, last
+        return [ArchivedStudy(f"1.{n}", frozenset({"CT"}), "chest") for n in range(5)]
+
+    def series(self, study_instance_uid: str) -> Sequence[ArchivedSeries]:
+        if study_instance_uid in self._silent_about:
+            raise SourceUnavailable("it gives no answer")
+        return (ArchivedSeries(f"{study_instance_uid}.9", "CT", 0),)
+
+
+def test_a_study_about_which_an_archive_is_silent_is_named_and_the_rest_compared(
+    hospital: Hospital,
+) -> None:
+    report = Reconciler(hospital.store, [Fickle("1.0", "1.1", "1.3")]).run(DAY, DAY)
+    assert (report.compared, report.trouble) == (5, "")
+    named = [(lacking.study_instance_uid, lacking.lack) for lacking in report.lacking]
+    assert named == [(uid, Lack.NOT_COMPARED) for uid in ("1.0", "1.1", "1.3")]
+
+
+def test_an_archive_that_falls_silent_is_left_alone_soon(hospital: Hospital) -> None:
+    report = Reconciler(hospital.store, [Fickle(*(f"1.{n}" for n in range(1, 5)))]).run(DAY, DAY)
+    assert (report.compared, report.trouble) == (4, "it gives no answer")
+
+
+def test_a_report_that_a_later_one_replaced_may_be_dropped_by_the_archive(
+    hospital: Hospital,
+) -> None:
+    hospital.archive.name = "pacs"
+    for image in IMAGES:
+        hospital.receive(image)
+        hospital.analyse(Delivered())
+    hospital.archive.documents_held = {"sr-3"}
+    assert hospital.reconcile() == ()
+
+
 def test_a_run_that_is_stopped_says_so(hospital: Hospital) -> None:
     reconciler = Reconciler(hospital.store, [hospital.archive], lambda: True)
     report = reconciler.run(DAY, DAY)
@@ -246,3 +296,20 @@ def test_what_a_person_asked_for_goes_first(hospital: Hospital) -> None:
     assert asked.id == number
     assert asked.report is not None
     assert asked.report.compared == 1
+
+
+def test_a_run_that_breaks_ends_with_its_name_and_the_next_one_follows(
+    hospital: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Nights(hospital).desk
+    for who in ("an", "binh"):
+        hospital.store.ask_reconciliation(DAY, DAY, who)
+
+    def broken(_: str) -> Sequence[ArchivedSeries]:
+        raise ValueError("a value of some patient")
+
+    monkeypatch.setattr(hospital.archive, "series", broken)
+    assert desk.run_next()
+    assert desk.run_next()
+    ended = [r.report for r in hospital.store.reconciliations() if r.asked_by in {"an", "binh"}]
+    assert [report.trouble if report else None for report in ended] == ["ValueError"] * 2

@@ -368,6 +368,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "reconciliation.never": ("Chưa đối chiếu lần nào.", "Never yet."),
     "lack.not_received": ("chưa nhận", "not received"),
     "lack.images_missing": ("thiếu ảnh", "images missing"),
+    "lack.not_compared": ("PACS không trả lời về ca này", "the PACS gave no answer about it"),
     "lack.not_analysed": ("chưa phân tích xong", "not analysed yet"),
     "lack.not_delivered": ("kết quả chưa gửi được", "results not delivered"),
     "mending.none": ("đang chờ", "waits"),
