@@ -55,12 +55,12 @@ from phoi_edge_node.hl7v2.mllp import MllpDestination
 from phoi_edge_node.hl7v2.oru_r01 import OruEncoder
 from phoi_edge_node.intake import StudyIntake
 from phoi_edge_node.links import Links
-from phoi_edge_node.loops import Loop
+from phoi_edge_node.loops import LONGEST_STEP_S, Loop
 from phoi_edge_node.metrics import EdgeCollector
 from phoi_edge_node.mlflow.registry import MlflowRegistry
 from phoi_edge_node.mlflow.rest import MlflowRest
 from phoi_edge_node.mlflow.tracker import MlflowTracker
-from phoi_edge_node.policies import RetryPolicy, limits
+from phoi_edge_node.policies import ANALYSIS_GRACE, RetryPolicy, limits
 from phoi_edge_node.ports import (
     Clock,
     Destination,
@@ -296,6 +296,7 @@ class EdgeNode:
             {c.destination.name: c.destination.accepts for c in self._couriers},
         )
         self._loops: list[Loop] = []
+        self._eager: list[Loop] = []  # those that have work from what was queued
         self._recover()
         self._intake = StudyIntake(
             self.storage.store,
@@ -318,7 +319,6 @@ class EdgeNode:
             self._clock,
             self._uids,
             self._retry,
-            self._nudge,
         )
         self.scp = StorageScp(
             settings.dicom, self._taker, self._clock, commitment=self._committing.service
@@ -351,7 +351,7 @@ class EdgeNode:
             self._clock,
             limits(settings),
             self._intake.look_again,
-            lambda: self._loops,
+            lambda: (*self._loops, self.scp),
         )
         self._web = self._make_web()
         self._make_loops()
@@ -475,9 +475,16 @@ class EdgeNode:
 
     def _make_loops(self) -> None:
         self._stopping = threading.Event()
-        analyst = self._analyst()
-        self._loops = [
+        self._eager = [
             Loop("completeness", self._intake.complete_quiet_studies, 0.5),
+            *self._analysing_loops(),
+            *(
+                Loop(f"to-{courier.destination.name}", courier.send_next, 1.0)
+                for courier in self._couriers
+            ),
+        ]
+        self._loops = [
+            *self._eager,
             *self._counting_loops(),
             *self._committing.loops,
             *self._reconciling_loops(),
@@ -486,16 +493,16 @@ class EdgeNode:
             Loop("links", self._links.check, LINK_CHECK_S),
             Loop("watchdog", self.watchdog.look, WATCHDOG_S),
             Loop("verify-images", self._care.verify_next, VERIFY_S),
-            *(
-                Loop(f"analyst-{number}", lambda: self._analyse(analyst), 1.0)
-                for number, _ in enumerate(self._settings.inference.workers)
-            ),
-            *(
-                Loop(f"to-{courier.destination.name}", courier.send_next, 1.0)
-                for courier in self._couriers
-            ),
             *self.ways_in.loops,
             *self._mlflow_loops(),
+        ]
+
+    def _analysing_loops(self) -> Sequence[Loop]:
+        analyst, deadline_s = self._analyst(), self._settings.inference.deadline_s
+        longest_s = max(LONGEST_STEP_S, deadline_s + 2 * ANALYSIS_GRACE.total_seconds())
+        return [
+            Loop(f"analyst-{number}", lambda: self._analyse(analyst), 1.0, longest_s)
+            for number, _ in enumerate(self._settings.inference.workers)
         ]
 
     def _counting_loops(self) -> Sequence[Loop]:
@@ -511,13 +518,19 @@ class EdgeNode:
     def _reconciling_loops(self) -> Sequence[Loop]:
         if not self._sources:
             return []
+
+        def between_studies() -> bool:
+            loop.goes_on()  # a night of fetches may take hours; one study may not
+            return self._stopping.is_set()
+
         desk = ReconciliationDesk(
             self.storage.store,
-            Reconciler(self.storage.store, self._sources, self._stopping.is_set),
+            Reconciler(self.storage.store, self._sources, between_studies),
             self._settings.reconciliation,
             self._clock,
         )
-        return [Loop("reconcile", desk.run_next, RECONCILE_LOOK_S)]
+        loop = Loop("reconcile", desk.run_next, RECONCILE_LOOK_S)
+        return [loop]
 
     def _mlflow_loops(self) -> Sequence[Loop]:
         settings: MlflowSettings | None = self._settings.mlflow
@@ -574,5 +587,6 @@ class EdgeNode:
         return False
 
     def _nudge(self) -> None:
-        for loop in self._loops:
+        """Something was queued. Whatever looks around by the clock is none the wiser for it."""
+        for loop in self._eager:
             loop.nudge()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from phoi_edge_node.commitment import CommitmentClerk, CommitmentLedger
 from phoi_edge_node.dicom.instance_files import InstanceFiles
 from phoi_edge_node.dicom.storage_commitment import (
@@ -26,9 +24,6 @@ _SEND_AGAIN_S = 5.0
 class Committing:
     """Storage commitment of one node.
 
-    Args:
-        on_request: called when a report is owed.
-
     Attributes:
         service: for the storage SCP.
         loops: to be run beside those of the node.
@@ -42,7 +37,6 @@ class Committing:
         clock: Clock,
         uids: UidSource,
         retry: RetryPolicy,
-        on_request: Callable[[], None],
     ) -> None:
         calling, tls = settings.dicom.ae_title, client_context(settings.dicom)
         clerk = CommitmentClerk(
@@ -54,10 +48,11 @@ class Committing:
             lambda tries: retry.delay(tries, 0.5),
         )
         peers = {archive.ae_title: Peer.of(archive, tls) for archive in settings.archives}
-        self.service = CommitmentService(clerk, peers, calling, on_request)
-        self.loops = [
-            Loop("commitment-reports", lambda: clerk.report_next(self.service.report), _REPORT_S)
-        ]
+        reports = Loop(
+            "commitment-reports", lambda: clerk.report_next(self.service.report), _REPORT_S
+        )
+        self.service = CommitmentService(clerk, peers, calling, reports.nudge)
+        self.loops = [reports]
         if any(archive.commitment for archive in settings.archives):
             self.loops += [
                 Loop("commitment-requests", clerk.ask_next, _ASK_S),

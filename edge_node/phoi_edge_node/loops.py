@@ -20,7 +20,7 @@ class Loop:
         name: for logs.
         step: returns True if there may be more to do at once.
         idle_s: how long to wait after a step that found nothing, or that raised.
-        longest_step_s: a step that takes longer is taken to hang.
+        longest_step_s: a step, or a part of one (``goes_on``), that takes longer is taken to hang.
         monotonic: seconds that never run backwards.
     """
 
@@ -49,6 +49,10 @@ class Loop:
     def nudge(self) -> None:
         """There is something to do: do not wait."""
         self._wake.set()
+
+    def goes_on(self) -> None:
+        """From within a step of many parts: one of them has ended, so it does not hang."""
+        self._busy_since = self._monotonic()
 
     def ask_to_stop(self) -> None:
         """No step begins after this."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,16 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from phoi_edge_node import bootstrap
 from phoi_edge_node.bootstrap import EdgeNode
+from phoi_edge_node.damage import ImageCare
 from phoi_edge_node.dicom.instance_files import InstanceFiles
 from phoi_edge_node.dicom.storage_commitment import PUSH_MODEL, WELL_KNOWN_INSTANCE
+from phoi_edge_node.links import Links
+from phoi_edge_node.retention import Retention
 from phoi_edge_node.settings import EdgeSettings
 from phoi_edge_node.testing import FakeInference
+from phoi_edge_node.watchdog import Watchdog
 from phoi_models.geometry import Geometry
 from phoi_models.home import Home
 from phoi_models.volume import Volume
@@ -24,6 +30,7 @@ from pynetdicom import AE, evt
 from support import values
 from support.dcmtk import storescu
 from support.dicom_phantom import write_series
+from support.outside import wait_for
 
 
 @contextmanager
@@ -97,3 +104,32 @@ def test_a_node_answers_who_asks_for_commitment(tmp_path: Path, slices: list[Pat
         assert status.Status == 0x0000
         assert len(told.get(timeout=30).ReferencedSOPSequence) == 3
         link.release()
+
+
+def test_what_was_queued_wakes_only_who_has_work_from_it(
+    tmp_path: Path, slices: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: Counter[str] = Counter()
+
+    def count(name: str) -> Callable[[object], bool]:
+        def look(_: object) -> bool:
+            looks[name] += 1
+            return False
+
+        return look
+
+    by_the_clock = (
+        (Links, "check", "LINK_CHECK_S"),
+        (Watchdog, "look", "WATCHDOG_S"),
+        (ImageCare, "verify_next", "VERIFY_S"),
+        (Retention, "run", "RETENTION_S"),
+    )
+    for part, step, idle in by_the_clock:
+        monkeypatch.setattr(part, step, count(idle))
+        monkeypatch.setattr(bootstrap, idle, 3600.0)
+    with running(tmp_path, minimum_free_disk_mb=0, quiet_time_s=0.1) as node:
+        assert storescu(node.scp.port, *slices).returncode == 0
+        uid = str(dcmread(slices[0]).StudyInstanceUID)
+        store = node.storage.store
+        wait_for("result", lambda: any(a.finished_at for a in store.analyses(uid)))
+    assert looks == {idle: 1 for _, _, idle in by_the_clock}

@@ -236,6 +236,27 @@ def test_a_thread_that_hangs_or_died_is_told() -> None:
     assert loop.trouble() == "", "it was asked to stop"
 
 
+def test_a_long_step_of_many_parts_does_not_hang() -> None:
+    clock, free, entered = FakeClock(), threading.Event(), threading.Event()
+
+    def fetch_all_night() -> None:
+        clock.advance(10)
+        loop.goes_on()
+        clock.advance(10)
+        entered.set()
+        free.wait()
+
+    loop = Loop("night", fetch_all_night, 60, longest_step_s=10, monotonic=clock.monotonic)
+    loop.start()
+    entered.wait()
+    assert loop.trouble() == ""
+    clock.advance(1)
+    assert "night has been busy" in loop.trouble()
+    free.set()
+    loop.ask_to_stop()
+    loop.join(10)
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_dead_thread_is_told() -> None:
     def die() -> bool:
