@@ -110,7 +110,8 @@ def compare(received: frozenset[str], held: int, listed: frozenset[str] | None) 
     """A series here and in an archive.
 
     Args:
-        received: SOP Instance UIDs of the images that are here.
+        received: SOP Instance UIDs of the images that are here; none of a series whose images were
+            removed by retention.
         held: how many the archive counts.
         listed: their SOP Instance UIDs, as far as they are of a kind that we take; asked for only
             where the archive counts more than are here.
@@ -119,7 +120,7 @@ def compare(received: frozenset[str], held: int, listed: frozenset[str] | None) 
         return SeriesAnswer(held, Standing.ARCHIVE_BEHIND)
     if held == len(received) or listed is None or listed <= received:
         return SeriesAnswer(held, Standing.WHOLE)
-    if not listed & received:
+    if received and not listed & received:
         return SeriesAnswer(held, Standing.RENAMED)
     return SeriesAnswer(held, Standing.MISSING, listed - received)
 

@@ -169,6 +169,8 @@ class StudyCounter:
         series: dict[str, set[str]] = defaultdict(set)
         for instance in self._store.instances(uid):
             series[instance.series_instance_uid].add(instance.sop_instance_uid)
+        for series_uid in self._store.expired_images(uid):  # were here once: they count
+            series.setdefault(series_uid, set())
         return {series_uid: frozenset(uids) for series_uid, uids in series.items()}
 
     def _fetch(self, uid: str, series_uid: str, missing: frozenset[str]) -> None:

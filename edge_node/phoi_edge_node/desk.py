@@ -99,6 +99,8 @@ class WorklistRow:
         unconfirmed: it is not known whether all images of the study came.
         changed_after_signing: new images, or other data of the patient, came after somebody had
             signed, and nobody has signed again.
+        late_images: new images came after the others had been removed here: the result is not about
+            them, until the whole study is here again.
     """
 
     study_instance_uid: str
@@ -123,6 +125,7 @@ class WorklistRow:
     images_removed: bool = False
     unconfirmed: bool = False
     changed_after_signing: bool = False
+    late_images: bool = False
 
 
 _URGENCY = {Priority.STAT: 0, Priority.URGENT: 1, Priority.ROUTINE: 2}

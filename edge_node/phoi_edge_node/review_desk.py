@@ -498,6 +498,7 @@ def _row(
         images_removed=study.state is StudyState.EXPIRED,
         unconfirmed=result is not None and result.completeness is Completeness.UNCONFIRMED,
         changed_after_signing=study.changed_after_signing,
+        late_images=study.late_images,
     )
 
 

@@ -57,6 +57,8 @@ class StoredStudy:
         receiving_since: when its first instance came, or the first after it had been complete.
         changed_after_signing: new images, or other data of the patient, came after a person had
             signed, and nobody has signed again.
+        late_images: new images came after retention had removed the others, and those did not come
+            back: the result stands, and is not about the new ones.
     """
 
     header: StudyHeader
@@ -67,6 +69,7 @@ class StoredStudy:
     last_received_at: datetime
     instance_count: int
     changed_after_signing: bool = False
+    late_images: bool = False
 
 
 @dataclass(frozen=True)
@@ -350,6 +353,10 @@ class StudyStore(OrderStore, CommitmentLedger, Protocol):
         """Forget the images of a study; False, and nothing happens, if it is not settled."""
         ...
 
+    def expired_images(self, study_instance_uid: str) -> Mapping[str, frozenset[str]]:
+        """SOP Instance UIDs of expired images that are not all here again, by series."""
+        ...
+
     def lose_instances(self, study_instance_uid: str, damaged: Mapping[str, str]) -> None:
         """Forget images that are not on the disk any more, so that they are asked for again.
 
@@ -380,7 +387,8 @@ class StudyStore(OrderStore, CommitmentLedger, Protocol):
 
         Returns:
             The id of the new analysis; None when the study was complete already, or only lost
-            images from the disk, or got the same ones back: then its result stands.
+            images from the disk, or got the same ones back, or does not have all those again that
+            had expired: then its result stands.
         """
         ...
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from phoi_edge_node.settings import CompletenessSettings
 from phoi_edge_node.sql.engine import open_engine
 from phoi_edge_node.sql.sql_store import SqlStore
 from phoi_edge_node.store import StoredAnalysis
-from phoi_edge_node.study import StudyState
+from phoi_edge_node.study import AnalysisEvent, AnalysisState, StudyState
 from phoi_edge_node.testing import FakeClock, FakeImageSource, FakeInference
 from support import values
 
@@ -348,3 +349,21 @@ def test_fetches_in_vain_end(edge: Edge) -> None:
     edge.pass_time(310)
     assert edge.how() == [Completeness.UNCONFIRMED]
     assert archive.fetches == 3
+
+
+def test_what_retention_removed_is_fetched_again_for_a_late_image(edge: Edge) -> None:
+    edge.archive_sends()
+    edge.receive(1, 2, 3)
+    edge.pass_time(60)
+    claimed = edge.store.claim_analysis()
+    assert claimed is not None
+    edge.store.finish_analysis(claimed.id, AnalysisEvent.FINISH, values.result(UID, 1), [])
+    assert edge.store.expire_study(UID)
+    other = "1.2.3.8"  # the late image is of another series, of which the archive has no more
+    edge.archive.series_held[other] = [f"{other}.1"]
+    late = replace(values.instance(1), series_instance_uid=other, sop_instance_uid=f"{other}.1")
+    edge.intake.instance_received(late, "a2")
+    edge.intake.association_released("a2")
+    edge.pass_time(120)
+    assert len(edge.store.instances(UID)) == 4
+    assert [a.state for a in edge.analyses()] == [AnalysisState.SUPERSEDED, AnalysisState.QUEUED]

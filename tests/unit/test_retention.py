@@ -19,7 +19,7 @@ from phoi_edge_node.settings import RetentionSettings
 from phoi_edge_node.sql.engine import open_engine
 from phoi_edge_node.sql.sql_store import SqlStore
 from phoi_edge_node.store import Outgoing, SettledStudy
-from phoi_edge_node.study import AnalysisEvent, StudyState
+from phoi_edge_node.study import AnalysisEvent, AnalysisState, StudyState
 from phoi_edge_node.system import SystemClock
 from phoi_edge_node.testing import FakeClock
 from support import values
@@ -156,6 +156,43 @@ def test_the_same_images_again_are_shown_with_the_same_result(edge: Edge) -> Non
     edge.receive(2)
     edge.analyse()
     assert [a.revision for a in edge.store.analyses("1.2.3")] == [1, 2]
+
+
+def test_a_late_image_alone_takes_no_result_away(edge: Edge) -> None:
+    for number in (1, 2, 3):
+        edge.receive(number)
+    edge.analyse()
+    edge.pass_days(31)
+    assert edge.receive(4) is Intake.STORED
+    assert edge.store.expired_images("1.2.3") == {"1.2.3.9": {f"1.2.3.9.{n}" for n in (1, 2, 3)}}
+    assert edge.store.complete_study("1.2.3", Priority.ROUTINE) is None
+    study = edge.store.study("1.2.3")
+    assert study is not None
+    assert (study.state, study.late_images) == (StudyState.COMPLETE, True)
+    assert [a.state for a in edge.store.analyses("1.2.3")] == [AnalysisState.SUCCEEDED]
+    edge.pass_days(31)  # what came late goes too, and is remembered as well
+    for number in (1, 2, 3):
+        edge.receive(number)
+    assert edge.store.complete_study("1.2.3", Priority.ROUTINE) is None
+    edge.receive(4)
+    edge.analyse()
+    assert [a.revision for a in edge.store.analyses("1.2.3")] == [1, 2]
+    study = edge.store.study("1.2.3")
+    assert study is not None
+    assert not study.late_images
+    assert edge.store.expired_images("1.2.3") == {}
+
+
+def test_a_part_of_the_same_images_is_nothing_new(edge: Edge) -> None:
+    for number in (1, 2):
+        edge.receive(number)
+    edge.analyse()
+    edge.pass_days(31)
+    edge.receive(1)
+    assert edge.store.complete_study("1.2.3", Priority.ROUTINE) is None
+    study = edge.store.study("1.2.3")
+    assert study is not None
+    assert not study.late_images
 
 
 def test_a_crash_before_the_files_were_set_aside_is_made_up_for_at_the_next_start(

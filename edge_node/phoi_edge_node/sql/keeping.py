@@ -8,7 +8,7 @@ from itertools import islice
 import sqlalchemy as sa
 
 from phoi_edge_node.sql import tables
-from phoi_edge_node.sql.engine import Database
+from phoi_edge_node.sql.expired import Expired, remember_expired
 from phoi_edge_node.store import SettledStudy
 from phoi_edge_node.study import (
     STUDY,
@@ -28,7 +28,7 @@ _NOT_ENDED = (AnalysisState.QUEUED, AnalysisState.RUNNING)
 _PATHS_A_QUERY = 500
 
 
-class Keeping(Database):
+class Keeping(Expired):
     """The part of the store that retention and recovery use."""
 
     def instance_counts(self) -> Mapping[str, int]:
@@ -90,6 +90,7 @@ class Keeping(Database):
             connection.execute(
                 _STUDIES.update().where(here).values(state=state, state_since=self._clock.now())
             )
+            remember_expired(connection, study_instance_uid)
             connection.execute(
                 _INSTANCES.delete().where(_INSTANCES.c.study_instance_uid == study_instance_uid)
             )

@@ -14,6 +14,7 @@ from phoi_edge_node.result import Completeness, Priority, StudyHeader
 from phoi_edge_node.sql import tables
 from phoi_edge_node.sql.analyses import queue_analysis
 from phoi_edge_node.sql.damages import is_known
+from phoi_edge_node.sql.expired import has_late_images, lacks_expired
 from phoi_edge_node.sql.indexing import Indexing
 from phoi_edge_node.sql.orders import order_behind
 from phoi_edge_node.store import StoredStudy
@@ -95,6 +96,8 @@ class Studies(Indexing):
             if state is None or ignores(STUDY, state, event):
                 return None
             self._move_study(connection, study_instance_uid, state, event)
+            if lacks_expired(connection, study_instance_uid):
+                return None
             if is_known(connection, study_instance_uid):
                 return None
             header = _header(connection, study_instance_uid)
@@ -161,7 +164,8 @@ def _study_query() -> sa.Select[Any]:
         .scalar_subquery()
     )
     changed = changed_after_signing().label("changed_after_signing")
-    return sa.select(tables.studies, count.label("instance_count"), changed)
+    late = has_late_images(tables.studies.c.study_instance_uid).label("late_images")
+    return sa.select(tables.studies, count.label("instance_count"), changed, late)
 
 
 def changed_after_signing() -> sa.ColumnElement[bool]:
@@ -205,6 +209,7 @@ def _study(row: sa.Row[Any]) -> StoredStudy:
         last_received_at=row.last_received_at,
         instance_count=row.instance_count,
         changed_after_signing=row.changed_after_signing,
+        late_images=row.late_images,
     )
 
 

@@ -63,6 +63,16 @@ instances = sa.Table(
     sa.Column("received_at", UtcDateTime, nullable=False),
 )
 
+expired_images = sa.Table(
+    "expired_images",
+    metadata,
+    sa.Column(
+        "study_instance_uid", UID, sa.ForeignKey("studies.study_instance_uid"), primary_key=True
+    ),
+    sa.Column("images", sa.Text, nullable=False),
+    sa.Column("late", sa.Boolean, nullable=False),
+)
+
 analyses = sa.Table(
     "analyses",
     metadata,

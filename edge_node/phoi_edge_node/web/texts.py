@@ -71,6 +71,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "worklist.age": ("Chờ", "Waiting"),
     "worklist.delivery": ("Gửi", "Delivery"),
     "worklist.changed_after_signing": ("Ảnh mới sau khi ký", "New images after signing"),
+    "worklist.late_images": ("Ảnh mới đến muộn", "New images came late"),
     "worklist.truncated": (
         "Chỉ hiển thị {limit} ca đầu tiên.",
         "Only the first {limit} studies are shown.",
@@ -226,6 +227,12 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Hãy xem lại và ký lại.",
         "New images, or other data of the patient, came AFTER SIGNING. What was sent is still what "
         "was signed. Look again and sign again.",
+    ),
+    "study.late_images": (
+        "Có ảnh mới đến sau khi ảnh cũ của ca này đã được xóa khỏi Phoi. Kết quả không xét "
+        "ảnh mới. Hãy gửi lại toàn bộ ca từ PACS để phân tích lại.",
+        "New images came after Phoi had removed the others of this study. The result is not about "
+        "the new ones. Send the whole study again from the PACS to have it analysed anew.",
     ),
     "study.completeness": ("Đủ ảnh?", "All images?"),
     "study.reload": ("Tải lại", "Reload"),

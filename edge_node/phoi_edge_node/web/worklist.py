@@ -48,7 +48,7 @@ def shown_by(show: Show, rows: Sequence[WorklistRow]) -> tuple[WorklistRow, ...]
 
 
 def _is_problem(row: WorklistRow) -> bool:
-    return row.delivery_problems > 0 or row.changed_after_signing
+    return row.delivery_problems > 0 or row.changed_after_signing or row.late_images
 
 
 @router.get("/")

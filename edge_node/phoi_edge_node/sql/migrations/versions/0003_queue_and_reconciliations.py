@@ -1,4 +1,4 @@
-"""The turn of each analysis in the queue, and comparisons with the archives."""
+"""The queue's turns, comparisons with the archives, and which images were removed."""
 
 from __future__ import annotations
 
@@ -31,6 +31,14 @@ def upgrade() -> None:
         sa.Column("ended_at", UtcDateTime(), nullable=True),
         sa.Column("report", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_table(
+        "expired_images",
+        sa.Column("study_instance_uid", sa.String(length=64), nullable=False),
+        sa.Column("images", sa.Text(), nullable=False),
+        sa.Column("late", sa.Boolean(), nullable=False),
+        sa.ForeignKeyConstraint(["study_instance_uid"], ["studies.study_instance_uid"]),
+        sa.PrimaryKeyConstraint("study_instance_uid"),
     )
 
 
