@@ -6,10 +6,10 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 
 import structlog
 
-from phoi_edge_node.loops import Loop
 from phoi_edge_node.policies import Act, Life, Limit
 from phoi_edge_node.ports import Clock, Unreachable
 from phoi_edge_node.store import Overdue, StudyStore
@@ -17,6 +17,14 @@ from phoi_edge_node.store import Overdue, StudyStore
 log = structlog.get_logger(__name__)
 
 NAMED = 100  # of what is overdue by the same limit; all are counted
+
+
+class Working(Protocol):
+    """A thread that should be working, or what runs one."""
+
+    def trouble(self) -> str:
+        """What is wrong with it, for an operator; "" where nothing is."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,7 @@ class Watchdog:
         clock: Clock,
         limits: Sequence[Limit],
         nudge_study: Callable[[str], None],
-        loops: Callable[[], Sequence[Loop]] = tuple,
+        loops: Callable[[], Sequence[Working]] = tuple,
     ) -> None:
         self._store = store
         self._clock = clock

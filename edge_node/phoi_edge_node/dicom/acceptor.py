@@ -426,6 +426,10 @@ class Acceptor:
         """The port in use, also where 0 was asked for."""
         return int(self._server.server_address[1])
 
+    def trouble(self) -> str:
+        """Why nobody is let in, though it listens; "" where all is well."""
+        return self._door.trouble()
+
     def stop(self) -> None:
         """Stop listening; open associations are aborted, so their senders try again."""
         self._door.stop()

@@ -181,18 +181,34 @@ class Door:
         self._stopping.set()
         self._thread.join()
 
+    def trouble(self) -> str:
+        """What is wrong with its thread, for an operator; "" where nothing is."""
+        if self._thread.is_alive() or self._thread.ident is None or self._stopping.is_set():
+            return ""
+        return "the DICOM port lets nobody in: its thread has died: restart Phoi, and report it"
+
     def _serve(self) -> None:
         while not self._stopping.is_set():
             for key, _ in self._selector.select(_LOOK_EVERY_S):
-                if key.fileobj is self._listener:
-                    self._accept()
-                elif waiting := self._waiting.get(key.data):
-                    self._advance(waiting)
+                self._deal_with(key)
             self._show_out_the_late()
         for waiting in list(self._waiting.values()):
             self._turn_away(waiting, "stopping")
         self._selector.close()
         self._listener.close()
+
+    def _deal_with(self, key: selectors.SelectorKey) -> None:
+        """Whatever one connection does, the door stays open."""
+        waiting = self._waiting.get(key.data)
+        try:
+            if key.fileobj is self._listener:
+                self._accept()
+            elif waiting is not None:
+                self._advance(waiting)
+        except Exception as error:  # a connection can fail in more ways than can be listed
+            _log.error("a connection failed", error=type(error).__name__)
+            if waiting is not None and waiting.stream in self._waiting:
+                self._turn_away(waiting, "it failed")
 
     def _accept(self) -> None:
         try:
@@ -203,19 +219,35 @@ class Door:
             self._turn_away_oldest(error.strerror or "no more connections")
             self._stopping.wait(_LOOK_EVERY_S)  # it is still there: no use to look at once
             return
+        try:
+            self._greet(stream, (address[0], address[1]))
+        except OSError as error:
+            stream.close()
+            self._tell(address[0], error.strerror or "lost")
+        except Exception:
+            stream.close()
+            raise
+
+    def _greet(self, stream: socket.socket, address: tuple[str, int]) -> None:
         if not self._rules.allow(address[0]):
             self._tell(address[0], "not in dicom.allowed_peers")
             stream.close()
             return
         if len(self._waiting) >= self._rules.maximum_waiting:
             self._turn_away_oldest("too many silent connections")
-        self._hold(stream, (address[0], address[1]))
+        self._hold(stream, address)
 
     def _hold(self, stream: socket.socket, address: tuple[str, int]) -> None:
+        """Wait for its request.
+
+        Raises:
+            OSError: the peer has reset it already, which the TLS layer says at once.
+        """
         stream.setblocking(False)
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         tls = self._rules.tls
         if tls is not None:
+            stream.getpeername()  # fails while the stream is still ours to close
             stream = tls.wrap_socket(stream, server_side=True, do_handshake_on_connect=False)
         deadline = self._clock.monotonic() + self._rules.patience_s
         self._waiting[stream] = _Waiting(stream, address, deadline, handshaking=tls is not None)

@@ -145,6 +145,11 @@ class StorageScp:
         if acceptor is not None:
             acceptor.stop()
 
+    def trouble(self) -> str:
+        """Why nobody is let in, for an operator; "" where all is well, or it is not started."""
+        acceptor = self._acceptor
+        return acceptor.trouble() if acceptor is not None else ""
+
     def _lean(self, entity: AE, limits: Limits) -> LeanReceiver | None:
         if self._settings.receiver != "lean":
             return None
