@@ -3,9 +3,9 @@
 The images of a study may go once nothing needs them here: it is complete, its latest revision has
 ended, and every document of it has arrived (in shadow mode there is none). So a study that is
 received, counted, queued or analysed keeps them, and one with a dead letter too. They go after
-``pixels_days``; on a disk that is getting full, earlier: of signed studies first, those whose
-results arrived longest ago before others, then of unsigned ones, whose review would need them.
-The archive has them still.
+``pixels_days``, if the wall clock can be trusted; on a disk that is getting full, earlier: of
+signed studies first, those whose results arrived longest ago before others, then of unsigned ones,
+whose review would need them. The archive has them still.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import structlog
 
 from phoi_edge_node.ports import Clock
 from phoi_edge_node.settings import RetentionSettings
+from phoi_edge_node.steady_clock import SteadyClock
 from phoi_edge_node.store import SettledStudy, StudyStore
 
 log = structlog.get_logger(__name__)
@@ -79,17 +80,23 @@ class Retention:
         self._images = images
         self._clock = clock
         self._settings = settings
+        self._steady = SteadyClock(store, clock)
 
     def run(self) -> bool:
-        """Remove the images of one study, if it is time; True if there may be more."""
+        """Remove the images of one study, if it is time; True if the next has to go at once.
+
+        By age one study goes each time that the loop comes round: more than a hospital receives,
+        and few enough that somebody sees it before all are gone.
+        """
         now = self._clock.now()
         removed = self._images.empty(now - GRACE)
         if removed:
             log.info("images removed", files=removed)
-        if not self._settings.pixels_days and not self._is_full():
+        is_trusted, room = self._steady.is_trusted(), self._images.room()
+        is_full = room < self._settings.free_disk_target_mb * 1_000_000
+        if not is_full and not (self._settings.pixels_days and is_trusted):
             return False
-        settled = self._store.settled_studies()
-        study = next_to_expire(settled, now, self._images.room(), self._settings)
+        study = next_to_expire(self._store.settled_studies(), now, room, self._settings)
         if study is None:
             return False
         uid = study.study_instance_uid
@@ -98,7 +105,4 @@ class Retention:
             if self._store.expire_study(uid):
                 self._images.retire(uid)
                 log.info("images set aside", study_instance_uid=uid)
-        return True
-
-    def _is_full(self) -> bool:
-        return self._images.room() < self._settings.free_disk_target_mb * 1_000_000
+        return is_full

@@ -59,8 +59,12 @@ class Edge:
         self.store = SqlStore(self.engine, self.clock)
         self.files = InstanceFiles(folder / "instances")
         self.images = RetiredFiles(self.files, self.store.indexed, self.clock)
-        settings = RetentionSettings(pixels_days=30, free_disk_target_mb=0)
-        self.retention = Retention(self.store, self.images, self.clock, settings)
+        self.settings = RetentionSettings(pixels_days=30, free_disk_target_mb=0)
+        self.restart()
+
+    def restart(self) -> None:
+        self.retention = Retention(self.store, self.images, self.clock, self.settings)
+        self.retention.run()  # has seen the clock
 
     def write(self, number: int, uid: str = "1.2.3") -> ReceivedInstance:
         """An instance on disk that is not indexed yet."""
@@ -156,6 +160,45 @@ def test_the_same_images_again_are_shown_with_the_same_result(edge: Edge) -> Non
     edge.receive(2)
     edge.analyse()
     assert [a.revision for a in edge.store.analyses("1.2.3")] == [1, 2]
+
+
+def test_a_clock_that_is_ahead_for_a_while_removes_nothing(edge: Edge) -> None:
+    edge.receive(1)
+    edge.analyse()
+    right = edge.clock.now()
+    edge.clock.set_wall_clock(right + timedelta(days=365))
+    edge.pass_days(0.5)
+    edge.restart()
+    edge.pass_days(0.4)
+    edge.clock.set_wall_clock(right + timedelta(days=0.9))
+    edge.pass_days(0.01)
+    assert len(edge.here()) == 1
+    edge.pass_days(30)
+    assert edge.here() == []
+
+
+def test_a_machine_that_starts_with_a_clock_far_ahead_removes_nothing(edge: Edge) -> None:
+    edge.receive(1)
+    edge.analyse()
+    edge.clock.advance(365 * 86400)  # it was off for a year, or its clock says so
+    edge.restart()
+    edge.pass_days(0.9)
+    assert len(edge.here()) == 1
+    edge.pass_days(0.2)
+    assert edge.here() == []
+
+
+def test_by_age_one_study_goes_at_a_time_and_on_a_full_disk_all_that_have_to(edge: Edge) -> None:
+    for uid in ("1.1", "1.2", "1.3", "1.4"):
+        edge.receive(1, uid)
+        edge.analyse(uid)
+    edge.pass_days(31)
+    assert len(edge.here()) == 3
+    edge.settings = edge.settings.model_copy(update={"free_disk_target_mb": 10**12})
+    edge.restart()
+    edge.clock.set_wall_clock(edge.clock.now() - timedelta(days=365))
+    edge.pass_days(0)
+    assert edge.here() == []
 
 
 def test_a_late_image_alone_takes_no_result_away(edge: Edge) -> None:
