@@ -55,6 +55,7 @@ class StoredStudy:
     Attributes:
         state_since: when it came into this state.
         receiving_since: when its first instance came, or the first after it had been complete.
+        last_received_at: when its latest instance came, or up to a second before.
         changed_after_signing: new images, or other data of the patient, came after a person had
             signed, and nobody has signed again.
         late_images: new images came after retention had removed the others, and those did not come

@@ -11,10 +11,11 @@ may read.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import mmap
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,7 @@ class IncomingFile:
             OSError: it could not be written; nothing is left behind.
         """
         self._files = files
-        self._descriptor, self._temporary = tempfile.mkstemp(dir=files.incoming)
+        self._descriptor, self._temporary = files.new_file()
         self._closed = self._kept = False
         self._digest = hashlib.sha256()
         self._offset = len(file_meta)
@@ -136,8 +137,21 @@ class InstanceFiles:
         for folder in (self.incoming, self._quarantine, root / "studies"):
             make_folder(folder)
         self.studies = ComingAndGoing()
+        # Another process may write here too, such as an import.
+        self._new_name = f"{self.incoming}/{secrets.token_hex(8)}-"
+        self._numbers = itertools.count()
         self._durable: set[Path] = set()
         self._folders = GroupCommit(self.sync_folders, of_all=(OSError,))
+
+    def new_file(self) -> tuple[int, str]:
+        """An empty file in ``incoming/`` that only this user reads: descriptor and path.
+
+        Raises:
+            OSError: it could not be made.
+        """
+        path = f"{self._new_name}{next(self._numbers)}"
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        return os.open(path, flags, 0o600), path
 
     def begin(self, file_meta: bytes) -> IncomingFile:
         """Begin to write one instance.

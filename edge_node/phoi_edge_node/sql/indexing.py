@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 
 import sqlalchemy as sa
@@ -34,7 +34,12 @@ _SHA256 = sa.select(_INSTANCES.c.sha256).where(
 )
 _HERE = _STUDIES.c.study_instance_uid == sa.bindparam("uid")
 _STUDY = (
-    sa.select(_STUDIES.c.state, _STUDIES.c.header, _SHA256.scalar_subquery().label("known"))
+    sa.select(
+        _STUDIES.c.state,
+        _STUDIES.c.header,
+        _STUDIES.c.last_received_at,
+        _SHA256.scalar_subquery().label("known"),
+    )
     .where(_HERE)
     .with_for_update()
 )
@@ -44,6 +49,7 @@ _TOUCH = _STUDIES.update().where(_HERE).values(last_received_at=sa.bindparam("at
 _REOPEN = _TOUCH.values(state=sa.bindparam("state"), state_since=sa.bindparam("at"))
 _BEGIN_ANEW = _REOPEN.values(receiving_since=sa.bindparam("at"))
 _TRIES = 5
+_TOUCH_EVERY = timedelta(seconds=1)  # of a study that a thousand images a second may come to
 
 
 class _NeedsSync(Exception):
@@ -94,7 +100,8 @@ def _add(connection: sa.Connection, instance: ReceivedInstance, *, synced: bool)
     if study is None:
         connection.execute(_NEW_STUDY, _new_study(connection, instance))
     elif _is_of(connection, study.header, instance.study.patient):
-        _touch(connection, StudyState(study.state), uid, instance.received_at)
+        state = StudyState(study.state)
+        _touch(connection, state, uid, study.last_received_at, instance.received_at)
     else:
         return Intake.OTHER_PATIENT
     connection.execute(_NEW_INSTANCE, {name: getattr(instance, name) for name in _COLUMNS})
@@ -107,11 +114,14 @@ def _is_of(connection: sa.Connection, header: str, patient: Patient) -> bool:
     return _same_patient(known, patient) or _same_patient(known, merged(connection, patient))
 
 
-def _touch(connection: sa.Connection, state: StudyState, uid: str, at: datetime) -> None:
+def _touch(
+    connection: sa.Connection, state: StudyState, uid: str, last: datetime, at: datetime
+) -> None:
     """A study received one more instance, which may open it again."""
     following = after(STUDY, state, StudyEvent.INSTANCE_STORED)
     if following is state:
-        connection.execute(_TOUCH, {"uid": uid, "at": at})
+        if abs(at - last) >= _TOUCH_EVERY:
+            connection.execute(_TOUCH, {"uid": uid, "at": at})
         return
     # Unless it was only being counted, it was whole once and begins anew.
     reopen = _REOPEN if state is StudyState.COUNTING else _BEGIN_ANEW
