@@ -448,6 +448,7 @@ class EdgeNode:
             lambda: self._champion_refused,
             self._receiving.view,
             self._care.look_after,
+            self._committing.refused_by,
         )
         app = create_app(
             self.desk, settings.web, settings.site, self._clock, secret_key(settings.data)

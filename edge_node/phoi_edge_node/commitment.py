@@ -16,7 +16,15 @@ from typing import Protocol
 import structlog
 
 from phoi_edge_node.errors import IllegalTransition
-from phoi_edge_node.ports import Clock, Delivered, Document, SendOutcome, UidSource
+from phoi_edge_node.ports import (
+    Clock,
+    Delivered,
+    Document,
+    Refused,
+    SendOutcome,
+    UidSource,
+    Unreachable,
+)
 
 # Why an instance is not committed (PS3.3 C.14.1.1).
 PROCESSING_FAILURE = 0x0110
@@ -27,6 +35,7 @@ MOST_REFERENCES = 10_000  # in one request; a request beyond it is refused
 MOST_OWED = 10_000  # requests whose report has not gone out yet
 ANSWER_WITHIN = timedelta(hours=1)  # then an archive is asked again
 GIVE_UP_AFTER = 50  # tries to report; the peer may ask again
+REFUSALS = 10  # in a row, of an archive that is asked: then it is left alone
 _OUR_NAME = "storage-commitment"
 
 log = structlog.get_logger(__name__)
@@ -175,6 +184,20 @@ class CommitmentPeer(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class _Silence:
+    """An archive that could not be asked.
+
+    Attributes:
+        refusals: in a row, of the association or of the request.
+        until: monotonic; it is not asked before.
+    """
+
+    tries: int = 0
+    refusals: int = 0
+    until: float = 0.0
+
+
 Report = Callable[[str, CommitmentReport], SendOutcome]
 """Sends a report to the peer of an AE title (N-EVENT-REPORT)."""
 
@@ -204,6 +227,7 @@ class CommitmentClerk:
         self._clock = clock
         self._uids = uids
         self._retry_after = retry_after
+        self._silent: dict[str, _Silence] = {}
 
     # asked of us
 
@@ -253,10 +277,21 @@ class CommitmentClerk:
 
     # asked by us
 
+    @property
+    def refused_by(self) -> tuple[str, ...]:
+        """The archives that refuse to be asked, and are left alone until Phoi starts again."""
+        known = list(self._silent.items())  # a copy: another thread may be asking
+        return tuple(name for name, silence in known if silence.refusals >= REFUSALS)
+
     def ask_next(self) -> bool:
         """Ask each archive about one study; True if there may be more."""
-        asked = [self._ask(peer) for peer in self._peers]
+        now = self._clock.monotonic()
+        asked = [self._ask(peer) for peer in self._peers if self._may_ask(peer, now)]
         return True in asked
+
+    def _may_ask(self, peer: CommitmentPeer, now: float) -> bool:
+        silence = self._silent.get(peer.name, _Silence())
+        return silence.refusals < REFUSALS and silence.until <= now
 
     def _ask(self, peer: CommitmentPeer) -> bool:
         documents = self._ledger.uncommitted(peer.name)
@@ -266,10 +301,26 @@ class CommitmentClerk:
         self._ledger.commitment_asked(peer.name, transaction_uid, documents)
         outcome = peer.ask(transaction_uid, [sent.document for sent in documents])
         if isinstance(outcome, Delivered):
+            self._silent.pop(peer.name, None)
             return True
         self._ledger.commitment_not_asked(transaction_uid)
-        log.warning("commitment not asked", archive=peer.name, why=outcome.reason)
+        self._put_off(peer, outcome)
         return False
+
+    def _put_off(self, peer: CommitmentPeer, outcome: Refused | Unreachable) -> None:
+        """Ask later, and ever later; not at all where it refuses for good."""
+        silence = self._silent.get(peer.name, _Silence())
+        tries = silence.tries + 1
+        refusals = silence.refusals + 1 if isinstance(outcome, Refused) else 0
+        until = self._clock.monotonic() + self._retry_after(tries).total_seconds()
+        self._silent[peer.name] = _Silence(tries, refusals, until)
+        given_up = refusals >= REFUSALS
+        log.log(
+            40 if given_up else 30,
+            "commitment is asked for no more" if given_up else "commitment not asked",
+            archive=peer.name,
+            why=outcome.reason,
+        )
 
     def reported(self, ae_title: str, report: CommitmentReport) -> bool:
         """An archive answers; False if it was never asked that."""

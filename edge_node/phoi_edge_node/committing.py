@@ -39,7 +39,7 @@ class Committing:
         retry: RetryPolicy,
     ) -> None:
         calling, tls = settings.dicom.ae_title, client_context(settings.dicom)
-        clerk = CommitmentClerk(
+        clerk = self._clerk = CommitmentClerk(
             ledger,
             [ArchiveCommitment(a, calling, tls) for a in settings.archives if a.commitment],
             lambda path: data_set_hash(files.root / path),
@@ -58,3 +58,7 @@ class Committing:
                 Loop("commitment-requests", clerk.ask_next, _ASK_S),
                 Loop("commitment-failures", clerk.send_failed_again, _SEND_AGAIN_S),
             ]
+
+    def refused_by(self) -> tuple[str, ...]:
+        """The archives that refuse to be asked, and are left alone until Phoi starts again."""
+        return self._clerk.refused_by

@@ -390,6 +390,7 @@ class Health:
         threads: what is wrong with this node's threads, in English.
         champion_refused: why the registry's champion is not run here, in English; "" where it is.
         commitments: of the archives that were asked.
+        commitment_refused: the archives that refuse to be asked, and are left alone.
     """
 
     states: tuple[StateView, ...]
@@ -398,6 +399,7 @@ class Health:
     champion_refused: str = ""
     receiving: ReceivingView = ReceivingView()
     commitments: tuple[CommitmentView, ...] = ()
+    commitment_refused: tuple[str, ...] = ()
 
 
 class SwitchKind(StrEnum):

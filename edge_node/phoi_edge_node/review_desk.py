@@ -91,6 +91,7 @@ class ReviewDesk:
         champion_refused: Callable[[], str] = str,
         receiving: Callable[[], ReceivingView] = ReceivingView,
         look_after: Callable[[str], bool] = lambda _: False,
+        commitment_refused: Callable[[], tuple[str, ...]] = tuple,
     ) -> None:
         self._store = store
         self._reader = reader
@@ -103,6 +104,7 @@ class ReviewDesk:
         self._watchdog = watchdog
         self._champion_refused = champion_refused
         self._look_after = look_after
+        self._commitment_refused = commitment_refused
         self._receiving = receiving
         self._volumes: OrderedDict[str, Volume] = OrderedDict()
         self._volume_lock = threading.Lock()
@@ -367,6 +369,7 @@ class ReviewDesk:
             champion_refused=self._champion_refused(),
             receiving=self._receiving(),
             commitments=_commitment_views(self._store.commitment_counts()),
+            commitment_refused=self._commitment_refused(),
         )
 
     def resend(self, delivery_id: int, reviewer: Account) -> None:

@@ -15,13 +15,21 @@ from phoi_edge_node.commitment import (
     GIVE_UP_AFTER,
     NO_SUCH_INSTANCE,
     PROCESSING_FAILURE,
+    REFUSALS,
     CommitmentClerk,
     CommitmentReport,
     CommitmentRequest,
     CommitmentState,
     Reference,
 )
-from phoi_edge_node.ports import Delivered, Document, DocumentKind, SendOutcome, Unreachable
+from phoi_edge_node.ports import (
+    Delivered,
+    Document,
+    DocumentKind,
+    Refused,
+    SendOutcome,
+    Unreachable,
+)
 from phoi_edge_node.result import Priority
 from phoi_edge_node.sql.sql_store import SqlStore
 from phoi_edge_node.store import Outgoing
@@ -167,6 +175,7 @@ def test_an_archive_that_cannot_be_asked_is_asked_another_time(desk: Desk) -> No
     assert not desk.clerk.ask_next()
     assert desk.counts == {}
     desk.peer.outcome = Delivered()
+    desk.clock.advance(10)
     assert desk.clerk.ask_next()
 
 
@@ -257,3 +266,33 @@ def test_what_is_delivered_stays_delivered_while_an_archive_is_asked(desk: Desk)
     desk.clerk.ask_next()
     states = {d.state for d in desk.store.deliveries(STUDY) if d.destination == "pacs"}
     assert states == {DeliveryState.DELIVERED}
+
+
+def test_an_archive_that_refuses_is_asked_ever_later_and_then_no_more(desk: Desk) -> None:
+    desk.deliver()
+    desk.peer.outcome = Refused("no such service")
+    waited = []
+    while desk.clerk.refused_by == ():
+        asked, seconds = len(desk.peer.asked), 0
+        while len(desk.peer.asked) == asked:
+            desk.clerk.ask_next()
+            desk.clock.advance(1)
+            seconds += 1
+        waited.append(seconds)
+    assert waited == [1, *range(10, 10 * REFUSALS, 10)]
+    assert desk.clerk.refused_by == ("pacs",)
+    desk.clock.advance(86400)
+    desk.clerk.ask_next()
+    assert len(desk.peer.asked) == REFUSALS
+
+
+def test_an_archive_that_is_away_is_asked_again_without_end(desk: Desk) -> None:
+    desk.deliver()
+    desk.peer.outcome = Unreachable("no answer")
+    for _ in range(2 * REFUSALS):
+        desk.clerk.ask_next()
+        desk.clock.advance(3600)
+    assert len(desk.peer.asked) == 2 * REFUSALS
+    assert desk.clerk.refused_by == ()
+    desk.peer.outcome = Delivered()
+    assert desk.clerk.ask_next()

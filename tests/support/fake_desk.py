@@ -145,6 +145,7 @@ class FakeDesk:
         self.resent: list[int] = []
         self.not_ready: tuple[str, ...] = ()
         self.champion_refused = ""
+        self.commitment_refused: tuple[str, ...] = ()
         self.receiving = ReceivingView()
         self.commitments: tuple[CommitmentView, ...] = ()
         self._missed = count(1)
@@ -257,6 +258,7 @@ class FakeDesk:
             self.champion_refused,
             self.receiving,
             self.commitments,
+            self.commitment_refused,
         )
 
     def resend(self, delivery_id: int, reviewer: Account) -> None:

@@ -392,6 +392,12 @@ TEXTS: dict[str, tuple[str, str]] = {
         "{count} ảnh bị cách ly: trùng UID với ảnh khác hoặc thuộc ca chụp của bệnh nhân khác",
         "{count} images are set aside: under the UID of another, or in another patient's study",
     ),
+    "operations.commitment_refused": (
+        "{archive} từ chối yêu cầu cam kết lưu trữ: không hỏi nữa cho đến khi Phoi khởi động lại. "
+        "Hãy sửa PACS, hoặc tắt commitment của PACS này trong cấu hình.",
+        "{archive} refuses storage commitment: it is not asked any more until Phoi starts again. "
+        "Correct the archive, or turn its commitment off in the settings.",
+    ),
     "operations.commitments": ("Cam kết lưu trữ", "Storage commitment"),
     "commitment.asked": ("Chờ trả lời", "No answer yet"),
     "commitment.committed": ("Đã cam kết", "Committed"),

@@ -671,9 +671,11 @@ def test_what_receiving_refuses_sets_aside_and_archives_lack_is_shown(
     assert "Cam kết lưu trữ" not in reviewer.get("/operations").text
     desk.receiving = ReceivingView(("images are refused: 1 MB of disk are free",), 7)
     desk.commitments = (CommitmentView("pacs", asked=3, committed=250, failed=11),)
+    desk.commitment_refused = ("archive-2",)
     html = reviewer.get("/operations").text
     assert "1 MB of disk are free" in html
     assert "7 ảnh bị cách ly" in html
+    assert "archive-2 từ chối yêu cầu cam kết" in html
     row = html.split('data-archive="pacs"')[1].split("</tr>")[0]
     assert [cell.split("<")[0] for cell in row.split('class="num">')[1:]] == ["3", "250", "11"]
 
