@@ -1,6 +1,6 @@
 """A backup of one edge node, made while it runs, and its way back. Knows adapters.
 
-One folder for each backup, named by its time, readable by its owner only, since it holds patient
+One folder for each backup, named by its node and time, readable by its owner only, since it holds patient
 data and keys: the database, the settings file, the keys of the data folder (sessions, pseudonyms)
 and of the installation (its signing key, what it trusts), and the images where that is wanted.
 Not in it: files that the settings name (certificates, tokens), which are the hospital's to keep,
@@ -9,19 +9,24 @@ and model bundles, which are signed and can be installed again.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
+import secrets
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from phoi_models.files import sync_folder, write_atomically
+from phoi_models.files import make_folder, sync_folder, write_atomically
 from phoi_models.home import Home
 
-from phoi_edge_node.bootstrap import Storage, only_node, open_storage
+from phoi_edge_node.bootstrap import Storage, make_destinations, only_node, open_storage
+from phoi_edge_node.desk import Switch, SwitchKind
 from phoi_edge_node.errors import EdgeError
 from phoi_edge_node.ports import Clock
 from phoi_edge_node.settings import EdgeSettings
@@ -54,11 +59,13 @@ class Manifest:
     """What a backup holds.
 
     Attributes:
+        node: which node made it: its site and a random id.
         made_at: UTC.
         phoi: version that made it; its schema is brought forward when it is restored.
         images: are they in it?
     """
 
+    node: str
     made_at: datetime
     phoi: str
     images: bool
@@ -72,11 +79,13 @@ class Restored:
     Attributes:
         lost: studies that wait for images which are not on this disk: they are asked for again.
         expired: studies whose results had all arrived and whose images are not on this disk.
+        paused: destinations to which nothing is sent before somebody resumes them.
     """
 
     manifest: Manifest
     lost: int
     expired: int
+    paused: tuple[str, ...]
 
 
 # --- making one ------------------------------------------------------------------------------
@@ -96,22 +105,39 @@ def make_backup(
 
     Args:
         destination: folder of all backups.
-        keep: how many remain, this one among them.
+        keep: how many of this node remain, this one among them. Other nodes' are left alone.
 
     Returns:
         The folder of this backup.
 
     Raises:
-        EdgeError: it could not be written, or not read again.
+        EdgeError: it could not be written, or not read again, or another one is being made.
     """
-    folder = destination / f"phoi-{now:%Y%m%dT%H%M%S.%f}Z"
+    with _only_backup(settings.data):
+        node_id = _node_id(settings.data)
+        _sweep(destination, node_id)
+        manifest = Manifest(
+            f"{settings.site.name}-{node_id}", now, version("phoi"), with_images, files=()
+        )
+        folder = _write(manifest, settings, settings_file, home, destination)
+        for old in _backups_of(destination, node_id)[: -max(keep, 1)]:
+            (old / _MANIFEST).unlink()  # half removed it counts no more
+            shutil.rmtree(old)
+    return folder
+
+
+def _write(
+    manifest: Manifest, settings: EdgeSettings, settings_file: Path, home: Home, destination: Path
+) -> Path:
+    folder = destination / f"phoi-{manifest.node}-{manifest.made_at:%Y%m%dT%H%M%S.%f}Z"
     partial = destination / f".{folder.name}.partial"
     try:
-        destination.mkdir(parents=True, exist_ok=True)
+        make_folder(destination)
         partial.mkdir(mode=0o700)
-        _fill(partial, settings, settings_file, home, with_images=with_images)
+        _fill(partial, settings, settings_file, home, with_images=manifest.images)
+        _make_durable(partial)
         files = tuple(_describe(partial, path) for path in _files(partial))
-        manifest = Manifest(now, version("phoi"), with_images, files)
+        manifest = replace(manifest, files=files)
         write_atomically(partial / _MANIFEST, _to_json(manifest), mode=0o600)
         verify(partial)
         partial.rename(folder)
@@ -120,15 +146,61 @@ def make_backup(
         raise EdgeError(f"cannot write the backup {folder}: {error.strerror}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    for old in backups(destination)[: -max(keep, 1)]:
-        (old / _MANIFEST).unlink()  # half removed it counts no more
-        shutil.rmtree(old)
     return folder
 
 
+@contextmanager
+def _only_backup(data: Path) -> Iterator[None]:
+    """One at a time, so that nobody sweeps away what another is writing."""
+    try:
+        make_folder(data)
+        with (data / "backup.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise EdgeError(f"a backup of {data} is being made already: wait for it") from None
+            yield
+    except OSError as error:
+        raise EdgeError(f"cannot back up {data}: {error.strerror}") from None
+
+
+def _node_id(data: Path) -> str:
+    """Of this data folder, made with its first backup: two nodes may share a folder of backups."""
+    path = data / "node.id"
+    if not path.exists():
+        write_atomically(path, secrets.token_hex(4).encode())
+    return path.read_text()
+
+
 def backups(destination: Path) -> list[Path]:
-    """The complete backups in a folder, oldest first."""
-    return sorted(path.parent for path in destination.glob(f"phoi-*/{_MANIFEST}"))
+    """The complete backups in a folder, of whichever nodes, oldest first."""
+    return _backups_of(destination, "*")
+
+
+def _backups_of(destination: Path, node_id: str) -> list[Path]:
+    found = destination.glob(f"phoi-*-{node_id}-*Z/{_MANIFEST}")
+    return sorted((path.parent for path in found), key=lambda path: path.name.rsplit("-", 1)[1])
+
+
+def _sweep(destination: Path, node_id: str) -> None:
+    """Remove what a crash left of this node's backups: half written, or half removed."""
+    for half_written in destination.glob(f".phoi-*-{node_id}-*Z.partial"):
+        shutil.rmtree(half_written)
+    for folder in destination.glob(f"phoi-*-{node_id}-*Z"):
+        if not (folder / _MANIFEST).exists():
+            shutil.rmtree(folder)
+
+
+def _make_durable(folder: Path) -> None:
+    """Before it counts as a backup, and older ones go."""
+    for path in _files(folder):
+        with (folder / path).open("rb") as file:
+            os.fsync(file.fileno())
+            # It is read again from the disk, not from memory.
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    for inner in sorted(path for path in folder.rglob("*") if path.is_dir()):
+        sync_folder(inner)
+    sync_folder(folder)
 
 
 def _fill(
@@ -204,6 +276,7 @@ def _read_manifest(folder: Path) -> Manifest:
     if content.pop("format", None) != _FORMAT:
         raise EdgeError(f"{folder} was made by a later version of Phoi: install that one")
     return Manifest(
+        node=content["node"],
         made_at=datetime.fromisoformat(content["made_at"]),
         phoi=content["phoi"],
         images=content["images"],
@@ -219,7 +292,9 @@ def restore_backup(
 ) -> Restored:
     """Make this node what it was. Nothing runs on the data folder meanwhile.
 
-    What was delivered since is delivered again with the same identities, which replaces nothing.
+    What was delivered since is delivered again with the same identities. That may replace what is
+    newer there, a signed report by its preliminary one, so nothing is sent before somebody has
+    looked and resumes each destination.
     Images on this disk that the restored database does not know are indexed at the next start.
 
     Args:
@@ -242,10 +317,11 @@ def restore_backup(
         _put_back(folder / "instances", settings.data / "instances", force=False)
         storage = open_storage(settings, clock)
         try:
+            paused = _pause_destinations(settings, storage)
             lost, expired = _recognise_absent_images(storage)
         finally:
             storage.engine.dispose()
-    return Restored(manifest, lost, expired)
+    return Restored(manifest, lost, expired, paused)
 
 
 def _put_back(source: Path, target: Path, *, force: bool) -> None:
@@ -255,15 +331,23 @@ def _put_back(source: Path, target: Path, *, force: bool) -> None:
             write_atomically(target / path, (source / path).read_bytes(), mode=0o600)
 
 
+def _pause_destinations(settings: EdgeSettings, storage: Storage) -> tuple[str, ...]:
+    names = tuple(destination.name for destination in make_destinations(settings))
+    for name in names:
+        storage.store.pause(Switch(SwitchKind.DESTINATION, name).target, "phoi edge restore")
+    return names
+
+
 def _recognise_absent_images(storage: Storage) -> tuple[int, int]:
     """The index must not speak of images that are not on this disk."""
     lost = expired = 0
     store, root = storage.store, storage.files.root
     for uid in store.instance_counts():
-        absent = [i.sop_instance_uid for i in store.instances(uid) if not (root / i.path).exists()]
+        instances = store.instances(uid)
+        absent = [i.sop_instance_uid for i in instances if not (root / i.path).exists()]
         if not absent:
             continue
-        if store.expire_study(uid):
+        if len(absent) == len(instances) and store.expire_study(uid):
             expired += 1
         else:
             store.lose_instances(uid, dict.fromkeys(absent, "missing"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from phoi_edge_node.sql.tables import metadata
 from phoi_edge_node.store import Outgoing
 from phoi_edge_node.study import AnalysisEvent, DeliveryState, StudyState
 from phoi_edge_node.system import SystemClock
+from phoi_models.files import write_atomically
 from support import values
 from support.commands import phoi
 from support.postgres import postgres
@@ -206,6 +208,69 @@ def test_images_that_are_not_on_the_disk_are_recognised(
     again.engine.dispose()
 
 
+def test_one_lost_image_does_not_take_its_whole_study_away(
+    nodes: tuple[Node, Node], tmp_path: Path
+) -> None:
+    one, two = nodes
+    storage = one.open()
+    first, _ = one.receive(storage, "1.1", 1), one.receive(storage, "1.1", 2)
+    one.analyse(storage, "1.1")
+    delivery = storage.store.claim_delivery("pacs")
+    assert delivery is not None
+    storage.store.settle_delivery(delivery[0].id, Delivered(), SystemClock().now())
+    storage.engine.dispose()
+    (one.data / "instances" / first.path).unlink()
+    folder = _back_up(one, tmp_path / "backups", "--with-images")
+    result = phoi(restore, folder, "-s", two.settings_file)
+    assert "1 studies lack images" in result.output
+    again = two.open()
+    assert again.store.instance_counts() == {"1.1": 1}
+    assert [d.sop_instance_uid for d in again.store.damages("1.1")] == [first.sop_instance_uid]
+    again.engine.dispose()
+
+
+def test_nothing_is_sent_after_a_restore_before_somebody_resumes_it(
+    nodes: tuple[Node, Node], tmp_path: Path
+) -> None:
+    one, two = nodes
+    one.open().engine.dispose()
+    folder = _back_up(one, tmp_path / "backups")
+    archive = 'name = "pacs"\nae_title = "A"\nhost = "127.0.0.1"\nport = 104\n'
+    with two.settings_file.open("a") as settings:
+        settings.write(f'[site]\nmode = "pacs"\n[[archives]]\n{archive}')
+    assert "resume them on the page: pacs" in phoi(restore, folder, "-s", two.settings_file).output
+    again = two.open()
+    assert [pause.target for pause in again.store.pauses()] == ["destination:pacs"]
+    again.engine.dispose()
+
+
+def test_a_backup_is_durable_before_it_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = Node(tmp_path / "one", "")
+    storage = node.open()
+    node.receive(storage, "1.1", 1)
+    storage.engine.dispose()
+    synced: set[int] = set()
+    before_manifest: set[int] = set()
+    fsync = os.fsync
+
+    def note(descriptor: int) -> None:
+        synced.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def write(path: Path, content: bytes, mode: int = 0o644) -> None:
+        if path.name == "manifest.json":
+            before_manifest.update(synced)
+        write_atomically(path, content, mode)
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr("phoi_edge_node.backup.write_atomically", write)
+    folder = _back_up(node, tmp_path / "backups", "--with-images")
+    found = {path.stat().st_ino for path in folder.rglob("*") if path.name != "manifest.json"}
+    assert found | {folder.stat().st_ino} <= before_manifest
+
+
 def test_what_is_there_is_never_overwritten_without_force_and_set_aside_with_it(
     nodes: tuple[Node, Node], tmp_path: Path
 ) -> None:
@@ -242,15 +307,24 @@ def test_a_damaged_backup_is_refused_by_name_and_old_ones_go(
     one, two = nodes
     one.open().engine.dispose()
     destination = tmp_path / "backups"
-    folder = _back_up(one, destination)
-    for name in ("phoi-20200101T000000Z", "phoi-20200102T000000Z"):
+    node = _back_up(one, destination).name.rsplit("-", 1)[0]
+    for name in (f"{node}-20200101T000000Z", f"{node}-20200102T000000Z"):
         (destination / name).mkdir()
         (destination / name / "manifest.json").write_text("{}")
     (destination / "phoi-something-else").mkdir()
-    folder.rename(destination / "phoi-20200103T000000Z")
+    for crashed in (f".{node}-20200104T000000Z.partial", f"{node}-20200105T000000Z"):
+        (destination / crashed / "data").mkdir(parents=True)
+    two.open().engine.dispose()
+    other = _back_up(two, destination)
+    first, newest = _back_up(one, destination, "--keep", "2"), _back_up(one, destination)
     newest = _back_up(one, destination, "--keep", "2")
-    assert [f.name for f in backups(destination)] == ["phoi-20200103T000000Z", newest.name]
-    assert (destination / "phoi-something-else").exists()
+    assert other in backups(destination), "another node's"
+    assert not first.exists()
+    assert len(backups(destination)) == 3
+    assert {path.name for path in destination.iterdir()} == {
+        *(path.name for path in backups(destination)),
+        "phoi-something-else",
+    }
     manifest = json.loads((newest / "manifest.json").read_text())
     (dump,) = [f["path"] for f in manifest["files"] if f["path"].startswith("database.")]
     with (newest / dump).open("r+b") as file:

@@ -22,7 +22,7 @@ def backup(
     with_images: Annotated[
         bool, typer.Option("--with-images", help="Images too; the PACS has them as well.")
     ] = False,
-    keep: Annotated[int, typer.Option(min=1, help="How many backups remain.")] = 7,
+    keep: Annotated[int, typer.Option(min=1, help="How many backups of this node remain.")] = 7,
 ) -> None:
     """Write a dated folder with database, settings and keys, and read it again. The edge goes on.
 
@@ -68,4 +68,6 @@ def restore(
         typer.echo(f"{restored.expired} studies keep their results; their images are not here")
     if restored.lost:
         typer.echo(f"{restored.lost} studies lack images, which will be asked for again")
+    if restored.paused:
+        typer.echo(f"paused until you resume them on the page: {', '.join(restored.paused)}")
     typer.echo("Next: phoi edge run; then phoi reconcile over the days since the backup")
