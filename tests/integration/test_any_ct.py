@@ -38,13 +38,14 @@ from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEG2000Lossless,
     JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
     generate_uid,
 )
 from support.dcmtk import storescu
-from support.dicom_phantom import SeriesOptions, write_series
+from support.dicom_phantom import SeriesOptions, acquire, write_series
 from support.encodings import LOSSLESS, LOSSY, Encoder
 from support.enhanced_ct import FrameOptions, write_enhanced, write_legacy_converted
 from support.reported_cases import CountingUids, Images, case_of
@@ -182,6 +183,31 @@ def test_an_encoding_goes_through_the_receiver_voxel_for_voxel(
     assert volume.geometry.shape == chest.geometry.shape
     error = np.abs(volume.hu.astype(int) - chest.hu)
     assert error.max() <= BOUNDS_HU.get(transfer_syntax, 0)
+
+
+@pytest.mark.parametrize("transfer_syntax", LOSSLESS)
+@pytest.mark.parametrize(("bits", "high"), [(12, 11), (14, 13), (16, 15), (12, 14)])
+def test_a_negative_value_stays_negative_with_and_without_the_bits_above_it(
+    tmp_path: Path, chest: Volume, transfer_syntax: str, bits: int, high: int
+) -> None:
+    """Writers of signed pixels fill what is above the High Bit with the sign, or with nothing."""
+    low = high + 1 - bits
+    if low and transfer_syntax == JPEG2000Lossless:
+        return  # GDCM's encoder writes another High Bit and loses the lowest bits' place
+    header = (("BitsStored", bits), ("HighBit", high))
+    options = SeriesOptions(signed=True, intercept=0.0, header=header)
+    path = write_series(tmp_path, chest, options)[-1]
+    expected = np.maximum(acquire(chest, "HFS").hu[-1], AIR_HU)
+    assert expected.min() < -900
+    assert expected.max() < 1 << (bits - 1)
+    plain = dcmread(path)
+    values = np.frombuffer(plain.PixelData, "<u2")
+    for kept in (0xFFFF, (1 << bits) - 1):
+        plain.PixelData = ((values & kept).astype("<u2") << np.uint16(low)).tobytes()
+        plain.save_as(path)
+        LOSSLESS[transfer_syntax](path, tmp_path / "encoded")
+        (frame,) = frames_hu(read_ct_image(tmp_path / "encoded"))
+        assert np.array_equal(frame, expected)
 
 
 @pytest.fixture(params=ENCODED)

@@ -42,8 +42,8 @@ def by_openjph(transfer_syntax: str, *options: str) -> Encoder:
 
     def encode(source: Path, target: Path) -> None:
         dataset = dcmread(source)
-        pixels = dataset.pixel_array
-        assert pixels.dtype == np.uint16
+        cells = np.frombuffer(dataset.PixelData, "<u2")
+        pixels = cells.reshape(dataset.Rows, dataset.Columns)
         grey = target.with_suffix(".pgm")
         head = f"P5\n{pixels.shape[1]} {pixels.shape[0]}\n65535\n".encode()
         grey.write_bytes(head + pixels.astype(">u2").tobytes())

@@ -96,8 +96,11 @@ def _to_hounsfield(cells: Stored, about: CtSlice, layout: PixelLayout) -> NDArra
 
 
 def _stored_bits(cells: Stored, layout: PixelLayout) -> Stored:
-    """The value in each cell: other bits are not its (PS3.5 8.1.1), whatever is in them."""
-    if layout.offset is None or layout.bits_stored == _CELL_BITS:
+    """The value in each cell: other bits are not its (PS3.5 8.1.1), whatever is in them.
+
+    Encoders of JPEG's family often drop the bits above a negative value, and no decoder tells.
+    """
+    if layout.bits_stored == _CELL_BITS:
         return cells
     shifted = np.left_shift(cells, _CELL_BITS - 1 - layout.high_bit)
     shifted >>= _CELL_BITS - layout.bits_stored
@@ -134,7 +137,7 @@ def _decoded(image: CtImage, layout: PixelLayout) -> Iterator[Stored]:
         raise _unreadable(image, "it has no pixels")
     if syntax.is_encapsulated:
         _require_whole_frames(image, dataset, layout)
-    for cells, _ in get_decoder(syntax).iter_array(dataset, raw=True):
+    for cells, _ in get_decoder(syntax).iter_array(dataset, raw=True, correct_unused_bits=False):
         if cells.shape != (layout.rows, layout.columns):
             raise _unreadable(image, "its pixels have another size than its header says")
         yield cells
