@@ -74,6 +74,14 @@ _OVERDUE_SHOWN = 20  # of each kind
 LATE_AFTER_TRIES = 3
 
 
+class _NotThose(Exception):
+    """The voxels that were analysed cannot be had."""
+
+    def __init__(self, conflict: Conflict) -> None:
+        super().__init__(conflict.value)
+        self.conflict = conflict
+
+
 class ReviewDesk:
     """Implements ``desk.Desk``."""
 
@@ -107,6 +115,8 @@ class ReviewDesk:
         self._commitment_refused = commitment_refused
         self._receiving = receiving
         self._volumes: OrderedDict[str, Volume] = OrderedDict()
+        # Per analysis: with how many images its volume was refused, and why.
+        self._refused: dict[str, tuple[int, Conflict]] = {}
         self._volume_lock = threading.Lock()
 
     # --- looking -----------------------------------------------------------------------------
@@ -177,15 +187,41 @@ class ReviewDesk:
         result = analysis.result
         if analysis.revision != revision or result is None or not result.identity.input_digest:
             raise ReviewConflict(Conflict.NO_IMAGES)
+        try:
+            return self._kept_volume(analysis.id, result)
+        except _NotThose as refusal:
+            conflict = self._why(result, refusal)
+            if conflict is Conflict.IMAGES_DAMAGED:
+                self._forget_refusal(analysis.id)  # they are asked for again
+            raise ReviewConflict(conflict) from None
+
+    def _kept_volume(self, analysis_id: str, result: TriageResult) -> Volume:
+        """Read once, also where it is refused, however many slices a viewer asks for at once.
+
+        Raises:
+            _NotThose: as ``_analysed``, at the first time.
+            ReviewConflict: it was refused before, and no image has come or gone since.
+        """
         with self._volume_lock:
-            if analysis.id not in self._volumes:
-                instances = self._store.instances(study_instance_uid)
-                _, volume = self._analysed(instances, result)
-                self._volumes[analysis.id] = volume
+            if analysis_id not in self._volumes:
+                instances = self._store.instances(result.identity.study_instance_uid)
+                known = self._refused.get(analysis_id)
+                if known is not None and known[0] == len(instances):
+                    raise ReviewConflict(known[1])
+                try:
+                    _, volume = self._analysed(instances, result)
+                except _NotThose as refusal:
+                    self._refused[analysis_id] = (len(instances), refusal.conflict)
+                    raise
+                self._volumes[analysis_id] = volume
                 while len(self._volumes) > _VOLUMES_KEPT:
                     self._volumes.popitem(last=False)
-            self._volumes.move_to_end(analysis.id)
-            return self._volumes[analysis.id]
+            self._volumes.move_to_end(analysis_id)
+            return self._volumes[analysis_id]
+
+    def _forget_refusal(self, analysis_id: str) -> None:
+        with self._volume_lock:
+            self._refused.pop(analysis_id, None)
 
     def _analysed(
         self, instances: Sequence[ReceivedInstance], result: TriageResult
@@ -193,21 +229,21 @@ class ReviewDesk:
         """The very series and voxels that a result is about.
 
         Raises:
-            ReviewConflict: late images have changed the choice, or files are gone.
+            _NotThose: late images have changed the choice, or files are gone.
         """
         try:
             choice = self._reader.choose(instances)
             volume = self._reader.read(choice)
         except NotAnalysable:
-            raise self._not_those(result, Conflict.IMAGES_GONE) from None
+            raise _NotThose(Conflict.IMAGES_GONE) from None
         if volume.digest() != result.identity.input_digest:
-            raise self._not_those(result, Conflict.IMAGES_CHANGED)
+            raise _NotThose(Conflict.IMAGES_CHANGED)
         return choice, volume
 
-    def _not_those(self, result: TriageResult, conflict: Conflict) -> ReviewConflict:
-        """Why the analysed voxels cannot be had: the disk may be to blame."""
+    def _why(self, result: TriageResult, refusal: _NotThose) -> Conflict:
+        """Why the analysed voxels cannot be had: the disk may be to blame. Reads all of them."""
         damaged = self._look_after(result.identity.study_instance_uid)
-        return ReviewConflict(Conflict.IMAGES_DAMAGED if damaged else conflict)
+        return Conflict.IMAGES_DAMAGED if damaged else refusal.conflict
 
     # --- judging -----------------------------------------------------------------------------
 
@@ -296,7 +332,7 @@ class ReviewDesk:
         except EncodingFailed:
             raise ReviewConflict(Conflict.NOT_WRITTEN) from None
         try:
-            self._store.sign(analysis.id, signed, outgoing)
+            self._store.sign(analysis.id, signed, outgoing, view.header.patient)
         except IllegalTransition:
             raise ReviewConflict(Conflict.CLOSED_BY_COLLEAGUE) from None
 
@@ -307,7 +343,10 @@ class ReviewDesk:
         if view.result is None:
             raise AssertionError("only a result can be signed")
         instances = self._store.instances(uid)
-        choice, volume = self._analysed(instances, view.result)
+        try:
+            choice, volume = self._analysed(instances, view.result)
+        except _NotThose as refusal:
+            raise ReviewConflict(self._why(view.result, refusal)) from None
         corrects = signed_before(self._store, uid) is not None
         return ReportedCase(
             study=view.header,

@@ -313,6 +313,41 @@ def test_who_opens_a_study_whose_image_is_damaged_finds_that_and_is_told(node: N
     assert told.value.conflict is Conflict.IMAGES_GONE, "the bytes are right, and yet unreadable"
 
 
+def test_images_that_changed_the_choice_are_read_once_for_all_who_ask(node: Node) -> None:
+    node.receive(1)
+    node.complete()
+    node.analyse()
+    looked: list[str] = []
+
+    def look_after(uid: str) -> bool:
+        looked.append(uid)
+        return False
+
+    reader = FakeSeriesReader(values.small_volume(), UNREADABLE)
+    inference = FakeInference(values.MODEL, values.volume_analysis())
+    desk = ReviewDesk(
+        node.store,
+        reader,
+        Outbox([], {}),
+        Links([], inference, node.clock),
+        node.clock,
+        SequentialUids(),
+        [],
+        [],
+        Watchdog(node.store, node.clock, (), node.reopened.append),
+        look_after=look_after,
+    )
+    for _ in range(3):
+        with pytest.raises(ReviewConflict) as told:
+            desk.volume(UID, 1)
+        assert told.value.conflict is Conflict.IMAGES_GONE
+    assert looked == [UID]
+    node.receive(2)
+    with pytest.raises(ReviewConflict):
+        desk.volume(UID, 1)
+    assert looked == [UID, UID], "another image came: it is looked at anew"
+
+
 def test_studies_are_looked_at_one_after_the_other_when_there_is_time(node: Node) -> None:
     damaged = [node.receive(1, f"1.{number}") for number in (1, 2, 3)]
     for number in (1, 2, 3):
