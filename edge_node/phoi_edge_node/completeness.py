@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from phoi_edge_node.ports import ArchivedImages
 from phoi_edge_node.result import Completeness
 from phoi_edge_node.settings import CompletenessSettings
 
@@ -29,6 +30,7 @@ class Standing(StrEnum):
     ARCHIVE_BEHIND = "archive_behind"  # it holds fewer than came here
     MISSING = "missing"
     RENAMED = "renamed"  # it holds more, all under other UIDs: to fetch them would double them
+    NOT_LISTED = "not_listed"  # it counts more, but does not list what we lack
 
 
 @dataclass(frozen=True)
@@ -106,23 +108,27 @@ class Complete:
 Action = Ask | Wait | Fetch | Complete
 
 
-def compare(received: frozenset[str], held: int, listed: frozenset[str] | None) -> SeriesAnswer:
+def compare(received: frozenset[str], held: int, listed: ArchivedImages | None) -> SeriesAnswer:
     """A series here and in an archive.
 
     Args:
         received: SOP Instance UIDs of the images that are here; none of a series whose images were
             removed by retention.
         held: how many the archive counts.
-        listed: their SOP Instance UIDs, as far as they are of a kind that we take; asked for only
-            where the archive counts more than are here.
+        listed: asked for only where the archive counts more than are here. Many archives cut a
+            long answer, or know no images one by one: only a list of as many as were counted tells
+            that what is more is of a kind that we do not take.
     """
     if held < len(received):
         return SeriesAnswer(held, Standing.ARCHIVE_BEHIND)
-    if held == len(received) or listed is None or listed <= received:
+    if held == len(received) or listed is None:
         return SeriesAnswer(held, Standing.WHOLE)
-    if received and not listed & received:
+    missing = listed.sop_instance_uids - received
+    if received and missing and missing == listed.sop_instance_uids:
         return SeriesAnswer(held, Standing.RENAMED)
-    return SeriesAnswer(held, Standing.MISSING, listed - received)
+    if missing:
+        return SeriesAnswer(held, Standing.MISSING, missing)
+    return SeriesAnswer(held, Standing.WHOLE if listed.in_all >= held else Standing.NOT_LISTED)
 
 
 def together(answers: Sequence[Mapping[str, SeriesAnswer]], silent: int) -> Answer | None:
@@ -139,9 +145,14 @@ def together(answers: Sequence[Mapping[str, SeriesAnswer]], silent: int) -> Answ
     series: dict[str, SeriesAnswer] = {}
     for answer in answers:
         for uid, said in answer.items():
-            if uid not in series or said.held > series[uid].held:
+            if uid not in series or _telling(said) > _telling(series[uid]):
                 series[uid] = said
     return Answer(series, by_all=silent == 0)
+
+
+def _telling(said: SeriesAnswer) -> tuple[int, bool, bool]:
+    """Grows with what an answer tells: how much there is, that it is here, what is not."""
+    return said.held, said.standing is Standing.WHOLE, said.standing is Standing.MISSING
 
 
 def decide(known: Knowledge, settings: CompletenessSettings) -> Action:

@@ -209,7 +209,7 @@ def _compared(
         held = series.instances if series else 0
         listed = None
         if held is None or held > len(here):
-            listed = frozenset(source.instances(uid, series_uid))
-            held = len(listed) if held is None else held
+            listed = source.instances(uid, series_uid)
+            held = len(listed.sop_instance_uids) if held is None else held
         answers[series_uid] = compare(here, held, listed)
     return answers

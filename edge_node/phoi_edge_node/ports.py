@@ -122,6 +122,19 @@ class ArchivedStudy:
     description: str
 
 
+@dataclass(frozen=True)
+class ArchivedImages:
+    """What an archive lists of one series, which may be less than it counts.
+
+    Attributes:
+        sop_instance_uids: less those that are known to be of a kind that we never take.
+        in_all: how many it lists, of any kind.
+    """
+
+    sop_instance_uids: frozenset[str]
+    in_all: int
+
+
 class ImageSource(Protocol):
     """An archive that can be asked what it holds, and perhaps for the images themselves."""
 
@@ -151,8 +164,8 @@ class ImageSource(Protocol):
         """
         ...
 
-    def instances(self, study_instance_uid: str, series_instance_uid: str) -> Collection[str]:
-        """SOP Instance UIDs of a series.
+    def instances(self, study_instance_uid: str, series_instance_uid: str) -> ArchivedImages:
+        """The images of a series.
 
         Raises:
             SourceUnavailable: no usable answer.

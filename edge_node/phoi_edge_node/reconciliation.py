@@ -169,10 +169,11 @@ class _Comparison:
                 continue  # the PACS may route only some series
             if here and one.instances is not None and one.instances <= len(here):
                 continue
-            listed = frozenset(source.instances(uid, one.series_instance_uid))
-            answer = compare(here, len(listed), listed)
-            if answer.standing is Standing.MISSING or (listed and not here):
-                missing[one.series_instance_uid] = listed - here
+            listed = source.instances(uid, one.series_instance_uid)
+            images = listed.sop_instance_uids
+            answer = compare(here, len(images), listed)
+            if answer.standing is Standing.MISSING or (images and not here):
+                missing[one.series_instance_uid] = images - here
         return missing
 
     def _received(self, uid: str) -> Mapping[str, frozenset[str]]:

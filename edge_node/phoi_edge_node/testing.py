@@ -15,6 +15,7 @@ from phoi_models.volume import Volume
 from phoi_edge_node.errors import InferenceFailed, InferenceUnavailable, SourceUnavailable
 from phoi_edge_node.ports import (
     AnalysisRequest,
+    ArchivedImages,
     ArchivedSeries,
     ArchivedStudy,
     Delivered,
@@ -226,12 +227,13 @@ class FakeImageSource:
             return ()
         return tuple(ArchivedSeries(u, "CT", len(i)) for u, i in self.series_held.items())
 
-    def instances(self, study_instance_uid: str, series_instance_uid: str) -> Collection[str]:
+    def instances(self, study_instance_uid: str, series_instance_uid: str) -> ArchivedImages:
         """What it holds of a series."""
         self._answer()
+        held = self.series_held.get(series_instance_uid, ())
         if study_instance_uid != self._study_instance_uid:
-            return ()
-        return tuple(self.series_held.get(series_instance_uid, ()))
+            held = ()
+        return ArchivedImages(frozenset(held), len(held))
 
     def documents(self, study_instance_uid: str) -> Collection[str]:
         """The results that it holds."""
@@ -242,9 +244,9 @@ class FakeImageSource:
         self, study_instance_uid: str, series_instance_uid: str, sop_instance_uids: Collection[str]
     ) -> int:
         """Send those that it holds."""
-        held = self.instances(study_instance_uid, series_instance_uid)
+        held = self.instances(study_instance_uid, series_instance_uid).sop_instance_uids
         wanted = sop_instance_uids or held
-        if self._send is None or not set(wanted) <= set(held):
+        if self._send is None or not set(wanted) <= held:
             raise SourceUnavailable("it cannot send all of these images")
         for uid in wanted:
             self._send(uid)

@@ -194,13 +194,13 @@ def test_counts_the_images_of_each_series(archive: Archive) -> None:
 
 
 def test_names_the_images_of_one_series(archive: Archive) -> None:
-    assert set(archive.up.instances(STUDY, TWO.series_instance_uid)) == names(TWO)
+    assert archive.up.instances(STUDY, TWO.series_instance_uid).sop_instance_uids == names(TWO)
 
 
 def test_does_not_know_what_it_does_not_hold(archive: Archive) -> None:
     assert list(archive.up.series("1.2.3.4")) == []
-    assert not archive.up.instances("1.2.3.4", TWO.series_instance_uid)
-    assert not archive.up.instances(STUDY, "1.2.3.4")
+    assert not archive.up.instances("1.2.3.4", TWO.series_instance_uid).in_all
+    assert not archive.up.instances(STUDY, "1.2.3.4").in_all
 
 
 def test_names_the_ct_studies_of_some_days(archive: Archive) -> None:

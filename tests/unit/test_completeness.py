@@ -23,6 +23,7 @@ from phoi_edge_node.completeness import (
     decide,
     together,
 )
+from phoi_edge_node.ports import ArchivedImages
 from phoi_edge_node.result import Completeness
 from phoi_edge_node.settings import CompletenessSettings
 
@@ -153,14 +154,28 @@ HERE = frozenset({"1", "2", "3"})
         (0, None, SeriesAnswer(0, Standing.ARCHIVE_BEHIND)),
         (5, {"1", "2", "3", "4", "5"}, SeriesAnswer(5, Standing.MISSING, frozenset("45"))),
         # The fourth is a screen save, of a kind that we do not take.
-        (4, {"1", "2", "3"}, SeriesAnswer(4, Standing.WHOLE)),
+        (4, {"1", "2", "3", "no image"}, SeriesAnswer(4, Standing.WHOLE)),
+        # The archive cut its list, or knows no images one by one.
+        (4, {"1", "2", "3"}, SeriesAnswer(4, Standing.NOT_LISTED)),
+        (4, {"1", "no image"}, SeriesAnswer(4, Standing.NOT_LISTED)),
+        (4, set(), SeriesAnswer(4, Standing.NOT_LISTED)),
+        (5, {"1", "2", "4"}, SeriesAnswer(5, Standing.MISSING, frozenset("4"))),
         (4, {"a", "b", "c", "d"}, SeriesAnswer(4, Standing.RENAMED)),
     ],
 )
 def test_a_series_here_and_there(
     held: int, listed: set[str] | None, expected: SeriesAnswer
 ) -> None:
-    assert compare(HERE, held, None if listed is None else frozenset(listed)) == expected
+    archived = (
+        None if listed is None else ArchivedImages(frozenset(listed - {"no image"}), len(listed))
+    )
+    assert compare(HERE, held, archived) == expected
+
+
+def test_what_an_archive_does_not_list_is_never_confirmed() -> None:
+    cut = Answer({"1.1": compare(HERE, 300, ArchivedImages(HERE, 3))})
+    assert after(cut, cut) == Wait(9)
+    assert after(cut, cut, waited_s=1800) == Complete(Completeness.UNCONFIRMED)
 
 
 def test_of_several_archives_the_fullest_tells() -> None:
@@ -168,3 +183,17 @@ def test_of_several_archives_the_fullest_tells() -> None:
     assert together([whole, lacking], silent=0) == LACKING
     assert together([lacking, whole], silent=1) == replace(LACKING, by_all=False)
     assert together([], silent=2) is None
+
+
+def test_of_archives_that_hold_as_much_the_one_that_tells_more() -> None:
+    whole, missing, cut = (
+        {"1.1": SeriesAnswer(4, standing, frozenset(lacks))}
+        for standing, lacks in (
+            (Standing.WHOLE, ""),
+            (Standing.MISSING, "4"),
+            (Standing.NOT_LISTED, ""),
+        )
+    )
+    for answers in ([cut, missing, whole], [whole, missing, cut]):
+        assert together(answers, silent=0) == Answer(whole)
+    assert together([cut, missing], silent=0) == Answer(missing)

@@ -29,7 +29,7 @@ from phoi_edge_node.dicom.storage_scp import SOP_CLASSES
 from phoi_edge_node.dicom.taking import DATA_SET_DOES_NOT_MATCH, InstanceTaker, NotTaken
 from phoi_edge_node.dicom.uids import is_uid
 from phoi_edge_node.errors import SourceUnavailable
-from phoi_edge_node.ports import ArchivedSeries, ArchivedStudy
+from phoi_edge_node.ports import ArchivedImages, ArchivedSeries, ArchivedStudy
 from phoi_edge_node.settings import ArchiveSettings
 
 MAXIMUM_ANSWER = 64 * 1024 * 1024
@@ -121,15 +121,16 @@ class DicomwebSource:
             if _text(item, _STUDY) in {"", study_instance_uid}
         ]
 
-    def instances(self, study_instance_uid: str, series_instance_uid: str) -> Collection[str]:
-        """SOP Instance UIDs of a series, less those of a kind that we never take."""
+    def instances(self, study_instance_uid: str, series_instance_uid: str) -> ArchivedImages:
+        """The images of a series."""
         path = f"/studies/{study_instance_uid}/series/{series_instance_uid}/instances"
-        return {
-            _text(item, _INSTANCE)
+        listed = {
+            _text(item, _INSTANCE): _text(item, _SOP_CLASS)
             for item in self._search(path, {}, _INSTANCE, study_instance_uid)
             if _text(item, _SERIES) in {"", series_instance_uid}
-            and _text(item, _SOP_CLASS) in {"", *SOP_CLASSES}
         }
+        images = {uid for uid, kind in listed.items() if not kind or kind in SOP_CLASSES}
+        return ArchivedImages(frozenset(images), len(listed))
 
     def documents(self, study_instance_uid: str) -> Collection[str]:
         """SOP Instance UIDs of all that is no CT image in a study: reports, segmentations, ..."""
@@ -152,7 +153,8 @@ class DicomwebSource:
         if self._taker is None:
             raise SourceUnavailable(f"{self.name} is only asked what it holds")
         wanted = sorted(
-            sop_instance_uids or self.instances(study_instance_uid, series_instance_uid)
+            sop_instance_uids
+            or self.instances(study_instance_uid, series_instance_uid).sop_instance_uids
         )
         association = f"wado-rs {self.name} {next(self._fetches)}"
         series = f"/studies/{study_instance_uid}/series/{series_instance_uid}"

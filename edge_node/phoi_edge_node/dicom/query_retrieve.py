@@ -34,7 +34,7 @@ from phoi_edge_node.dicom.taking import (
 )
 from phoi_edge_node.dicom.uids import is_uid
 from phoi_edge_node.errors import SourceUnavailable
-from phoi_edge_node.ports import ArchivedSeries, ArchivedStudy
+from phoi_edge_node.ports import ArchivedImages, ArchivedSeries, ArchivedStudy
 from phoi_edge_node.settings import ArchiveSettings
 
 FIND = "1.2.840.10008.5.1.4.1.2.2.1"  # Study Root Query/Retrieve Information Model
@@ -122,13 +122,11 @@ class DicomSource:
             if is_uid(uid := text(answer, "SeriesInstanceUID"))
         ]
 
-    def instances(self, study_instance_uid: str, series_instance_uid: str) -> Collection[str]:
-        """SOP Instance UIDs of a series, less those that are known to be of a kind we never take.
-
-        SOP Class UID is optional in an answer (PS3.4 C.6.1.1.5).
-        """
-        found = self._held(study_instance_uid, series_instance_uid)
-        return {uid for uid, kind in found if not kind or kind in SOP_CLASSES}
+    def instances(self, study_instance_uid: str, series_instance_uid: str) -> ArchivedImages:
+        """The images of a series; SOP Class UID is optional in an answer (PS3.4 C.6.1.1.5)."""
+        listed = dict(self._held(study_instance_uid, series_instance_uid))
+        images = {uid for uid, kind in listed.items() if not kind or kind in SOP_CLASSES}
+        return ArchivedImages(frozenset(images), len(listed))
 
     def documents(self, study_instance_uid: str) -> Collection[str]:
         """SOP Instance UIDs of all that is no CT image in a study: reports, segmentations, ..."""
@@ -141,7 +139,8 @@ class DicomSource:
     ) -> int:
         """Have images sent, in parts; once this returns they are durable and indexed."""
         wanted = sorted(
-            sop_instance_uids or self.instances(study_instance_uid, series_instance_uid)
+            sop_instance_uids
+            or self.instances(study_instance_uid, series_instance_uid).sop_instance_uids
         )
         sent = 0
         for start in range(0, len(wanted), _IMAGES_A_REQUEST):
