@@ -510,6 +510,36 @@ def as_other_instances(paths: tuple[Path, ...], change: Callable[[Dataset], obje
         dataset.save_as(path.with_name(f"again-{path.name}"))
 
 
+def test_a_header_that_was_damaged_is_read_anew_once_its_file_came_again(
+    tmp_path: Path, chest: Volume
+) -> None:
+    """The same path, the same size; read by a reader that has seen the damaged one."""
+    path = write_series(tmp_path, chest)[4]
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"-1024 ", b"-1924 ", 1))
+    instances = instances_in(tmp_path)
+    reader = DicomSeriesReader(tmp_path)
+    damaged = reader.read(reader.choose(instances))
+    assert not np.array_equal(damaged.hu, chest.hu)
+    path.unlink()
+    path.write_bytes(whole)
+    assert np.array_equal(reader.read(reader.choose(instances)).hu, chest.hu)
+
+
+def test_headers_are_remembered_up_to_a_number_of_frames(
+    tmp_path: Path, chest: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An enhanced CT of 600 frames takes as much memory as 600 slices."""
+    monkeypatch.setattr("phoi_edge_node.dicom.series_reader._REMEMBERED_FRAMES", 50)
+    for number in range(4):
+        write_enhanced(tmp_path / f"{number}.dcm", chest, SeriesOptions(series=number))
+    reader = DicomSeriesReader(tmp_path)
+    choice = reader.choose(instances_in(tmp_path))
+    assert np.array_equal(reader.read(choice).hu, chest.hu)
+    remembered = reader._headers._read.values()
+    assert sum(len(image.slices) for image in remembered) == 2 * 21
+
+
 def test_localizers_and_screens_among_the_slices_are_left_out(
     tmp_path: Path, chest: Volume
 ) -> None:

@@ -114,6 +114,22 @@ def test_what_arrived_is_decoded_before_it_is_read(
     assert np.array_equal(read(tmp_path, decoder, instances).hu, chest.hu)
 
 
+def test_what_was_decoded_of_a_damaged_file_is_not_given_for_the_one_that_came_again(
+    tmp_path: Path,
+    processes: DecodingProcesses,
+    instances: Sequence[ReceivedInstance],
+    chest: Volume,
+) -> None:
+    first, other = (tmp_path / "ct" / instances[z].path for z in (0, 1))
+    whole = first.read_bytes()
+    first.write_bytes(other.read_bytes())
+    decoder = make_decoder(tmp_path, processes)
+    decode_all(decoder, instances)
+    first.unlink()
+    first.write_bytes(whole)
+    assert np.array_equal(read(tmp_path, decoder, instances).hu, chest.hu)
+
+
 def test_what_was_not_decoded_yet_is_read_all_the_same(
     tmp_path: Path,
     processes: DecodingProcesses,

@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import structlog
@@ -24,6 +25,7 @@ from phoi_models.reading.pixels import frames_hu
 from pydicom.uid import UID
 
 from phoi_edge_node.dicom.decoding import DecodingProcesses, FramesHu
+from phoi_edge_node.dicom.file_version import FileVersion, version_of
 from phoi_edge_node.dicom.instance_files import InstanceFiles
 from phoi_edge_node.ports import Intake, ReceivedInstance, Receiver
 from phoi_edge_node.retention import RemovableImages
@@ -38,11 +40,16 @@ _MOST_PROCESSES = 4
 _log = structlog.get_logger(__name__)
 
 
+class _Kept(NamedTuple):
+    source: FileVersion
+    size: int
+
+
 class DecodedFiles:
     """Decoded frames on disk, by the file they came from. Safe to use from several threads.
 
-    A stored file's name holds the digest of its content, so that its frames can be of no other.
-    Nothing is synced: what a crash leaves behind is removed by the next start.
+    Frames are given for the very file that they were decoded from, never for one that took its
+    place. Nothing is synced: what a crash leaves behind is removed by the next start.
     """
 
     def __init__(self, root: Path, budget_bytes: int, free_bytes: Callable[[], int]) -> None:
@@ -56,14 +63,17 @@ class DecodedFiles:
         self._root = root
         self.budget_bytes = budget_bytes
         self._free_bytes = free_bytes
-        self._sizes: OrderedDict[Path, int] = OrderedDict()  # by source
+        self._kept: OrderedDict[Path, _Kept] = OrderedDict()  # by source
         self._lock = threading.Lock()
         root.mkdir(mode=0o750, parents=True, exist_ok=True)
         for leftover in root.iterdir():
             leftover.unlink()
 
-    def put(self, source: Path, frames: FramesHu) -> None:
+    def put(self, source: FileVersion, frames: FramesHu) -> None:
         """Keep the frames of a file, if there is room for them.
+
+        Args:
+            source: the file as it was before it was decoded.
 
         Raises:
             OSError: they could not be written; nothing is left behind.
@@ -74,7 +84,7 @@ class DecodedFiles:
             or not self._make_room(frames.nbytes)
         ):
             return
-        final = self._path(source)
+        final = self._path(source.path)
         partial_file = final.with_suffix(".part")
         try:
             partial_file.write_bytes(np.ascontiguousarray(frames).data)
@@ -83,11 +93,13 @@ class DecodedFiles:
             partial_file.unlink(missing_ok=True)
             raise
         with self._lock:
-            self._sizes[source] = frames.nbytes
+            self._kept[source.path] = _Kept(source, frames.nbytes)
 
     def get(self, image: CtImage) -> FramesHu | None:
         """The frames of a file, mapped; None where they are not there, or not as many."""
-        if image.layout is None:
+        with self._lock:
+            kept = self._kept.get(image.path)
+        if image.layout is None or kept is None or kept.source != version_of(image.path):
             return None
         shape = (image.layout.frames, image.layout.rows, image.layout.columns)
         try:
@@ -99,13 +111,13 @@ class DecodedFiles:
     def forget_missing(self) -> None:
         """Forget the frames of files that are there no longer."""
         with self._lock:
-            for source in [source for source in self._sizes if not source.exists()]:
+            for source in [source for source in self._kept if not source.exists()]:
                 self._forget(source)
 
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:
-            for source in list(self._sizes):
+            for source in list(self._kept):
                 self._forget(source)
 
     def _make_room(self, size: int) -> bool:
@@ -113,12 +125,12 @@ class DecodedFiles:
             self.clear()  # what was received needs the disk more
             return False
         with self._lock:
-            while sum(self._sizes.values()) + size > self.budget_bytes:
-                self._forget(next(iter(self._sizes)))
+            while sum(kept.size for kept in self._kept.values()) + size > self.budget_bytes:
+                self._forget(next(iter(self._kept)))
         return True
 
     def _forget(self, source: Path) -> None:
-        del self._sizes[source]
+        del self._kept[source]
         self._path(source).unlink(missing_ok=True)
 
     def _path(self, source: Path) -> Path:
@@ -155,10 +167,13 @@ class ArrivalDecoder:
             if not self._changed.wait_for(self._may_begin, _PATIENCE_S):
                 return False
             path, _ = self._waiting.popitem(last=False)
+        source = version_of(path)
+        if source is None:
+            return True
         future = self._processes.submit(path)
         with self._changed:
             self._running[path] = future
-        future.add_done_callback(partial(self._done, path))
+        future.add_done_callback(partial(self._done, source))
         return True
 
     def files_hu(self, images: Sequence[CtImage]) -> Iterator[Iterable[NDArray[np.int16]]]:
@@ -200,15 +215,15 @@ class ArrivalDecoder:
         future = future or self._processes.submit(image.path)
         return lambda: self._processes.result(image, future)
 
-    def _done(self, path: Path, future: Future[FramesHu]) -> None:
+    def _done(self, source: FileVersion, future: Future[FramesHu]) -> None:
         try:
             if not future.cancelled() and future.exception() is None:
-                self._decoded.put(path, future.result())
+                self._decoded.put(source, future.result())
         except OSError as error:
             _log.warning("decoded images could not be kept", why=error.strerror)
         finally:
             with self._changed:
-                self._running.pop(path, None)
+                self._running.pop(source.path, None)
                 self._changed.notify()
 
 

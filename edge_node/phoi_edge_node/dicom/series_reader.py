@@ -15,6 +15,7 @@ from phoi_models.reading.dicom_series import FilesHu, one_by_one, read_stack
 from phoi_models.reading.slice_order import order_slices
 from phoi_models.volume import Volume
 
+from phoi_edge_node.dicom.file_version import FileVersion, version_of
 from phoi_edge_node.dicom.series_choice import (
     SuitableSeries,
     is_original,
@@ -23,7 +24,7 @@ from phoi_edge_node.dicom.series_choice import (
 )
 from phoi_edge_node.ports import ReceivedInstance, SeriesChoice, SliceRef
 
-_REMEMBERED_HEADERS = 4096  # a few KB each
+_REMEMBERED_FRAMES = 4096  # a few KB each
 _SAME_PLACE_MM = 1.0
 
 
@@ -117,25 +118,30 @@ class DicomSeriesReader:
 
 
 class _Headers:
-    """Headers read lately: choosing and reading look at the same ones.
-
-    A stored file never changes: its path holds the digest of its content.
-    """
+    """Headers read lately: choosing and reading look at the same ones."""
 
     def __init__(self) -> None:
-        self._read: OrderedDict[str, CtImage] = OrderedDict()
+        self._read: OrderedDict[FileVersion, CtImage] = OrderedDict()
+        self._frames = 0
         self._lock = Lock()
 
     def of(self, root: Path, instance: ReceivedInstance) -> CtImage:
+        version = version_of(root / instance.path)
+        if version is None:
+            return _read(root / instance.path, instance)
         with self._lock:
-            image = self._read.get(instance.path)
-        if image is None:
-            image = _read(root / instance.path, instance)
+            image = self._read.get(version)
+            if image is not None:
+                self._read.move_to_end(version)
+                return image
+        image = _read(root / instance.path, instance)
         with self._lock:
-            self._read[instance.path] = image
-            self._read.move_to_end(instance.path)
-            while len(self._read) > _REMEMBERED_HEADERS:
-                self._read.popitem(last=False)
+            if version not in self._read:
+                self._read[version] = image
+                self._frames += len(image.slices)
+            while self._frames > _REMEMBERED_FRAMES and len(self._read) > 1:
+                _, oldest = self._read.popitem(last=False)
+                self._frames -= len(oldest.slices)
         return image
 
 
