@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -261,6 +263,57 @@ def test_while_the_disk_is_full_or_the_index_broken_everything_stays(site: Site,
     assert site.left() == []
     assert site.set_aside() == {}
     assert site.received() == len(before) - 1
+
+
+def test_one_file_that_cannot_be_read_or_removed_stops_no_other(
+    site: Site, cd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a CD that was copied with its read-only folders, by another user than Phoi's."""
+    unlink, rename, open_ = Path.unlink, Path.rename, os.open
+
+    def refuse(path: Path | str) -> None:
+        if Path(path).is_relative_to(site.folder / "CD" / "ST0"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+    def unlink_unless(path: Path, *, missing_ok: bool = False) -> None:
+        refuse(path)
+        unlink(path, missing_ok=missing_ok)
+
+    def rename_unless(path: Path, target: Path) -> Path:
+        refuse(path)
+        return rename(path, target)
+
+    def open_unless(path: str, *rest: Any, **more: Any) -> int:
+        if Path(path).name == "AAA":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return open_(path, *rest, **more)
+
+    shutil.copytree(cd / "DICOM", site.folder / "CD")
+    (site.folder / "CD" / "AAA").write_text("of another user")
+    (site.folder / "CD" / "ST0" / "viewer").write_text("nothing to take")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", unlink_unless)
+        patch.setattr(Path, "rename", rename_unless)
+        patch.setattr(os, "open", open_unless)
+        site.settle()
+        assert site.received() == SLICES
+        again = set(site.left())
+        (site.folder / "CD" / "AAA").unlink()
+        site.settle()
+        assert len(site.index.released) == 1  # what is left was dealt with
+    assert "CD/AAA" in again
+    assert {"CD/ST0/IM0", "CD/ST0/viewer"} <= set(site.left())
+    assert not list((site.folder / NOT_TAKEN).rglob("viewer*"))
+
+
+def test_a_name_of_any_length_is_set_aside(site: Site, cd: Path) -> None:
+    shutil.copytree(cd / "DICOM", site.folder / "CD")
+    for letter in "xy":
+        (site.folder / "CD" / ("\u0110" * 120 + letter * 10)).write_text("250 bytes")
+    site.settle()
+    assert site.received() == SLICES
+    assert site.left() == []
+    assert len(site.set_aside()) == 3
 
 
 def test_it_stops_between_two_files_and_goes_on_after_the_next_start(site: Site, cd: Path) -> None:

@@ -8,11 +8,14 @@ is one instance. What is not taken is set aside with the reason. Links are not f
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -31,13 +34,15 @@ from phoi_edge_node.settings import DicomSettings, WatchedFolderSettings
 
 NOT_TAKEN = "not-taken"
 
+_LONGEST_NAME = 200  # bytes, of the 255 that a file's name may have
+
 _State = tuple[int, int, int]  # inode, size, time of change
 
 log = structlog.get_logger(__name__)
 
 
 class _Later(Exception):
-    """The files stay where they are, and are tried again; the text says why."""
+    """All files stay where they are, and are tried again; the text says why."""
 
 
 class WatchedFolder:
@@ -68,6 +73,7 @@ class WatchedFolder:
         self._stopping = stopping
         self._count = itertools.count(1)
         self._seen: dict[str, tuple[Mapping[str, _State], float]] = {}
+        self._dealt_with: dict[str, _State] = {}  # by path; what could not be removed
         self._not_taken = settings.folder / NOT_TAKEN
         try:
             self._not_taken.mkdir(parents=True, exist_ok=True)
@@ -96,9 +102,14 @@ class WatchedFolder:
             return
         for gone in self._seen.keys() - set(names):
             del self._seen[gone]
+        self._dealt_with = {p: s for p, s in self._dealt_with.items() if os.path.lexists(p)}
         for name in names:
             if name != NOT_TAKEN:
-                yield name, _state(self._folder / name)
+                yield name, self._left_to_do(_state(self._folder / name))
+
+    def _left_to_do(self, state: Mapping[str, _State]) -> Mapping[str, _State]:
+        """Without the files that were dealt with and could not be removed."""
+        return {path: s for path, s in state.items() if self._dealt_with.get(path) != s}
 
     def _has_settled(self, name: str, state: Mapping[str, _State]) -> bool:
         known, since = self._seen.get(name, (None, 0.0))
@@ -113,36 +124,54 @@ class WatchedFolder:
     def _take_all(self, top: Path, state: Mapping[str, _State]) -> None:
         """One file, or one copied CD, as one association."""
         association = f"folder-{self._clock.now():%Y%m%dT%H%M%S}-{next(self._count)}"
+        staying: Counter[str] = Counter()
         try:
-            for path in state:
+            for path, file_state in state.items():
                 if self._stopping():
                     return
-                self._take(Path(path), association)
+                why = self._take(Path(path), file_state, association)
+                staying.update([why] if why else [])
             _remove_empty(top)
-        except _Later as why:
-            log.warning("files stay in the watched folder", why=str(why))
+        except _Later as later:
+            staying[str(later)] += 1
         finally:
             self._taker.released(association)
+            for why, number in staying.items():
+                log.warning("files stay in the watched folder", why=why, number=number)
 
-    def _take(self, path: Path, association: str) -> None:
-        """Take one file and remove it, or set it aside.
+    def _take(self, path: Path, state: _State, association: str) -> str:
+        """Take one file and remove it, or set it aside; why it stays, if it does.
 
         Raises:
-            _Later: it can be neither now.
+            _Later: nothing can be taken now.
         """
         try:
             self._taker.take(self._open(path), association)
-            path.unlink()
         except NotTaken as refusal:
             if refusal.status == OUT_OF_RESOURCES:
                 raise _Later(str(refusal)) from None
-            self._set_aside(path, str(refusal))
+            return self._clear(path, state, partial(self._set_aside, path, str(refusal)))
         except FileNotFoundError:
-            pass  # somebody took it away
+            return ""  # somebody took it away
         except OSError as error:
-            raise _Later(f"a file cannot be read or removed: {error.strerror}") from None
+            return f"it cannot be read: {error.strerror}"
         except Exception as error:
-            raise _Later(type(error).__name__) from None  # its text may hold the patient
+            return type(error).__name__  # its text may hold the patient
+        return self._clear(path, state, path.unlink)
+
+    def _clear(self, path: Path, state: _State, remove: Callable[[], object]) -> str:
+        """Have what was dealt with leave the folder; where it cannot, it is dealt with only once.
+
+        So it is with a CD whose folders came with it as read-only ones.
+        """
+        try:
+            remove()
+        except FileNotFoundError:
+            return ""  # somebody took it away
+        except OSError as error:
+            self._dealt_with[str(path)] = state
+            return f"it cannot be removed: {error.strerror}"
+        return ""
 
     def _open(self, path: Path) -> IncomingInstance:
         """Read one file.
@@ -163,15 +192,22 @@ class WatchedFolder:
         return incoming
 
     def _set_aside(self, path: Path, why: str) -> None:
-        """Move a file to ``not-taken``, with the reason beside it."""
-        target = _free(self._not_taken / path.relative_to(self._folder))
+        """Move a file to ``not-taken``, with the reason beside it.
+
+        Raises:
+            OSError: it cannot be moved.
+        """
+        target = self._not_taken / path.relative_to(self._folder)
+        target = _free(target.with_name(_short(target.name)))
+        reason = target.with_name(f"{target.name}.reason.txt")
         log.warning("not taken from the watched folder", why=why)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        reason.write_text(f"{why}\n", encoding="utf-8")
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.with_name(f"{target.name}.reason.txt").write_text(f"{why}\n", encoding="utf-8")
             path.rename(target)
-        except OSError as error:
-            raise _Later(f"a file cannot be set aside: {error.strerror}") from None
+        except OSError:
+            reason.unlink(missing_ok=True)
+            raise
 
 
 def _state(top: Path) -> Mapping[str, _State]:
@@ -193,6 +229,15 @@ def _state_of(path: Path) -> _State | None:
     except OSError:
         return None
     return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _short(name: str) -> str:
+    """A name that leaves room for what ``_free`` and the reason append to it."""
+    encoded = os.fsencode(name)
+    if len(encoded) <= _LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(encoded).hexdigest()[:16]
+    return f"{os.fsdecode(encoded[: _LONGEST_NAME - 17])}-{digest}"
 
 
 def _free(target: Path) -> Path:
