@@ -1,10 +1,10 @@
 """A backup of one edge node, made while it runs, and its way back. Knows adapters.
 
-One folder for each backup, named by its node and time, readable by its owner only, since it holds patient
-data and keys: the database, the settings file, the keys of the data folder (sessions, pseudonyms)
-and of the installation (its signing key, what it trusts), and the images where that is wanted.
-Not in it: files that the settings name (certificates, tokens), which are the hospital's to keep,
-and model bundles, which are signed and can be installed again.
+One folder for each backup, named by its node and time, readable by its owner only, since it holds
+patient data and keys: the database, the settings file, the keys of the data folder (sessions,
+pseudonyms) and of the installation (its signing key, what it trusts), and the images where that is
+wanted. Not in it: files that the settings name (certificates, tokens), which are the hospital's to
+keep, and model bundles, which are signed and can be installed again.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from phoi_edge_node.errors import EdgeError
 from phoi_edge_node.ports import Delivered, ReceivedInstance
 from phoi_edge_node.result import Priority
 from phoi_edge_node.settings import read_settings
+from phoi_edge_node.sql.dump import dump_database
 from phoi_edge_node.sql.tables import metadata
 from phoi_edge_node.store import Outgoing
 from phoi_edge_node.study import AnalysisEvent, DeliveryState, StudyState
@@ -299,6 +301,63 @@ def test_what_is_there_is_never_overwritten_without_force_and_set_aside_with_it(
         _back_up(two, tmp_path / "backups")  # without what was set aside
     else:
         assert list(two.data.glob("phoi.sqlite.before-restore-*"))
+
+
+def test_a_restore_that_fails_leaves_the_database_as_it_was(
+    nodes: tuple[Node, Node], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = nodes
+    one.open().engine.dispose()
+    folder = _back_up(one, tmp_path / "backups")
+    other = two.open()
+    two.receive(other, "9.9", 1)
+    other.engine.dispose()
+    with monkeypatch.context() as patch:
+        if two.database_url:
+            real = shutil.which("pg_restore")
+            _program(
+                tmp_path, patch, "pg_restore", f'[ "$1" = --file=/dev/null ] && exec {real} "$@"'
+            )
+        else:
+            rename = Path.rename
+
+            def fail(path: Path, target: Path) -> Path:
+                if path.name.endswith(".new"):
+                    raise EdgeError("the disk is gone")
+                return rename(path, target)
+
+            patch.setattr(Path, "rename", fail)
+        with pytest.raises(EdgeError):
+            phoi(restore, folder, "-s", two.settings_file, "--force")
+    assert {row[0] for row in two.rows()["studies"]} == {"9.9"}
+    phoi(restore, folder, "-s", two.settings_file, "--force")
+    assert two.rows()["studies"] == []
+
+
+def _program(folder: Path, patch: pytest.MonkeyPatch, name: str, script: str) -> None:
+    """One of PostgreSQL's programs that does something else, and fails."""
+    (folder / "bin").mkdir()
+    program = folder / "bin" / name
+    program.write_text(f"#!/bin/sh\n{script}\nexit 1\n")
+    program.chmod(0o755)
+    patch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+
+
+def test_postgresql_is_reached_as_the_url_says_and_the_password_is_no_argument(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = tmp_path / "told"
+    _program(tmp_path, monkeypatch, "pg_dump", f'echo "$PGPASSWORD $@" > {told}')
+    url = (
+        "postgresql+psycopg://phoi:s%40crt@db.test:5433/phoi?sslmode=verify-full&sslrootcert=ca.pem"
+    )
+    with pytest.raises(EdgeError, match="pg_dump failed"):
+        dump_database(url, tmp_path)
+    password, database, *arguments = told.read_text().split()
+    assert password == "s@crt"
+    expected = "postgresql://phoi@db.test:5433/phoi?sslmode=verify-full&sslrootcert=ca.pem"
+    assert database == f"--dbname={expected}"
+    assert not any("crt" in argument for argument in arguments)
 
 
 def test_a_damaged_backup_is_refused_by_name_and_old_ones_go(

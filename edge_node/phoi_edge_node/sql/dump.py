@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import subprocess
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -113,26 +113,54 @@ def _replace_file(path: Path, file: Path, aside: str) -> None:
             target.write(block)
         target.flush()
         os.fsync(target.fileno())
-    for ending in ("-wal", "-shm", ""):  # its log belongs to it
-        old = path.with_name(path.name + ending)
-        if old.exists():
-            old.rename(path.with_name(f"{path.name}.{aside}{ending}"))
-    new.rename(path)
+    kept = path.with_name(f"{path.name}.{aside}")
+    if path.exists():
+        _close_log(path)
+        for ending in ("-wal", "-shm"):  # of a database too damaged to take its log in
+            log = path.with_name(path.name + ending)
+            if log.exists():
+                log.rename(kept.with_name(kept.name + ending))
+        os.link(path, kept)  # under both names, so that there is a database here at any moment
+    try:
+        new.rename(path)
+    except BaseException:
+        kept.unlink(missing_ok=True)  # it is still where it was
+        raise
     sync_folder(path.parent)
+
+
+def _close_log(path: Path) -> None:
+    """Bring the log of a database that nobody uses into it, if it is sound."""
+    with suppress(sqlite3.DatabaseError), closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA journal_mode=DELETE")
 
 
 def _replace_schema(url: str, file: Path, aside: str) -> None:
     engine = sa.create_engine(url)
+    options = ("--no-owner", "--single-transaction", "--exit-on-error")
     try:
-        if sa.inspect(engine).get_table_names():
-            with engine.begin() as connection:
-                connection.execute(sa.text(f'ALTER SCHEMA public RENAME TO "{aside}"'))
-                connection.execute(sa.text("CREATE SCHEMA public"))
+        had_tables = bool(sa.inspect(engine).get_table_names())
+        if had_tables:
+            _run_statements(
+                engine, f'ALTER SCHEMA public RENAME TO "{aside}"', "CREATE SCHEMA public"
+            )
+        try:
+            _postgresql(sa.make_url(url), "pg_restore", *options, str(file))
+        except BaseException:
+            if had_tables:
+                _run_statements(
+                    engine, "DROP SCHEMA public", f'ALTER SCHEMA "{aside}" RENAME TO public'
+                )
+            raise
     finally:
         engine.dispose()
-    options = ("--no-owner", "--single-transaction", "--exit-on-error")
-    name = sa.make_url(url).database or ""
-    _postgresql(sa.make_url(url), "pg_restore", *options, f"--dbname={name}", str(file))
+
+
+def _run_statements(engine: sa.Engine, *statements: str) -> None:
+    """In one transaction."""
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.execute(sa.text(statement))
 
 
 def _open(database: sa.URL) -> sqlite3.Connection:
@@ -143,15 +171,22 @@ def _open(database: sa.URL) -> sqlite3.Connection:
 
 
 def _postgresql(database: sa.URL, program: str, *arguments: str) -> None:
-    """Run one of PostgreSQL's programs; the password goes by its environment, not its arguments."""
-    given = {
-        "PGHOST": database.host or str(database.query.get("host", "")),
-        "PGPORT": str(database.port or ""),
-        "PGUSER": database.username or "",
-        "PGPASSWORD": str(database.password or ""),
-        "PGDATABASE": database.database or "",
-    }
-    _run([program, *arguments], {key: value for key, value in given.items() if value})
+    """Run one of PostgreSQL's programs on a database, with all that its URL says (TLS too).
+
+    Passwords go by the environment, since everybody on the machine may read arguments.
+    """
+    query = dict(database.query)
+    password = database.password or query.pop("password", "")
+    shown = sa.URL.create(
+        "postgresql",
+        username=database.username,
+        host=database.host,
+        port=database.port,
+        database=database.database,
+        query=query,
+    )
+    environment = {"PGPASSWORD": str(password)} if password else {}
+    _run([program, f"--dbname={shown.render_as_string()}", *arguments], environment)
 
 
 def _run(command: list[str], environment: dict[str, str]) -> None:
