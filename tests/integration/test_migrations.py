@@ -13,7 +13,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from phoi_edge_node.errors import EdgeError
 from phoi_edge_node.ports import DocumentKind
-from phoi_edge_node.result import Verdict
+from phoi_edge_node.result import Priority, Verdict
 from phoi_edge_node.sql.engine import open_engine
 from phoi_edge_node.sql.sql_store import SqlStore
 from phoi_edge_node.sql.tables import metadata
@@ -124,6 +124,18 @@ def test_a_database_of_the_first_schema_is_worked_on(url: str) -> None:
     assert store.instance_counts()["1.6"] == 2
     with pytest.raises(sa.exc.DatabaseError, match="append-only"), engine.begin() as connection:
         connection.execute(sa.text("UPDATE dispositions SET reviewer = 'x'"))
+    engine.dispose()
+
+
+def test_a_lost_image_of_an_earlier_version_comes_back_without_a_new_revision(url: str) -> None:
+    load(url, "0001")
+    engine = open_engine(url)
+    store = SqlStore(engine, FakeClock(values.AT + timedelta(hours=1)))
+    (image, *_) = store.instances("1.1")
+    store.lose_instances("1.1", {image.sop_instance_uid: "missing"})
+    store.add_instance(image)
+    assert store.complete_study("1.1", Priority.ROUTINE) is None
+    assert len(store.analyses("1.1")) == 1
     engine.dispose()
 
 

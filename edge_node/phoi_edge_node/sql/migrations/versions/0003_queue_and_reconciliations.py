@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import timedelta
 
 import sqlalchemy as sa
@@ -20,6 +21,7 @@ def upgrade() -> None:
     _set_turns()
     with op.batch_alter_table("analyses") as table:
         table.alter_column("turn_at", existing_type=UtcDateTime(), nullable=False)
+    _say_which_images()
     op.create_index("queue", "analyses", ["state", "turn_at"], unique=False)
     op.create_table(
         "reconciliations",
@@ -40,6 +42,36 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["study_instance_uid"], ["studies.study_instance_uid"]),
         sa.PrimaryKeyConstraint("study_instance_uid"),
     )
+
+
+def _say_which_images() -> None:
+    """Of complete studies, whose latest analysis was about all that is here, as it is told now.
+
+    So an image that was lost from the disk and comes back makes no new revision of them either.
+    """
+    instances = sa.table(
+        "instances",
+        *(sa.column(name) for name in ("study_instance_uid", "sop_instance_uid", "sha256")),
+    )
+    analyses = sa.table(
+        "analyses", *(sa.column(name) for name in ("study_instance_uid", "revision", "images"))
+    )
+    studies = sa.table("studies", sa.column("study_instance_uid"), sa.column("state"))
+    here, connection = analyses.c.study_instance_uid, op.get_bind()
+    latest = (
+        sa.select(here, sa.func.max(analyses.c.revision))
+        .join(studies, studies.c.study_instance_uid == here)
+        .where(studies.c.state == "complete")
+        .group_by(here)
+        .having(sa.func.max(analyses.c.images).is_(None))
+    )
+    for uid, revision_number in connection.execute(latest).all():
+        images = sa.select(instances.c.sop_instance_uid, instances.c.sha256)
+        rows = connection.execute(images.where(instances.c.study_instance_uid == uid)).all()
+        lines = "\n".join(f"{image} {digest}" for image, digest in sorted(map(tuple, rows)))
+        told = {"images": hashlib.sha256(lines.encode()).hexdigest()}
+        of_it = (here == uid, analyses.c.revision == revision_number)
+        connection.execute(analyses.update().where(*of_it).values(told))
 
 
 def _set_turns() -> None:
