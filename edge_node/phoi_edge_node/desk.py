@@ -87,6 +87,8 @@ class WorklistRow:
         received_at: UTC, of the first instance: what the age on the page counts from.
         progress: fraction of the running analysis, 0 to 1; None unless ``ANALYSING``.
         outcome, priority: None while there is no result.
+        ordered: the priority that the order asks for, of a study that waits or could not be judged;
+            None where nobody asks for one, or the result speaks for itself.
         worst: size class of the most important nodule; None without one.
         max_diameter_mm: largest mean diameter, mm; None without a nodule.
         delivery_problems: deliveries of this study that are dead or late.
@@ -126,6 +128,7 @@ class WorklistRow:
     unconfirmed: bool = False
     changed_after_signing: bool = False
     late_images: bool = False
+    ordered: Priority | None = None
 
 
 _URGENCY = {Priority.STAT: 0, Priority.URGENT: 1, Priority.ROUTINE: 2}
@@ -134,8 +137,9 @@ _URGENCY = {Priority.STAT: 0, Priority.URGENT: 1, Priority.ROUTINE: 2}
 def in_worklist_order(rows: Iterable[WorklistRow]) -> tuple[WorklistRow, ...]:
     """Open studies by priority, then age, oldest first; closed ones below, latest first.
 
-    A study without a result counts as routine: what Phoi cannot judge must not sink. One that
-    changed after it was signed stands above all: what was sent of it may no longer be true.
+    A study without a result counts as what was ordered, at least as routine: what Phoi cannot judge
+    must not sink. One that changed after it was signed stands above all: what was sent of it may no
+    longer be true.
     """
     rows = tuple(rows)
     todo = [row for row in rows if row.phase not in DONE]
@@ -143,7 +147,7 @@ def in_worklist_order(rows: Iterable[WorklistRow]) -> tuple[WorklistRow, ...]:
     todo.sort(
         key=lambda r: (
             not r.changed_after_signing,
-            _URGENCY[r.priority or Priority.ROUTINE],
+            min(_URGENCY[p or Priority.ROUTINE] for p in (r.priority, r.ordered)),
             r.received_at,
         )
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from phoi_models.errors import NotAnalysable
@@ -50,6 +51,7 @@ from phoi_edge_node.result import (
     Completeness,
     Correction,
     Outcome,
+    Priority,
     SignedReview,
     TriageResult,
     Verdict,
@@ -134,8 +136,19 @@ class ReviewDesk:
         for study in studies:
             analysis = analyses.get(study.header.study_instance_uid)
             review = reviews.get(analysis.id) if analysis else None
-            rows.append(_row(study, analysis, review, problems, queue, now))
+            row = _row(study, analysis, review, problems, queue, now)
+            rows.append(replace(row, ordered=self._ordered(row.phase, study, analysis)))
         return in_worklist_order(rows)
+
+    def _ordered(
+        self, phase: Phase, study: StoredStudy, analysis: StoredAnalysis | None
+    ) -> Priority | None:
+        if phase in {Phase.RECEIVING, Phase.COUNTING}:  # a few at any time
+            order = self._store.order_of(study.header.study_instance_uid)
+            return order.priority if order else None
+        if analysis is None or phase is Phase.READY or phase in DONE:
+            return None
+        return analysis.priority  # the order's, since it was queued
 
     def _queue(self, analyses: Iterable[StoredAnalysis]) -> Mapping[str, int]:
         """The place of each queued analysis, by id; empty where nobody asks for one."""

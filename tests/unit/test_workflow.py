@@ -14,7 +14,14 @@ from phoi_edge_node.desk import LinkState, Phase
 from phoi_edge_node.errors import InferenceFailed, InferenceUnavailable, ReviewConflict
 from phoi_edge_node.intake import StudyIntake
 from phoi_edge_node.links import Links
-from phoi_edge_node.orders import HospitalMessage, PatientKey, PatientMerge
+from phoi_edge_node.orders import (
+    HospitalMessage,
+    ImagingOrder,
+    OrderAction,
+    PatientKey,
+    PatientMerge,
+    ToldOrder,
+)
 from phoi_edge_node.policies import RetryPolicy, limits
 from phoi_edge_node.ports import (
     Document,
@@ -512,3 +519,26 @@ def test_what_waits_says_since_when_behind_how_many_and_why(edge: Edge) -> None:
     assert row.trouble == "no worker answers"
     assert row.retry_at is not None
     assert row.retry_at > edge.clock.now()
+
+
+def test_what_is_ordered_as_an_emergency_stands_above_what_is_not_while_it_waits(
+    edge: Edge,
+) -> None:
+    def receive(uid: str) -> None:
+        edge.clock.advance(1)
+        edge.store.add_instance(replace(values.instance(1, uid), received_at=edge.clock.now()))
+
+    def listed() -> list[tuple[str, Priority | None]]:
+        return [(row.study_instance_uid, row.ordered) for row in edge.desk.worklist(10)]
+
+    for uid in ("1.1", "1.2", "1.3"):
+        receive(uid)
+    now = edge.clock.now()
+    order = ImagingOrder(study_instance_uid="1.3", priority=Priority.STAT)
+    edge.store.take_message(HospitalMessage("m1", now, (ToldOrder(OrderAction.PLACE, order),)))
+    assert listed() == [("1.3", Priority.STAT), ("1.1", None), ("1.2", None)]
+    for uid in ("1.1", "1.2", "1.3"):
+        edge.store.complete_study(uid, Priority.ROUTINE)
+    assert listed()[0] == ("1.3", Priority.STAT), "it is queued"
+    assert edge.analyst.run_next()
+    assert dict(listed())["1.3"] is None, "its result speaks for itself"
