@@ -32,6 +32,7 @@ from phoi_edge_node.result import (
     Completeness,
     Correction,
     Disposition,
+    Patient,
     Priority,
     SignedReview,
     StudyHeader,
@@ -434,12 +435,15 @@ class StudyStore(OrderStore, CommitmentLedger, Protocol):
         outgoing: Sequence[Outgoing],
         error: str = "",
         claim: int | None = None,
+        patient: Patient | None = None,
     ) -> bool:
         """End a running analysis, with its documents.
 
         Args:
             claim: the try that says so: where another runs by now, what it found counts, and that
                 it gave up does not; None: whichever runs.
+            patient: whom the documents name: where the study's patient is another by now, the
+                analysis is queued again; None: nobody.
 
         Returns:
             False if it was superseded or ended by another try meanwhile, or another is to decide:
@@ -539,12 +543,21 @@ class StudyStore(OrderStore, CommitmentLedger, Protocol):
         """Withdraw the latest standing disposition; None if there is none."""
         ...
 
-    def sign(self, analysis_id: str, signed: SignedReview, outgoing: Sequence[Outgoing]) -> None:
+    def sign(
+        self,
+        analysis_id: str,
+        signed: SignedReview,
+        outgoing: Sequence[Outgoing],
+        patient: Patient | None = None,
+    ) -> None:
         """Close the review and queue its documents; supersedes signed reviews of earlier revisions.
+
+        Args:
+            patient: whom the documents name; None: nobody.
 
         Raises:
             IllegalTransition: it is signed already, or superseded.
-            ReviewConflict: ``signed`` is not what stands now.
+            ReviewConflict: ``signed`` is not what stands now, or the study's patient is another.
         """
         ...
 

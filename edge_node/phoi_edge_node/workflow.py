@@ -333,7 +333,13 @@ class Analyst:
             outgoing = self._documents_of_failure(analysis, ended, study)
         stored = insist(
             lambda: self._store.finish_analysis(
-                analysis.id, ended.event, ended.result, outgoing, ended.error, analysis.claims
+                analysis.id,
+                ended.event,
+                ended.result,
+                outgoing,
+                ended.error,
+                analysis.claims,
+                study.patient,
             )
         )
         log.info(

@@ -8,6 +8,7 @@ from datetime import date, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
+from phoi_edge_node.errors import IllegalTransition, ReviewConflict
 from phoi_edge_node.orders import (
     HospitalMessage,
     ImagingOrder,
@@ -18,7 +19,7 @@ from phoi_edge_node.orders import (
     PatientUpdate,
     ToldOrder,
 )
-from phoi_edge_node.ports import DocumentKind, Intake, ReceivedInstance
+from phoi_edge_node.ports import Delivered, DocumentKind, Intake, ReceivedInstance, Unreachable
 from phoi_edge_node.result import Priority, SignedReview
 from phoi_edge_node.sql.sql_store import SqlStore
 from phoi_edge_node.store import Outgoing
@@ -344,3 +345,117 @@ def test_a_study_that_still_comes_in_gets_the_right_patient_and_no_analysis_yet(
     assert study
     assert study.header.patient.sex == "M"
     assert store.analyses(UID) == []
+
+
+RENAMED = PatientKey("BN-7777", PATIENT.issuer)
+
+
+def _merge(store: SqlStore, clock: FakeClock) -> None:
+    assert store.take_message(_message(clock.now(), PatientMerge(PATIENT, RENAMED)))
+
+
+def test_a_merge_while_an_image_is_asked_for_again_is_told_once_it_is_back(
+    store: SqlStore, clock: FakeClock
+) -> None:
+    _finish(store)
+    store.lose_instances(UID, {values.instance(1).sop_instance_uid: "changed"})
+    _merge(store, clock)
+    assert {d.state for d in store.deliveries(UID)} == {DeliveryState.SUPERSEDED}
+    store.add_instance(_of_patient(PATIENT))
+    assert store.complete_study(UID, Priority.ROUTINE)
+    assert store.analyses(UID)[-1].state is AnalysisState.QUEUED
+
+
+def test_what_was_written_of_the_former_patient_does_not_end_an_analysis(
+    store: SqlStore, clock: FakeClock
+) -> None:
+    store.add_instance(values.instance(1))
+    analysis_id = store.complete_study(UID, Priority.ROUTINE)
+    assert analysis_id
+    assert store.claim_analysis()
+    store.add_instance(values.instance(2))  # reopened: the analysis goes on
+    _merge(store, clock)
+    end = (analysis_id, AnalysisEvent.FINISH, values.result(), [])
+    assert not store.finish_analysis(*end, patient=values.PATIENT)
+    assert store.analyses(UID)[0].state is AnalysisState.QUEUED
+    again = store.claim_analysis()
+    assert again
+    study = store.study(UID)
+    assert study
+    assert store.finish_analysis(*end, claim=again.claims, patient=study.header.patient)
+
+
+def test_what_was_written_of_the_former_patient_is_not_signed(
+    store: SqlStore, clock: FakeClock
+) -> None:
+    first = _finish(store)
+    store.add_instance(values.instance(2))
+    _merge(store, clock)
+    signed = SignedReview("duc", "BS Đức", clock.now(), ())
+    with pytest.raises(ReviewConflict):
+        store.sign(first, signed, [], values.PATIENT)
+    assert store.review(first).state is ReviewState.OPEN
+
+
+def _sign(store: SqlStore, clock: FakeClock, analysis_id: str) -> None:
+    final = Outgoing(values.document("final", DocumentKind.STRUCTURED_REPORT), ("pacs",))
+    store.sign(analysis_id, SignedReview("duc", "BS Đức", clock.now(), ()), [final])
+
+
+def _asks_for_a_person(store: SqlStore) -> bool:
+    study = store.study(UID)
+    assert study
+    assert store.counts().changed_after_signing == int(study.changed_after_signing)
+    return study.changed_after_signing
+
+
+def test_signed_documents_do_not_go_out_under_the_former_number(
+    store: SqlStore, clock: FakeClock
+) -> None:
+    _sign(store, clock, _finish(store))
+    assert not _asks_for_a_person(store)
+    sent = store.claim_delivery("pacs")
+    assert sent
+    _merge(store, clock)
+    assert [d.state for d in store.deliveries(UID)] == [
+        DeliveryState.SENDING,
+        DeliveryState.SUPERSEDED,
+    ]
+    state = store.settle_delivery(sent[0].id, Unreachable("away"), clock.now())
+    assert state is DeliveryState.SUPERSEDED
+    assert store.claim_delivery("pacs") is None
+    assert _asks_for_a_person(store)
+
+
+def test_a_delivered_document_of_the_former_patient_is_not_sent_again(
+    store: SqlStore, clock: FakeClock
+) -> None:
+    _sign(store, clock, _finish(store))
+    _deliver_all(store, clock)
+    _merge(store, clock)
+    with pytest.raises(IllegalTransition):
+        store.resend(store.deliveries(UID)[-1].id, "an")
+
+
+def _deliver_all(store: SqlStore, clock: FakeClock) -> None:
+    while claimed := store.claim_delivery("pacs"):
+        store.settle_delivery(claimed[0].id, Delivered(), clock.now())
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_a_merge_after_the_images_were_removed_asks_for_a_person(
+    store: SqlStore, clock: FakeClock, *, signed: bool
+) -> None:
+    analysis_id = _finish(store)
+    if signed:
+        _sign(store, clock, analysis_id)
+    _deliver_all(store, clock)
+    assert store.expire_study(UID)
+    assert not _asks_for_a_person(store)
+    _merge(store, clock)
+    assert _asks_for_a_person(store)
+    assert len(store.analyses(UID)) == 1
+    store.add_instance(values.instance(1))  # sent again from the archive
+    anew = store.complete_study(UID, Priority.ROUTINE)
+    assert anew
+    assert _asks_for_a_person(store) is signed

@@ -153,8 +153,8 @@ def test_slices_that_were_not_sent_are_fetched_and_late_ones_alert_after_signing
         site.send(*late)
         wait_for("alert", lambda: site.metric("phoi_changed_after_signing") == 1)
         wait_for("second result", lambda: "revision 2" in page.get(f"/studies/{uid}").lower())
-        assert "New images after signing" in page.get("/?show=problems")
-        assert "came AFTER SIGNING" in page.get(f"/studies/{uid}")
+        assert "Changed after reporting" in page.get("/?show=problems")
+        assert "came AFTER REPORTING" in page.get(f"/studies/{uid}")
         untouched = site.reports(uid)
         assert [r.SOPInstanceUID for r in untouched] == [r.SOPInstanceUID for r in signed]
 
@@ -164,7 +164,7 @@ def test_slices_that_were_not_sent_are_fetched_and_late_ones_alert_after_signing
         *_, corrected = wait_for("corrected report", lambda: _reports(site, uid, 3))
         assert corrected.VerificationFlag == "VERIFIED"
         assert site.metric("phoi_changed_after_signing") == 0
-        assert "New images after signing" not in page.get("/")
+        assert "Changed after reporting" not in page.get("/")
 
 
 def _reports(site: Site, uid: str, number: int) -> list[Dataset] | None:

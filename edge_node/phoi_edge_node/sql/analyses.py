@@ -12,7 +12,7 @@ from phoi_models.identity import ModelIdentity
 
 from phoi_edge_node.codec import from_json, to_json
 from phoi_edge_node.ports import DocumentKind, ReportStatus
-from phoi_edge_node.result import Completeness, Priority, TriageResult
+from phoi_edge_node.result import Completeness, Patient, Priority, StudyHeader, TriageResult
 from phoi_edge_node.scheduling import turn_at
 from phoi_edge_node.sql import tables
 from phoi_edge_node.sql.damages import images_of
@@ -133,11 +133,16 @@ class Analyses(Database):
         outgoing: Sequence[Outgoing],
         error: str = "",
         claim: int | None = None,
+        patient: Patient | None = None,
     ) -> bool:
         """End a running analysis, with its documents."""
         table = tables.analyses
         now = self._clock.now()
         with self._write() as connection:
+            uid = result.identity.study_instance_uid
+            if patient is not None and patient_of(connection, uid) != patient:
+                _queue_again(connection, analysis_id, claim, now)
+                return False
             state, stale = _state(connection, analysis_id, claim)
             if stale and event is AnalysisEvent.GIVE_UP:
                 return False  # the try that runs may do better
@@ -302,6 +307,30 @@ def _supersede_unless_signed(
         .values(state=after(ANALYSIS, state, AnalysisEvent.SUPERSEDE), state_since=now)
     )
     supersede_deliveries(connection, analysis_id, now)
+
+
+def patient_of(connection: sa.Connection, study_instance_uid: str) -> Patient:
+    """Whose study it is, until the transaction ends: no message changes it meanwhile."""
+    table = tables.studies
+    query = sa.select(table.c.header).where(table.c.study_instance_uid == study_instance_uid)
+    header = connection.execute(query.with_for_update(read=True)).scalar_one()
+    return from_json(header, StudyHeader).patient
+
+
+def _queue_again(
+    connection: sa.Connection, analysis_id: str, claim: int | None, now: datetime
+) -> None:
+    """What it wrote is of a patient whose data changed while it ran; nothing went wrong."""
+    table = tables.analyses
+    state, stale = _state(connection, analysis_id, claim)
+    if stale or ignores(ANALYSIS, state, AnalysisEvent.RETRY):
+        return
+    queued = after(ANALYSIS, state, AnalysisEvent.RETRY)
+    connection.execute(
+        table.update()
+        .where(table.c.id == analysis_id)
+        .values(state=queued, state_since=now, due_at=now, turn_at=believable_turn(now))
+    )
 
 
 def _state(

@@ -92,9 +92,8 @@ class Deliveries(Database):
                 due_at=retry_at,
                 failed_tries=tables.deliveries.c.failed_tries + int(bool(error)),
             )
-            # It was being sent when its analysis was superseded, which therefore left it alone.
-            if state in _NOT_ARRIVED and _is_superseded(connection, delivery_id):
-                state = self._move(connection, delivery_id, DeliveryEvent.SUPERSEDE)
+            if state in _NOT_ARRIVED:
+                state = drop_if_replaced(connection, delivery_id, state, self._clock.now())
             return state
 
     def resend(self, delivery_id: int, username: str) -> None:
@@ -221,6 +220,7 @@ def enqueue(
                 kind=item.document.kind,
                 identity=item.document.identity,
                 status=status,
+                outdated=False,
                 content=item.document.content,
                 created_at=now,
             )
@@ -255,6 +255,31 @@ def supersede_deliveries(connection: sa.Connection, analysis_id: str, now: datet
         move_delivery(connection, delivery_id, DeliveryEvent.SUPERSEDE, now)
 
 
+def outdate_documents(connection: sa.Connection, study_instance_uid: str, now: datetime) -> None:
+    """The patient's data changed: no document that says what they were goes out, signed or not."""
+    deliveries, documents = tables.deliveries, tables.documents
+    connection.execute(
+        documents.update()
+        .where(documents.c.study_instance_uid == study_instance_uid)
+        .values(outdated=True)
+    )
+    waiting = sa.select(deliveries.c.id).where(
+        deliveries.c.study_instance_uid == study_instance_uid,
+        deliveries.c.state.in_(_NOT_ARRIVED),
+    )
+    for delivery_id in connection.scalars(waiting).all():
+        move_delivery(connection, delivery_id, DeliveryEvent.SUPERSEDE, now)
+
+
+def drop_if_replaced(
+    connection: sa.Connection, delivery_id: int, state: DeliveryState, now: datetime
+) -> DeliveryState:
+    """It was being sent when its document was replaced, which therefore left it alone."""
+    if _is_replaced(connection, delivery_id):
+        return move_delivery(connection, delivery_id, DeliveryEvent.SUPERSEDE, now)
+    return state
+
+
 def drop_dead_letters(
     connection: sa.Connection, study_instance_uid: str, now: datetime, *, keep: str | None = None
 ) -> None:
@@ -277,19 +302,22 @@ def drop_dead_letters(
         move_delivery(connection, delivery_id, DeliveryEvent.SUPERSEDE, now)
 
 
-def _is_superseded(connection: sa.Connection, delivery_id: int) -> bool:
-    """Has a later revision taken the place of what this document tells?"""
+def _is_replaced(connection: sa.Connection, delivery_id: int) -> bool:
+    """Has a later revision taken the place of what it tells, or is the patient's data not right?"""
     analyses, documents, deliveries = tables.analyses, tables.documents, tables.deliveries
     query = (
-        sa.select(analyses.c.state)
+        sa.select(analyses.c.state, documents.c.outdated)
         .select_from(deliveries.join(documents).join(analyses))
         .where(deliveries.c.id == delivery_id)
     )
-    return connection.scalar(query) == AnalysisState.SUPERSEDED
+    row = connection.execute(query).one_or_none()
+    return row is not None and (row.outdated or row.state == AnalysisState.SUPERSEDED)
 
 
 def _require_latest(connection: sa.Connection, row: sa.Row[Any]) -> None:
-    """Nothing goes out again that would overwrite a later document of its kind."""
+    """Nothing goes out again that is not right any more, or would overwrite a later document."""
+    if row.outdated:
+        raise IllegalTransition("the patient's data changed after it was written")
     table = tables.deliveries
     later = (
         _delivery_query()
@@ -309,6 +337,7 @@ def _delivery_query(*extra: sa.Column[Any]) -> sa.Select[Any]:
         documents.c.identity,
         documents.c.status,
         documents.c.revision,
+        documents.c.outdated,
         *extra,
     ).join(documents)
 

@@ -25,7 +25,9 @@ from phoi_edge_node.result import Patient, Priority, StudyHeader
 from phoi_edge_node.scheduling import turn_at
 from phoi_edge_node.sql import tables
 from phoi_edge_node.sql.analyses import RANK, queue_analysis
+from phoi_edge_node.sql.deliveries import outdate_documents
 from phoi_edge_node.sql.engine import Database
+from phoi_edge_node.sql.expired import lacks_expired
 from phoi_edge_node.sql.patients import (
     all_numbers,
     current_key,
@@ -125,7 +127,9 @@ class Orders(Database):
             )
         )
         self._audit(connection, BY_MESSAGE, action, uid)
-        _tell_anew(connection, uid, self._clock.now())
+        now = self._clock.now()
+        outdate_documents(connection, uid, now)
+        _tell_anew(connection, uid, now)
 
 
 def order_behind(connection: sa.Connection, study: StudyHeader) -> ImagingOrder | None:
@@ -260,8 +264,15 @@ def _tell_anew(connection: sa.Connection, study_instance_uid: str, now: datetime
         .order_by(analyses.c.revision.desc())
         .limit(1)
     ).one_or_none()
-    if state != StudyState.COMPLETE or latest is None:
+    if latest is None:
         return
+    if state != StudyState.COMPLETE:
+        # Its next completion is told anew, also if it has the same images then.
+        here = analyses.c.id == latest.id
+        connection.execute(analyses.update().where(here).values(images=None))
+        return
+    if lacks_expired(connection, study_instance_uid):
+        return  # of the rest alone there is no result: it is shown as changed
     if AnalysisState(latest.state) not in {*_TOLD, AnalysisState.RUNNING}:
         return
     queue_analysis(

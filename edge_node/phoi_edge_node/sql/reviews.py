@@ -12,8 +12,9 @@ from phoi_edge_node.codec import from_json, to_json
 from phoi_edge_node.desk import Judgement
 from phoi_edge_node.errors import Conflict, ReviewConflict
 from phoi_edge_node.ports import ReportStatus
-from phoi_edge_node.result import Correction, Disposition, SignedReview, Verdict
+from phoi_edge_node.result import Correction, Disposition, Patient, SignedReview, Verdict
 from phoi_edge_node.sql import tables
+from phoi_edge_node.sql.analyses import patient_of
 from phoi_edge_node.sql.deliveries import drop_dead_letters, enqueue
 from phoi_edge_node.sql.engine import Database
 from phoi_edge_node.sql.figures import count_signed
@@ -94,10 +95,19 @@ class Reviews(Database):
             )
         return from_json(last.disposition, Disposition)
 
-    def sign(self, analysis_id: str, signed: SignedReview, outgoing: Sequence[Outgoing]) -> None:
+    def sign(
+        self,
+        analysis_id: str,
+        signed: SignedReview,
+        outgoing: Sequence[Outgoing],
+        patient: Patient | None = None,
+    ) -> None:
         """Close the review and queue its documents; supersedes earlier signed reviews."""
         table, analyses = tables.reviews, tables.analyses
         with self._write() as connection:
+            uid = _study_uid(connection, analysis_id)
+            if patient is not None and patient_of(connection, uid) != patient:
+                raise ReviewConflict(Conflict.CHANGED)
             _lock(connection, analysis_id)
             _require_standing(connection, analysis_id, signed)
             _move(

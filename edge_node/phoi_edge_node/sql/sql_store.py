@@ -8,7 +8,7 @@ from phoi_edge_node.sql import tables
 from phoi_edge_node.sql.analyses import Analyses, believable_turn
 from phoi_edge_node.sql.commitments import Commitments
 from phoi_edge_node.sql.damages import Damages
-from phoi_edge_node.sql.deliveries import Deliveries, move_delivery
+from phoi_edge_node.sql.deliveries import Deliveries, drop_if_replaced, move_delivery
 from phoi_edge_node.sql.keeping import Keeping
 from phoi_edge_node.sql.orders import Orders
 from phoi_edge_node.sql.people import People
@@ -63,5 +63,6 @@ class SqlStore(
                 sa.select(deliveries.c.id).where(deliveries.c.state == DeliveryState.SENDING)
             ).all()
             for delivery_id in sending:
-                move_delivery(connection, delivery_id, DeliveryEvent.RETRY, now, due_at=now)
+                state = move_delivery(connection, delivery_id, DeliveryEvent.RETRY, now, due_at=now)
+                drop_if_replaced(connection, delivery_id, state, now)
         return running + len(sending)

@@ -84,8 +84,9 @@ class Statistics(Database):
 
 
 def _changed_after_signing(connection: sa.Connection) -> int:
-    """Looked for only where images came again: those have an index of their own."""
-    studies, analyses = tables.studies, tables.analyses
+    """Looked for only where images or other data came: those have indexes of their own."""
+    studies, analyses, documents = tables.studies, tables.analyses, tables.documents
+    outdated = sa.select(documents.c.study_instance_uid).where(documents.c.outdated)
     later = sa.select(analyses.c.study_instance_uid).where(
         analyses.c.revision > sa.literal_column("1")  # written as in the partial index
     )
@@ -94,6 +95,7 @@ def _changed_after_signing(connection: sa.Connection) -> int:
         sa.or_(
             studies.c.state.in_((StudyState.RECEIVING, StudyState.COUNTING)),
             studies.c.study_instance_uid.in_(later),
+            studies.c.study_instance_uid.in_(outdated),
         ),
     )
     return connection.scalar(query.select_from(studies)) or 0

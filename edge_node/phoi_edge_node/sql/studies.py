@@ -171,7 +171,9 @@ def _study_query() -> sa.Select[Any]:
 def changed_after_signing() -> sa.ColumnElement[bool]:
     """A study has a signature, and is being received again or has a revision behind it.
 
-    One that a person has acknowledged, for there was nothing to sign, counts no more.
+    One that a person has acknowledged, for there was nothing to sign, counts no more. What was told
+    of a patient whose data changed since counts, signed or not, until something replaces it: a
+    study whose images were removed has no revision that could.
     """
     studies, later, seen = tables.studies, tables.analyses.alias(), tables.reviews.alias()
     open_again = studies.c.state.in_((StudyState.RECEIVING, StudyState.COUNTING))
@@ -185,7 +187,18 @@ def changed_after_signing() -> sa.ColumnElement[bool]:
             )
         ),
     )
-    return _signed(sa.or_(open_again, behind_it))
+    return sa.or_(_signed(sa.or_(open_again, behind_it)), _outdated())
+
+
+def _outdated() -> sa.ColumnElement[bool]:
+    """What stands for a study was written before the patient's data changed."""
+    documents, reviews = tables.documents, tables.reviews
+    return sa.exists().where(
+        documents.c.study_instance_uid == tables.studies.c.study_instance_uid,
+        documents.c.outdated,
+        reviews.c.analysis_id == documents.c.analysis_id,
+        reviews.c.state != ReviewState.SUPERSEDED,
+    )
 
 
 def _signed(*where: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:

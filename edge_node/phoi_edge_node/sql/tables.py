@@ -123,6 +123,14 @@ documents = sa.Table(
     sa.Column("status", sa.String(16), nullable=False),
     sa.Column("content", sa.LargeBinary, nullable=False),
     sa.Column("created_at", UtcDateTime, nullable=False),
+    # The patient's data changed since: it goes out no more.
+    sa.Column("outdated", sa.Boolean, nullable=False),
+    sa.Index(
+        "outdated_documents",
+        "study_instance_uid",
+        sqlite_where=sa.text("outdated = 1"),
+        postgresql_where=sa.text("outdated"),
+    ),
 )
 
 deliveries = sa.Table(

@@ -70,7 +70,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "worklist.findings": ("Nốt phổi", "Nodules"),
     "worklist.age": ("Chờ", "Waiting"),
     "worklist.delivery": ("Gửi", "Delivery"),
-    "worklist.changed_after_signing": ("Ảnh mới sau khi ký", "New images after signing"),
+    "worklist.changed_after_signing": (
+        "Thay đổi sau khi trả kết quả",
+        "Changed after reporting",
+    ),
     "worklist.late_images": ("Ảnh mới đến muộn", "New images came late"),
     "worklist.truncated": (
         "Chỉ hiển thị {limit} ca đầu tiên.",
@@ -223,10 +226,12 @@ TEXTS: dict[str, tuple[str, str]] = {
         "This study has changed. Reload the page to see the new state.",
     ),
     "study.changed_after_signing": (
-        "Có ảnh mới hoặc thông tin bệnh nhân mới SAU KHI KÝ. Kết quả đã gửi đi vẫn là bản đã ký. "
-        "Hãy xem lại và ký lại.",
-        "New images, or other data of the patient, came AFTER SIGNING. What was sent is still what "
-        "was signed. Look again and sign again.",
+        "Có ảnh mới hoặc thông tin bệnh nhân mới SAU KHI TRẢ KẾT QUẢ. Kết quả đã gửi đi vẫn là bản "
+        "cũ. Hãy xem lại và ký lại; nếu ảnh đã được xóa khỏi Phoi, trước hết hãy gửi lại ca từ "
+        "PACS.",
+        "New images, or other data of the patient, came AFTER REPORTING. What was sent is still as "
+        "it was. Look again and sign again; where the images were removed from Phoi, first send "
+        "the study again from the PACS.",
     ),
     "study.late_images": (
         "Có ảnh mới đến sau khi ảnh cũ của ca này đã được xóa khỏi Phoi. Kết quả không xét "

@@ -374,12 +374,12 @@ def test_a_study_that_changed_after_signing_stands_on_top_and_says_so(
     reviewer: httpx.Client, desk: FakeDesk
 ) -> None:
     study = desk.studies["1.2.2"]
-    assert "Ảnh mới sau khi ký" not in reviewer.get("/?show=all").text
+    assert "Thay đổi sau khi trả kết quả" not in reviewer.get("/?show=all").text
     study.changed_after_signing = True
     html = reviewer.get("/?show=problems").text
     assert uids(html)[0] == "1.2.2"
-    assert "Ảnh mới sau khi ký" in html
-    assert "SAU KHI KÝ" in reviewer.get("/studies/1.2.2").text
+    assert "Thay đổi sau khi trả kết quả" in html
+    assert "SAU KHI TRẢ KẾT QUẢ" in reviewer.get("/studies/1.2.2").text
 
 
 @pytest.mark.parametrize("how", Completeness)

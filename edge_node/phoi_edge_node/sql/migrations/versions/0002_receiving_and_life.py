@@ -30,6 +30,7 @@ FIGURES: dict[str, Any] = {
 def upgrade() -> None:
     _add_to_studies()
     _add_to_analyses()
+    _add_to_documents()
     _add_to_deliveries()
     _add_to_reviews()
     _add_patients_to_studies()
@@ -60,6 +61,20 @@ def _add_to_analyses() -> None:
     op.execute("UPDATE analyses SET state_since = coalesce(finished_at, started_at, created_at)")
     with op.batch_alter_table("analyses") as table:
         table.alter_column("state_since", existing_type=UtcDateTime(), nullable=False)
+
+
+def _add_to_documents() -> None:
+    outdated: sa.Column[bool] = sa.Column(
+        "outdated", sa.Boolean(), nullable=False, server_default=sa.false()
+    )
+    op.add_column("documents", outdated)
+    op.create_index(
+        "outdated_documents",
+        "documents",
+        ["study_instance_uid"],
+        sqlite_where=sa.text("outdated = 1"),
+        postgresql_where=sa.text("outdated"),
+    )
 
 
 def _add_to_deliveries() -> None:
