@@ -106,6 +106,44 @@ def test_a_missing_slice_is_named(data: st.DataObject, count: int, spacing: floa
     assert found.detail == f"{len(inner)} of {count} slices are missing"
 
 
+def test_small_differences_of_spacing_may_not_add_up() -> None:
+    """Each step passes for an even one; in the middle they are 0.75 mm off."""
+    steps = [5.05] * 30 + [4.95] * 29
+    depths = np.concatenate([[0.0], np.cumsum(steps)])
+    places = [
+        replace(p, position_lps_mm=(0.0, 0.0, float(z)))
+        for p, z in zip(stack(60, 5.0), depths, strict=True)
+    ]
+    found = refusal(places)
+    assert found.reason is Reason.INCONSISTENT_GEOMETRY
+    assert "do not lie evenly on one line" in found.detail
+
+
+def test_a_slice_that_is_turned_a_little_is_no_millimetre_off_at_its_far_corner() -> None:
+    places = [replace(place, shape=(512, 512)) for place in stack(10)]
+    places[4] = replace(places[4], along_column_lps=(0.0, 0.999998, 0.0019))
+    assert refusal(places).reason is Reason.INCONSISTENT_GEOMETRY
+
+
+@given(
+    spacing=st.sampled_from([0.5, 0.625, 0.75, 1.0, 1.25, 2.5, 5.0]),
+    decimals=st.sampled_from([1, 2, 3]),
+    lean_degrees=st.sampled_from([0.0, 12.0, 27.5]),
+    count=st.integers(20, 600),
+)
+def test_a_slice_lies_where_the_geometry_says_whatever_its_header_was_rounded_to(
+    spacing: float, decimals: int, lean_degrees: float, count: int
+) -> None:
+    places = [
+        replace(p, position_lps_mm=as_triple(np.round(p.position_lps_mm, decimals)))
+        for p in stack(count, spacing, lean_degrees=lean_degrees)
+    ]
+    geometry = order_slices(places).geometry
+    found = geometry.index_to_lps([(z, 0, 0) for z in range(count)])
+    given_mm = np.array([place.position_lps_mm for place in places])
+    assert np.linalg.norm(found - given_mm, axis=1).max() <= 1.5 * 10**-decimals
+
+
 def test_positions_rounded_to_a_tenth_are_still_a_regular_stack() -> None:
     rounded = [
         replace(p, position_lps_mm=as_triple(np.round(p.position_lps_mm, 1)))

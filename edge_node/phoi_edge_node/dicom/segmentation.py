@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from phoi_models.findings import NoduleMask
 from phoi_models.geometry import Geometry
 from phoi_models.identity import ModelIdentity
+from phoi_models.reading.slice_order import LARGEST_OFFSET_MM
 from pydicom import Dataset
 from pydicom.uid import CTImageStorage
 
@@ -23,9 +24,6 @@ from phoi_edge_node.errors import EdgeError
 from phoi_edge_node.reported import ReportedNodule
 from phoi_edge_node.result import Nodule
 from phoi_edge_node.terms import LUNG, MANUFACTURER
-
-# A slice of the volume and the header it came from must lie at the same place.
-_TOLERANCE_MM = 0.5
 
 
 def segmented(nodules: Sequence[ReportedNodule]) -> tuple[tuple[ReportedNodule, Nodule], ...]:
@@ -101,7 +99,7 @@ def _check_place(geometry: Geometry, z: int, image: Dataset) -> None:
     last = first + along_row * columns * column_mm + along_column * rows * row_mm
     expected = geometry.index_to_lps([(z, 0, 0), (z, rows, columns)])
     same_grid = (image.Rows, image.Columns) == geometry.shape[1:]
-    if not same_grid or not np.allclose([first, last], expected, atol=_TOLERANCE_MM):
+    if not same_grid or not np.allclose([first, last], expected, atol=LARGEST_OFFSET_MM):
         raise EdgeError(f"slice {z} of the volume does not lie where its image does: a bug")
 
 

@@ -16,11 +16,14 @@ from phoi_models.errors import NotAnalysable, NotAnalysableReason
 from phoi_models.geometry import Geometry, Triple, as_triple
 
 MAXIMUM_SPACING_MM = 5.0
+LARGEST_OFFSET_MM = 0.5
+"""How far a corner of a slice may lie from where an even stack would have it, mm."""
 
 _THICKNESS_TOLERANCE_MM = 0.05
 _SAME_PLACE_MM = 0.01
-# Positions are often written with one decimal: 0.625 mm apart reads as steps of 0.6 and 0.7 mm.
-_STEP_TOLERANCE_MM = 0.11
+# Positions are often written with one decimal: 0.625 mm apart reads as steps of 0.6 and 0.7 mm,
+# and where the gantry is tilted, in two directions at once.
+_STEP_TOLERANCE_MM = 0.15
 _STEP_TOLERANCE = 0.1
 _SAME_DIRECTION = 2e-3
 _SAME_SPACING = 1e-3
@@ -70,6 +73,12 @@ class SlicePlace:
         unit: NDArray[np.float64] = normal / np.linalg.norm(normal)
         return unit
 
+    def index_to_lps(self, row: int, column: int) -> Triple:
+        """Centre of a pixel (PS3.3 C.7.6.2.1.1)."""
+        down = row * self.pixel_spacing_mm[0] * np.asarray(self.along_column_lps)
+        right = column * self.pixel_spacing_mm[1] * np.asarray(self.along_row_lps)
+        return as_triple(np.asarray(self.position_lps_mm) + down + right)
+
 
 @dataclass(frozen=True)
 class SliceOrder:
@@ -101,12 +110,13 @@ def order_slices(places: Sequence[SlicePlace]) -> SliceOrder:
     order = np.argsort(positions @ first.normal_lps, kind="stable")
     stacked = positions[order]
     _require_separate(stacked)
-    step = (stacked[-1] - stacked[0]) / (len(places) - 1)
     _require_even(stacked)
-    _require_straight(stacked, step)
+    origin, step = _line_through(stacked)
     require_thin(float(np.linalg.norm(step)), max(place.thickness_mm for place in places))
     _require_upright(step, first.normal_lps)
-    return SliceOrder(tuple(int(i) for i in order), _geometry(first, stacked[0], step, len(places)))
+    geometry = _geometry(first, origin, step, len(places))
+    _require_in_place([places[index] for index in order], geometry)
+    return SliceOrder(tuple(int(index) for index in order), geometry)
 
 
 def require_thin(spacing_mm: float, thickness_mm: float = 0.0) -> None:
@@ -182,13 +192,24 @@ def _require_even(stacked: NDArray[np.float64]) -> None:
         )
 
 
-def _require_straight(stacked: NDArray[np.float64], step: NDArray[np.float64]) -> None:
+def _line_through(
+    stacked: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Origin and step of the even stack that lies nearest to all slices (least squares)."""
+    middle = (len(stacked) - 1) / 2
+    index = np.arange(len(stacked)) - middle
+    step = index @ stacked / (index @ index)
+    return stacked.mean(axis=0) - middle * step, step
+
+
+def _require_in_place(ordered: Sequence[SlicePlace], geometry: Geometry) -> None:
     """Each slice lies where an even stack would have it: small errors must not add up either."""
-    expected = stacked[0] + np.arange(len(stacked))[:, None] * step
-    spacing = float(np.linalg.norm(step))
-    off = float(np.linalg.norm(stacked - expected, axis=1).max())
-    if off > max(_STEP_TOLERANCE_MM, 0.5 * spacing):
-        raise _inconsistent(f"the slices do not lie on one line, {off:.1f} mm off")
+    rows, columns = geometry.shape[1] - 1, geometry.shape[2] - 1
+    index = [[(z, 0, 0), (z, rows, columns)] for z in range(len(ordered))]
+    corners = [(place.position_lps_mm, place.index_to_lps(rows, columns)) for place in ordered]
+    off = float(np.linalg.norm(geometry.index_to_lps(index) - corners, axis=-1).max())
+    if off > LARGEST_OFFSET_MM:
+        raise _inconsistent(f"the slices do not lie evenly on one line, {off:.1f} mm off")
 
 
 def _require_upright(step: NDArray[np.float64], normal: NDArray[np.float64]) -> None:
