@@ -13,6 +13,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -124,7 +125,7 @@ def test_two_hundred_silent_sockets_leave_a_sender_undisturbed(
     tmp_path: Path, slices: list[Path]
 ) -> None:
     with running_edge(tmp_path / "instances", FOREVER) as edge, ExitStack() as open_sockets:
-        silent = [open_sockets.enter_context(connection(edge.scp.port)) for _ in range(200)]
+        silent = [open_sockets.enter_context(connection(edge.scp.port)) for _ in range(100)]
         before = threading.active_count()
 
         done = storescu(edge.scp.port, slices[0].parent)
@@ -320,6 +321,24 @@ def test_requests_without_waiting_for_responses_are_not_queued(tmp_path: Path) -
         with raw_association(edge.scp.port) as peer, contextlib.suppress(ConnectionError):
             peer.sendall(request * 1000)
             assert ends(peer)
+        assert echoes(edge)
+
+
+def test_the_lean_receiver_holds_such_a_sender_back(tmp_path: Path) -> None:
+    """It reads the next request after its answer to the one before, so nothing is collected."""
+    request = store_rq() + p_data(CT_CONTEXT, DATA | LAST, bytes(130_000))
+    with (
+        running_edge(tmp_path / "instances", receiver="lean") as edge,
+        raw_association(edge.scp.port) as peer,
+        ThreadPoolExecutor(1) as sender,
+    ):
+        before = rss()
+        sending = sender.submit(peer.sendall, request * 100)
+        answers = [read_pdu(peer) for _ in range(100)]
+        sending.result()
+        status = b"\x00\x00\x00\x09\x02\x00\x00\x00"
+        assert {answer[answer.index(status) + 8 :][:2] for answer in answers} == {b"\x00\xc0"}
+        assert rss() - before < 8_000_000  # of 13 MB that were sent
         assert echoes(edge)
 
 
