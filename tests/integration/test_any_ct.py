@@ -573,6 +573,42 @@ def test_two_acquisitions_in_one_series_are_told_apart(tmp_path: Path, chest: Vo
     assert set(np.unique(volume.hu - chest.hu)) in ({0}, {100})
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_acquisitions_that_lie_between_each_other_are_no_thinner_scan(
+    tmp_path: Path, chest: Volume, *, whole: bool
+) -> None:
+    """Of 5 mm each, and 2.5 mm apart."""
+    paths = write_series(tmp_path, chest)
+
+    def second(dataset: Dataset) -> None:
+        dataset.AcquisitionNumber = 2
+        dataset.ImagePositionPatient[2] += 2.5
+        dataset.PixelData = (np.frombuffer(dataset.PixelData, np.uint16) + 100).tobytes()
+
+    as_other_instances(paths, second)
+    if not whole:  # one slice of each took the number of the other
+        for path in (paths[5], paths[5].with_name(f"again-{paths[5].name}")):
+            edit(path, lambda d: setattr(d, "AcquisitionNumber", 3 - d.AcquisitionNumber))
+        found = refusal(tmp_path)
+        assert found.reason is Reason.INCONSISTENT_GEOMETRY
+        assert found.detail == "slices of 2 acquisitions alternate along the patient"
+        return
+    choice, volume = read(tmp_path)
+    assert set(np.unique(volume.hu - chest.hu)) in ({0}, {100})
+    assert choice.passed_over == {
+        choice.series_instance_uid: "21 slices of other acquisitions, stacks or times in the "
+        "chosen series"
+    }
+
+
+def test_acquisitions_that_follow_one_another_are_one_scan(tmp_path: Path, chest: Volume) -> None:
+    for number, path in enumerate(write_series(tmp_path, chest)):
+        edit(path, lambda d, n=number // 4: setattr(d, "AcquisitionNumber", n))  # type: ignore[misc]
+    choice, volume = read(tmp_path)
+    assert np.array_equal(volume.hu, chest.hu)
+    assert choice.passed_over == {}
+
+
 def test_half_a_chest_is_not_taken_for_a_whole_one(tmp_path: Path, chest: Volume) -> None:
     """The second acquisition goes on where the first one ends, and repeats its last slices."""
     long = Volume(

@@ -53,6 +53,7 @@ class SuitableSeries:
         slices: in the order of the slice axis of ``geometry``.
         original: Image Type says ORIGINAL, PRIMARY.
         kernel: Convolution Kernel (0018,1210), or "".
+        left_out: number of slices of the series that belong to other acquisitions in it.
     """
 
     series_instance_uid: str
@@ -60,6 +61,7 @@ class SuitableSeries:
     geometry: Geometry
     original: bool
     kernel: str
+    left_out: int = 0
 
     @property
     def coverage_mm(self) -> float:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
@@ -71,6 +73,7 @@ class DicomSeriesReader:
             passed_over={
                 **{uid: refusal.detail for uid, refusal in refused.items()},
                 **ranking.passed_over,
+                **_left_out(ranking.best),
             },
         )
 
@@ -109,9 +112,11 @@ class DicomSeriesReader:
                 NotAnalysableReason.NO_SUITABLE_SERIES, "localizers or projections only"
             )
         try:
-            return _stack(uid, slices)
+            whole = _stack(uid, slices)
+            _require_apart(slices)
         except NotAnalysable as refusal:
             return _best_stack_within(uid, slices, refusal)
+        return whole
 
     def _header(self, instance: ReceivedInstance) -> CtImage:
         return self._headers.of(self._root, instance)
@@ -172,6 +177,32 @@ def _stack(uid: str, slices: Sequence[_Slice]) -> SuitableSeries:
     )
 
 
+def _require_apart(slices: Sequence[_Slice]) -> None:
+    """Acquisitions may follow one another along the patient, and not lie in between each other.
+
+    Two of 5 mm, 2.5 mm apart, are no scan of 2.5 mm: the patient breathed, or contrast came.
+
+    Raises:
+        NotAnalysable: INCONSISTENT_GEOMETRY.
+    """
+    normal = slices[0].header.place.normal_lps
+    ordered = sorted(slices, key=lambda one: float(normal @ one.header.place.position_lps_mm))
+    blocks = [stack for stack, _ in groupby(one.header.stack for one in ordered)]
+    if len(blocks) > len(set(blocks)):
+        raise NotAnalysable(
+            NotAnalysableReason.INCONSISTENT_GEOMETRY,
+            f"slices of {len(set(blocks))} acquisitions alternate along the patient",
+        )
+
+
+def _left_out(best: SuitableSeries) -> Mapping[str, str]:
+    """Of the chosen series itself, where it holds more than was chosen of it."""
+    if not best.left_out:
+        return {}
+    why = f"{best.left_out} slices of other acquisitions, stacks or times in the chosen series"
+    return {best.series_instance_uid: why}
+
+
 def _best_stack_within(
     uid: str, slices: Sequence[_Slice], refusal: NotAnalysable
 ) -> SuitableSeries:
@@ -196,7 +227,8 @@ def _best_stack_within(
     whole = [stack for stack in suitable if _is_whole(stack, slices)]
     if not whole:
         raise refusal
-    return rank(whole).best
+    best = rank(whole).best
+    return replace(best, left_out=len(slices) - len(best.slices))
 
 
 def _is_whole(stack: SuitableSeries, slices: Sequence[_Slice]) -> bool:
