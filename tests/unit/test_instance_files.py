@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from phoi_edge_node.dicom import instance_files
 from phoi_edge_node.dicom.instance_files import InstanceFiles
 
 META = b"\0" * 128 + b"DICM"
@@ -52,6 +53,32 @@ def test_other_content_under_the_same_uid_overwrites_nothing(files: InstanceFile
     assert list(files.paths()) == [first.path]
     assert (files.root / first.path).read_bytes().endswith(b"first")
     assert [path.read_bytes()[-6:] for path in (files.root / "quarantine").iterdir()] == [b"second"]
+
+
+def test_what_lies_there_is_not_replaced_by_the_same_of_another_sender(
+    files: InstanceFiles,
+) -> None:
+    stored = files.store("1.2", "1.2.3", META, b"pixels")
+    files.store("1.2", "1.2.3", META + b"another sender or transfer syntax", b"pixels")
+    assert (files.root / stored.path).read_bytes() == META + b"pixels"
+    assert len(everything(files)) == 1
+
+
+def test_what_is_set_aside_already_is_not_missed(files: InstanceFiles) -> None:
+    stored = files.store("1.2", "1.2.3", META, b"other")
+    for _ in range(2):
+        files.quarantine(stored.path)
+    assert files.quarantined() == 1
+
+
+def test_the_folders_that_are_known_do_not_grow_for_ever(
+    files: InstanceFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(instance_files, "_MOST_KNOWN", 4)
+    for number in range(8):
+        files.store(f"1.{number}", "1.2.3", META, b"x")
+    assert len(files._durable) <= 4
+    assert len(list(files.paths())) == 8
 
 
 def test_a_study_has_one_folder(files: InstanceFiles) -> None:

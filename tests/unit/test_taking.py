@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +14,20 @@ from hypothesis import strategies as st
 from phoi_edge_node.dicom.headers import read_header
 from phoi_edge_node.dicom.instance_files import InstanceFiles
 from phoi_edge_node.dicom.part10 import open_file
-from phoi_edge_node.dicom.taking import InstanceTaker, NotTaken
-from phoi_edge_node.ports import Intake
+from phoi_edge_node.dicom.taking import (
+    DUPLICATE_SOP_INSTANCE,
+    IncomingInstance,
+    InstanceTaker,
+    NotTaken,
+    status_of,
+)
+from phoi_edge_node.ports import Intake, ReceivedInstance
 from phoi_edge_node.settings import DicomSettings
 from phoi_edge_node.testing import FakeClock
 from phoi_models.geometry import Geometry
 from phoi_models.volume import Volume
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from support.ct_data_set import data_set
 from support.dicom_edge import RememberingReceiver
 from support.dicom_phantom import write_series
 
@@ -48,6 +58,35 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     for path in made.files.paths():
         assert read_header(made.files.root / path).sop_instance_uid == stored[path]
     assert list(made.files.incoming.iterdir()) == []
+
+
+class Both(RememberingReceiver):
+    """Two associations learn at the same moment that theirs is other content."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.barrier = threading.Barrier(2)
+
+    def instance_received(self, instance: ReceivedInstance, association: str) -> Intake:
+        intake = super().instance_received(instance, association)
+        if intake is Intake.CONFLICT:
+            self.barrier.wait(60)
+        return intake
+
+
+def test_the_same_other_content_twice_at_once_is_a_conflict_twice(tmp_path: Path) -> None:
+    files, receiver = InstanceFiles(tmp_path), Both()
+    taker = InstanceTaker(DicomSettings(minimum_free_disk_mb=0), files, receiver, FakeClock())
+
+    def send(pixels: int) -> int:
+        content = data_set("1.2.3", pixels=pixels)
+        kind = IncomingInstance(content, ExplicitVRLittleEndian, CTImageStorage, "1.2.3")
+        return status_of(lambda: taker.take(kind, str(pixels)), "1.2.3")
+
+    assert send(64) == 0
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(send, [66, 66])) == [DUPLICATE_SOP_INSTANCE] * 2
+    assert files.quarantined() == len(list(files.paths())) == 1
 
 
 @given(data=st.data())

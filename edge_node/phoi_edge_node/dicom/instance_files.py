@@ -16,7 +16,9 @@ import mmap
 import os
 import secrets
 import shutil
+import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -25,6 +27,8 @@ from phoi_models.files import make_folder, sync_folder
 
 from phoi_edge_node.dicom.coming_and_going import ComingAndGoing
 from phoi_edge_node.group_commit import GroupCommit
+
+_MOST_KNOWN = 10_000  # folders that are known to be durable; each takes some hundred bytes
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,7 @@ class InstanceFiles:
         # Another process may write here too, such as an import.
         self._new_name = f"{self.incoming}/{secrets.token_hex(8)}-"
         self._numbers = itertools.count()
+        self._naming = threading.Lock()
         self._durable: set[Path] = set()
         self._folders = GroupCommit(self.sync_folders, of_all=(OSError,))
 
@@ -188,22 +193,28 @@ class InstanceFiles:
         return [None] * len(folders)
 
     def give_name(self, temporary: str, path: str) -> None:
-        """Move a durable file to ``path``, relative to the root, and make that name durable."""
+        """Move a durable file to ``path``, relative to the root, and make that name durable.
+
+        What lies there already holds the same data set, and stays: the index speaks of that file,
+        whose meta information may name another sender, or another transfer syntax.
+        """
         final = self.root / path
         self._make_folder(final.parent)
         try:
-            Path(temporary).rename(final)
+            self._move(Path(temporary), final)
         except FileNotFoundError:  # the study's images were removed meanwhile, and their folder
             self._durable -= {final.parent, final.parent.parent}
             self._make_folder(final.parent)
-            Path(temporary).rename(final)
+            self._move(Path(temporary), final)
         # Associations often bring the same study: what several threads wait for is synced once.
         self._folders.add(final.parent)
 
     def quarantine(self, path: str) -> None:
         """Set a stored file aside, so that nothing reads it and nothing is lost."""
         source = self.root / path
-        source.rename(self._quarantine / source.name)
+        # Where it is gone, another association brought the same and it was set aside with that.
+        with suppress(FileNotFoundError):
+            source.rename(self._quarantine / source.name)
         sync_folder(self._quarantine)
 
     def quarantined(self) -> int:
@@ -237,6 +248,13 @@ class InstanceFiles:
         """Space left on the disk."""
         return shutil.disk_usage(self.root).free
 
+    def _move(self, temporary: Path, final: Path) -> None:
+        with self._naming:
+            if final.exists():
+                temporary.unlink()
+            else:
+                temporary.rename(final)
+
     def _make_folder(self, folder: Path) -> None:
         """Make ``folder`` and its parent, and make their names durable."""
         for needed in (folder.parent, folder):
@@ -244,6 +262,8 @@ class InstanceFiles:
             if needed not in self._durable:
                 needed.mkdir(exist_ok=True)
                 self._folders.add(needed.parent)
+                if len(self._durable) >= _MOST_KNOWN:
+                    self._durable.clear()
                 self._durable.add(needed)
 
 

@@ -150,6 +150,8 @@ class InstanceTaker:
             stored = file.keep(header.study.study_instance_uid, header.sop_instance_uid)
         except OSError as error:
             raise _no_disk(error) from None
+        # If this raises, the file stays: whether it was indexed is not known then, and taking away
+        # what is would lose it. It is taken over when it comes again, or by the next start.
         intake = self._receiver.instance_received(
             self._describe(incoming, header, stored), association
         )
