@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import date, timedelta
@@ -13,7 +14,15 @@ import pytest
 import sqlalchemy as sa
 from phoi_edge_node.accounts import Account, Role
 from phoi_edge_node.errors import IllegalTransition, ReviewConflict
-from phoi_edge_node.ports import Delivered, DocumentKind, Intake, Refused, ReportStatus, Unreachable
+from phoi_edge_node.ports import (
+    Delivered,
+    DocumentKind,
+    Intake,
+    ReceivedInstance,
+    Refused,
+    ReportStatus,
+    Unreachable,
+)
 from phoi_edge_node.reconciled import (
     Lack,
     LackingStudy,
@@ -306,6 +315,44 @@ def test_a_study_of_another_patient_is_not_mixed_in(store: StudyStore) -> None:
     mixed = replace(other, study=replace(other.study, patient=patient))
     assert store.add_instance(mixed) is Intake.OTHER_PATIENT
     assert len(store.instances(UID)) == 1
+
+
+def test_a_study_of_nobody_is_of_the_first_patient_that_is_named(store: StudyStore) -> None:
+    def of(number: int, patient_id: str, issuer: str) -> ReceivedInstance:
+        instance = values.instance(number)
+        patient = replace(instance.study.patient, patient_id=patient_id, issuer=issuer)
+        return replace(instance, study=replace(instance.study, patient=patient))
+
+    assert store.add_instance(of(1, "", "")) is Intake.STORED
+    assert store.add_instance(of(2, "B", "HOSPITAL")) is Intake.STORED
+    assert store.add_instance(of(3, "C", "HOSPITAL")) is Intake.OTHER_PATIENT
+    assert store.add_instance(of(4, "B", "CLINIC")) is Intake.OTHER_PATIENT
+    assert store.add_instance(of(5, "", "")) is Intake.STORED
+    study = store.study(UID)
+    assert study is not None
+    assert (study.header.patient.patient_id, study.header.patient.issuer) == ("B", "HOSPITAL")
+
+
+def test_two_nodes_that_bring_the_same_studies_do_not_stop_each_other(
+    store: SqlStore, engine: sa.Engine, clock: FakeClock
+) -> None:
+    stores = (store, SqlStore(engine, clock))
+    store.add_instances([values.instance(0, "1.1"), values.instance(0, "1.2")])
+    together = Barrier(2)
+
+    def bring(node: int) -> list[Sequence[Intake]]:
+        studies = ["1.1", "1.2"] if node else ["1.2", "1.1"]
+        outcomes = []
+        for number in range(10):
+            together.wait(60)
+            numbers = range(1000 * (node + 1) + 4 * number, 1000 * (node + 1) + 4 * number + 4)
+            group = [values.instance(n, study) for study in studies for n in numbers]
+            outcomes.append(stores[node].add_instances([*group, group[0]]))
+        return outcomes
+
+    with ThreadPoolExecutor(2) as pool:
+        for outcomes in pool.map(bring, range(2)):
+            assert outcomes == [[*[Intake.STORED] * 8, Intake.DUPLICATE]] * 10
 
 
 def test_signed_studies_come_after_those_that_wait(store: StudyStore) -> None:

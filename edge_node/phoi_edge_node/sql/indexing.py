@@ -49,6 +49,7 @@ _TOUCH = _STUDIES.update().where(_HERE).values(last_received_at=sa.bindparam("at
 _REOPEN = _TOUCH.values(state=sa.bindparam("state"), state_since=sa.bindparam("at"))
 _BEGIN_ANEW = _REOPEN.values(receiving_since=sa.bindparam("at"))
 _TRIES = 5
+_PASSING = frozenset({"40001", "40P01"})  # serialization failure, deadlock
 _TOUCH_EVERY = timedelta(seconds=1)  # of a study that a thousand images a second may come to
 
 
@@ -71,22 +72,36 @@ class Indexing(Database):
         """Index several in one transaction: all of them or, when it raises, none."""
         try:
             return self._add_all(instances, synced=False)
-        except (_NeedsSync, sa.exc.IntegrityError):
-            return self._add_synced(instances)
+        except (_NeedsSync, sa.exc.DBAPIError) as error:
+            if not _may_pass(error):
+                raise
+        return self._add_synced(instances)
 
     def _add_synced(self, instances: Sequence[ReceivedInstance]) -> Sequence[Intake]:
         for _ in range(_TRIES - 1):
             try:
                 return self._add_all(instances, synced=True)
-            except sa.exc.IntegrityError:
-                # Another transaction brought the same study or instance a moment ago, which
-                # PostgreSQL says at the insertion only. Looked at again, it is known.
-                continue
+            except sa.exc.DBAPIError as error:
+                if not _may_pass(error):
+                    raise
         return self._add_all(instances, synced=True)
 
     def _add_all(self, instances: Sequence[ReceivedInstance], *, synced: bool) -> Sequence[Intake]:
+        """Study by study in the order of their UIDs, so that no two transactions wait in a ring."""
+        numbered = sorted(enumerate(instances), key=lambda one: one[1].study_instance_uid)
         with self._write(synced=synced) as connection:
-            return [_add(connection, instance, synced=synced) for instance in instances]
+            added = {n: _add(connection, instance, synced=synced) for n, instance in numbered}
+        return [added[n] for n in range(len(instances))]
+
+
+def _may_pass(error: Exception) -> bool:
+    """Does it go well when it is tried again?
+
+    Another transaction may have brought the same study or instance a moment ago, which PostgreSQL
+    says at the insertion only; looked at again, it is known. Or two waited for each other.
+    """
+    state = getattr(getattr(error, "orig", None), "sqlstate", None)
+    return isinstance(error, (_NeedsSync, sa.exc.IntegrityError)) or state in _PASSING
 
 
 def _add(connection: sa.Connection, instance: ReceivedInstance, *, synced: bool) -> Intake:
@@ -100,6 +115,7 @@ def _add(connection: sa.Connection, instance: ReceivedInstance, *, synced: bool)
     if study is None:
         connection.execute(_NEW_STUDY, _new_study(connection, instance))
     elif _is_of(connection, study.header, instance.study.patient):
+        _complete_patient(connection, uid, study.header, instance.study.patient)
         state = StudyState(study.state)
         _touch(connection, state, uid, study.last_received_at, instance.received_at)
     else:
@@ -112,6 +128,25 @@ def _is_of(connection: sa.Connection, header: str, patient: Patient) -> bool:
     """Does the study belong to this patient, perhaps under a number that was merged?"""
     known = _patient(header)
     return _same_patient(known, patient) or _same_patient(known, merged(connection, patient))
+
+
+def _complete_patient(connection: sa.Connection, uid: str, header: str, patient: Patient) -> None:
+    """The first image that says whose the study is says it of the study: others must agree."""
+    known = _patient(header)
+    if known.patient_id and (known.issuer or not patient.issuer):
+        return
+    if not patient.patient_id and not patient.issuer:
+        return
+    other = merged(connection, patient)
+    told = replace(
+        known,
+        patient_id=known.patient_id or other.patient_id,
+        issuer=known.issuer or other.issuer,
+    )
+    if told != known:
+        study = replace(from_json(header, StudyHeader), patient=told)
+        values = {"header": to_json(study), "patient_id": lookup(told.patient_id)}
+        connection.execute(_STUDIES.update().where(_HERE).values(**values), {"uid": uid})
 
 
 def _touch(
