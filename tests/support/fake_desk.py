@@ -94,6 +94,7 @@ class FakeStudy:
     images_removed_at: datetime | None = None
     order: ImagingOrder | None = None
     changed_after_signing: bool = False
+    late_images: bool = False
 
     @property
     def standing(self) -> dict[str, Disposition]:
@@ -124,6 +125,7 @@ class FakeStudy:
             trouble=self.trouble,
             unconfirmed=bool(self.result and self.result.completeness is Completeness.UNCONFIRMED),
             changed_after_signing=self.changed_after_signing,
+            late_images=self.late_images,
         )
 
     @property

@@ -382,6 +382,18 @@ def test_a_study_that_changed_after_signing_stands_on_top_and_says_so(
     assert "SAU KHI TRẢ KẾT QUẢ" in reviewer.get("/studies/1.2.2").text
 
 
+def test_images_that_came_after_the_others_were_removed_are_a_problem_and_said(
+    reviewer: httpx.Client, desk: FakeDesk
+) -> None:
+    study = desk.studies["1.2.2"]
+    assert TEXTS["study.late_images"][0] not in reviewer.get("/studies/1.2.2").text
+    study.late_images = True
+    html = reviewer.get("/?show=problems").text
+    assert "1.2.2" in uids(html)
+    assert TEXTS["worklist.late_images"][0] in html
+    assert TEXTS["study.late_images"][0] in reviewer.get("/studies/1.2.2").text
+
+
 @pytest.mark.parametrize("how", Completeness)
 def test_how_a_study_is_known_to_be_whole_is_shown(
     reviewer: httpx.Client, desk: FakeDesk, how: Completeness
