@@ -666,6 +666,22 @@ def test_an_enhanced_ct_is_its_frames_by_position(
         assert np.allclose(position.ImagePositionPatient, place)
 
 
+@pytest.mark.parametrize(("technique", "slices"), [("MPR", True), ("MAX_IP", False)])
+def test_projections_of_a_volume_are_no_slices(
+    tmp_path: Path, chest: Volume, technique: str, *, slices: bool
+) -> None:
+    """Volume Based Calculation Technique (0008,9207), of each frame."""
+    path = tmp_path / "a.dcm"
+    dataset = write_enhanced(path, chest)
+    for groups in dataset.PerFrameFunctionalGroupsSequence:
+        groups.CTImageFrameTypeSequence[0].VolumeBasedCalculationTechnique = technique
+    dataset.save_as(path, enforce_file_format=True)
+    if slices:
+        assert_same_ct(*read(tmp_path), chest)
+    else:
+        assert refusal(tmp_path).detail == "localizers or projections only"
+
+
 def test_a_legacy_converted_ct_is_what_it_was_converted_from(tmp_path: Path, chest: Volume) -> None:
     sources = write_series(tmp_path / "classic", chest)
     write_legacy_converted(tmp_path / "converted.dcm", sources)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,11 +30,12 @@ from phoi_edge_node.ports import Intake, ReceivedInstance
 from phoi_edge_node.settings import DicomSettings
 from phoi_models.errors import NotAnalysable, NotAnalysableReason
 from phoi_models.geometry import Geometry
-from phoi_models.reading.ct_image import read_ct_image
+from phoi_models.reading.ct_image import CtImage, read_ct_image
 from phoi_models.volume import Volume
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless
 from support import killed_decoder
 from support.dicom_phantom import SeriesOptions, write_series
+from support.enhanced_ct import write_enhanced
 from support.harmful_decoders import crash, hang
 
 PLENTY = 1 << 40
@@ -247,6 +250,22 @@ def test_a_file_that_kills_its_decoder_is_named_and_nothing_else_dies(
     decoder.stop()
 
 
+def test_a_file_of_many_frames_may_take_longer(
+    tmp_path: Path, chest: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed: list[float] = []
+
+    def look(image: CtImage) -> Iterator[np.ndarray]:
+        allowed.append(signal.getitimer(signal.ITIMER_PROF)[0])
+        return iter(())
+
+    monkeypatch.setattr(decoding, "frames_hu", look)
+    write_enhanced(tmp_path / "many.dcm", chest)
+    decoding._decode(tmp_path / "many.dcm")
+    assert allowed == [pytest.approx(120 + 21, abs=2)]
+    assert signal.getitimer(signal.ITIMER_PROF)[0] == 0
+
+
 def test_a_process_that_dies_costs_the_others_nothing(
     tmp_path: Path, instances: Sequence[ReceivedInstance], chest: Volume
 ) -> None:
@@ -289,6 +308,9 @@ def test_what_retention_removes_is_forgotten_too(
     decode_all(decoder, instances[:3])
 
     class Images:
+        def going(self, study_instance_uid: str) -> AbstractContextManager[None]:
+            return nullcontext()
+
         def retire(self, study_instance_uid: str) -> None:
             for instance in instances[:2]:
                 (tmp_path / "ct" / instance.path).unlink()

@@ -47,6 +47,7 @@ _KEYWORDS = (
     *MULTI_FRAME_KEYWORDS,
     "SOPInstanceUID",
     "ImageType",
+    "VolumeBasedCalculationTechnique",
     "ConvolutionKernel",
     "AcquisitionNumber",
     "SamplesPerPixel",
@@ -65,6 +66,10 @@ _PIXEL_DATA = {True: b"\x7f\xe0\x00\x10", False: b"\xe0\x7f\x10\x00"}  # big end
 _LARGEST_SIDE = 4096  # pixels; scanners reconstruct 512 to 2048
 _NATIVE = frozenset({ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian})
 _NOT_SLICES = frozenset({"LOCALIZER", "MIP", "MINIP", "PROJECTION IMAGE", "SCREEN SAVE"})
+# Of Volume Based Calculation Technique (0008,9207); a flat MPR is a slice.
+_NO_SLICE_TECHNIQUES = frozenset(
+    {"MAX_IP", "MIN_IP", "VOLUME_RENDER", "SURFACE_RENDER", "CURVED_MPR"}
+)
 _EXPLICIT_VR = frozenset({b"OW", b"OB"})  # as a length these would be odd, which none may be
 _FILE_META_LENGTH = 1024  # bytes in which a transfer syntax is looked for
 _LARGEST_INFLATED = 1 << 30  # bytes: a volume of 2000 slices
@@ -253,7 +258,8 @@ def _require_pixels(file: BinaryIO, transfer_syntax: str) -> None:
 
 def _slice(header: Dataset, frame: int | None) -> CtSlice | None:
     image_type = tuple(value.strip().upper() for value in _texts(header, "ImageType"))
-    if _NOT_SLICES & set(image_type):
+    technique = str(header.get("VolumeBasedCalculationTechnique") or "").strip().upper()
+    if _NOT_SLICES & set(image_type) or technique in _NO_SLICE_TECHNIQUES:
         return None
     return CtSlice(
         frame=frame,

@@ -23,7 +23,10 @@ MULTI_FRAME = frozenset({EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageS
 
 # By functional group: what it says, under the keyword by which a classic image says it.
 _GROUPS: Mapping[str, Mapping[str, str]] = {
-    "CTImageFrameTypeSequence": {"FrameType": "ImageType"},
+    "CTImageFrameTypeSequence": {
+        "FrameType": "ImageType",
+        "VolumeBasedCalculationTechnique": "VolumeBasedCalculationTechnique",
+    },
     "CTReconstructionSequence": {"ConvolutionKernel": "ConvolutionKernel"},
     "FrameContentSequence": {
         "FrameAcquisitionNumber": "AcquisitionNumber",
@@ -48,6 +51,7 @@ _COMMON = (
     "Modality",
     "FrameOfReferenceUID",
     "ImageType",
+    "VolumeBasedCalculationTechnique",
     "Rows",
     "Columns",
     "PixelRepresentation",
