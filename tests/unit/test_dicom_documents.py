@@ -6,7 +6,7 @@ import io
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +164,11 @@ def test_how_the_study_is_known_to_be_whole_is_told(images: Images, how: Complet
     made = _encode(images, replace(plain, result=replace(plain.result, completeness=how)))
     assert _codes(made[SR], "Completeness of the study") == [terms.COMPLETENESSES[how].code]
     unconfirmed = how is Completeness.UNCONFIRMED
+    found = _positive(images)
+    found = replace(found, result=replace(found.result, completeness=how))
+    description = _encode(images, found)[SEG].ContentDescription
+    assert ("COMPLETENESS UNCONFIRMED" in description) is unconfirmed
+    assert len(description) <= 64
     english, vietnamese = _texts(made[SR], "Impression")
     assert ("COMPLETENESS UNCONFIRMED" in english) is unconfirmed
     assert ("CHƯA XÁC NHẬN ĐỦ HÌNH" in vietnamese) is unconfirmed
@@ -404,6 +409,50 @@ def test_what_the_core_has_corrected_stands(images: Images) -> None:
         assert str(dataset.PatientName) == "Lê^Thị Hoà"
         assert dataset.PatientBirthDate == "19600229"
         assert dataset.StudyInstanceUID == case.study.study_instance_uid
+
+
+def test_nothing_that_was_said_of_a_corrected_name_or_birth_date_is_left(tmp_path: Path) -> None:
+    old = {
+        "OtherPatientNames": "Nguyễn^Tuyết",
+        "PatientBirthTime": "0400",
+        "PatientAge": "066Y",
+        "TypeOfPatientID": "TEXT",
+    }
+    images = _images(tmp_path, SeriesOptions(header=tuple(old.items())))
+    case = _positive(images)
+    patient = replace(case.study.patient, patient_id="PHANTOM-1")
+    same = replace(case, study=replace(case.study, patient=patient))
+    for dataset in _encode(images, same).values():
+        assert {keyword: str(dataset.get(keyword)) for keyword in old} == old
+    patient = replace(
+        patient, patient_id="BN-0043", name="Lê^Thị Hoà", birth_date=date(1990, 1, 31)
+    )
+    for dataset in _encode(
+        images, replace(case, study=replace(case.study, patient=patient))
+    ).values():
+        assert dataset.PatientBirthDate == "19900131"
+        assert not [keyword for keyword in old if keyword in dataset]
+
+
+def test_a_number_that_is_too_long_for_dicom_is_not_cut(images: Images) -> None:
+    case = _positive(images)
+    patient = replace(case.study.patient, patient_id="9" * 65)
+    made = _encode(images, replace(case, study=replace(case.study, patient=patient)))
+    assert {dataset.PatientID for dataset in made.values()} == {"PHANTOM-1"}
+
+
+def test_a_study_of_which_no_file_can_be_read_is_reported_all_the_same(tmp_path: Path) -> None:
+    images = _images(tmp_path)
+    whole = case_of(
+        images, Outcome.NOT_ANALYSABLE, reason=NotAnalysableReason.UNREADABLE_PIXELS, detail="why"
+    )
+    expected = _encode(images, whole)[SR]
+    for path in tmp_path.glob("*.dcm"):
+        path.write_bytes(b"damaged")
+    report = _encode(images, whole)[SR]
+    assert _codes(report, "Reason for not analysing") == ["unreadable_pixels"]
+    for keyword in ("StudyInstanceUID", "PatientID", "PatientName", "StudyDate", "StudyTime"):
+        assert report[keyword].value == expected[keyword].value
 
 
 @pytest.mark.parametrize(

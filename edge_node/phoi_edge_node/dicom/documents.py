@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import timedelta, timezone, tzinfo
 from pathlib import Path
 
+from phoi_models.reading.multi_frame import single_frames
 from pydicom import Dataset
 from pydicom.config import disable_value_validation
 
@@ -13,15 +14,24 @@ from phoi_edge_node.dicom.key_slice import key_slice
 from phoi_edge_node.dicom.measurement_groups import Evidence
 from phoi_edge_node.dicom.secondary_capture import make_secondary_capture
 from phoi_edge_node.dicom.segmentation import make_segmentation, segmented, slices_with_nodules
-from phoi_edge_node.dicom.source import image_reference, read_header, representative, time_zone
+from phoi_edge_node.dicom.source import (
+    image_reference,
+    read_header,
+    representative_header,
+    time_zone,
+)
 from phoi_edge_node.dicom.stamp import NewInstance, Stamp, to_bytes
 from phoi_edge_node.dicom.structured_report import make_structured_report
 from phoi_edge_node.dicom.summary_page import draw_summary
 from phoi_edge_node.errors import EdgeError
 from phoi_edge_node.ports import Document, DocumentKind, ReportedCase, UidSource
 from phoi_edge_node.reported import ReportedNodule, reported_at, reported_nodules
+from phoi_edge_node.result import Completeness
 
 INDOCHINA_TIME = timezone(timedelta(hours=7))
+
+# In the 64 characters of Content Description (0070,0081).
+_UNCONFIRMED = "AI lung nodules. COMPLETENESS UNCONFIRMED: images may be missing"
 
 _SERIES = {
     DocumentKind.SEGMENTATION: (9101, "Phoi AI lung nodules: segmentation"),
@@ -60,7 +70,7 @@ class DicomEncoder:
             return self._encode(case)
 
     def _encode(self, case: ReportedCase) -> Sequence[Document]:
-        header = read_header(self._root, representative(case))
+        header = representative_header(self._root, case)
         stamp = Stamp(
             header=header,
             study=case.study,
@@ -104,7 +114,10 @@ class DicomEncoder:
         if case.volume is None:
             raise EdgeError("nodules have voxels and the volume is not given: a bug")
         instance = self._new_instance(DocumentKind.SEGMENTATION)
-        return make_segmentation(nodules, case.volume.geometry, references, instance, stamp)
+        made = make_segmentation(nodules, case.volume.geometry, references, instance, stamp)
+        if case.result.completeness is Completeness.UNCONFIRMED:
+            made.ContentDescription = _UNCONFIRMED
+        return made
 
     def _new_instance(self, kind: DocumentKind) -> NewInstance:
         number, description = _SERIES[kind]
@@ -119,9 +132,12 @@ class DicomEncoder:
         wanted = {*slices_with_nodules(nodules), *_key_slices(case, nodules).values()}
         slices = {z: case.choice.slices[z] for z in sorted(wanted)}
         instances = {one.instance.path: one.instance for one in slices.values()}
-        headers = {path: read_header(self._root, one) for path, one in instances.items()}
+        frames = {
+            path: single_frames(read_header(self._root, one)) for path, one in instances.items()
+        }
         return {
-            z: image_reference(headers[one.instance.path], one.frame) for z, one in slices.items()
+            z: image_reference(frames[one.instance.path][(one.frame or 1) - 1], one.frame)
+            for z, one in slices.items()
         }
 
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from datetime import timedelta, timezone, tzinfo
 from pathlib import Path
 
 import pydicom
 from phoi_models.reading.ct_image import require_modest
-from phoi_models.reading.multi_frame import single_frames
 from pydicom import Dataset
 
 from phoi_edge_node.dicom.headers import text
 from phoi_edge_node.dicom.uids import derived_uid
 from phoi_edge_node.errors import EdgeError
 from phoi_edge_node.ports import ReceivedInstance, ReportedCase
-from phoi_edge_node.result import StudyHeader
+from phoi_edge_node.result import Patient, StudyHeader
 
 # Patient, Patient Study and General Study modules (PS3.3 C.7.1.1, C.7.2.2, C.7.2.1), less what is
 # retired and free comments.
@@ -76,6 +76,9 @@ _IMAGE_REFERENCE = (
     "SliceThickness",
 )
 _OF_THE_NUMBER = ("IssuerOfPatientID", "TypeOfPatientID", "IssuerOfPatientIDQualifiersSequence")
+_OF_THE_NAME = ("OtherPatientNames",)
+_OF_THE_BIRTH = ("PatientBirthTime", "PatientAge")
+_LONGEST_NUMBER = 64  # characters of an LO (PS3.5 6.2)
 _OFFSET = re.compile(r"(?P<sign>[+-])(?P<hours>0\d|1[0-4])(?P<minutes>[0-5]\d)")
 _NO_PATIENT = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex")
 _NO_STUDY = ("AccessionNumber", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName")
@@ -99,23 +102,48 @@ def read_header(root: Path, instance: ReceivedInstance) -> Dataset:
         ) from None
 
 
-def representative(case: ReportedCase) -> ReceivedInstance:
-    """The instance that stands for the study: of the analysed series where there is one."""
-    return case.choice.instances[0] if case.choice else case.instances[0]
+def representative_header(root: Path, case: ReportedCase) -> Dataset:
+    """The header that stands for the study: of the analysed series where there is one.
+
+    Of a study that could not be analysed, perhaps since no file of it can be read, what the index
+    knows is enough to say so.
+
+    Raises:
+        EdgeError: a file of the analysed series is gone or damaged.
+    """
+    if case.choice:
+        return read_header(root, case.choice.instances[0])
+    try:
+        return read_header(root, case.instances[0])
+    except EdgeError:
+        return _indexed_header(case.instances[0], case.study)
 
 
-def image_reference(header: Dataset, frame: int | None = None) -> Dataset:
+def _indexed_header(instance: ReceivedInstance, study: StudyHeader) -> Dataset:
+    """What was read of an instance when it came; who it is of stands in ``study``."""
+    header = Dataset()
+    header.SOPClassUID = instance.sop_class_uid
+    header.SOPInstanceUID = instance.sop_instance_uid
+    header.StudyInstanceUID = study.study_instance_uid
+    header.SeriesInstanceUID = instance.series_instance_uid
+    header.Modality = instance.modality
+    if study.started_at is not None:
+        header.StudyDate = study.started_at.strftime("%Y%m%d")
+        header.StudyTime = study.started_at.strftime("%H%M%S")
+    return header
+
+
+def image_reference(image: Dataset, frame: int | None = None) -> Dataset:
     """What names an image and places it, with an empty patient.
 
     highdicom quotes values that it doubts in warnings and logs: what it is not given, it cannot
     tell.
 
     Args:
-        header: of an instance.
-        frame: of a multi-frame instance, counted from 1; it stands in the reference as Referenced
+        image: header of an instance, or of one frame of it (``single_frames``).
+        frame: number of that frame, counted from 1; it stands in the reference as Referenced
             Frame Number (0008,1160).
     """
-    image = header if frame is None else single_frames(header)[frame - 1]
     reference = Dataset()
     for keyword in _IMAGE_REFERENCE:
         if keyword in image:
@@ -149,11 +177,12 @@ def copy_patient_and_study(header: Dataset, study: StudyHeader, target: Dataset)
         if keyword in header:
             setattr(target, keyword, [_decoded(item) for item in header[keyword].value])
     patient = study.patient
-    if patient.patient_id and patient.patient_id != text(header, "PatientID"):
-        _forget_number(target)
+    # A hospital's number may be longer than a DICOM one. Cut, it could be another patient's.
+    number = patient.patient_id if len(patient.patient_id) <= _LONGEST_NUMBER else ""
+    _forget(target, _outdated(header, patient, number))
     known = {
         "PatientName": patient.name,
-        "PatientID": patient.patient_id,
+        "PatientID": number,
         "IssuerOfPatientID": patient.issuer,
         "PatientBirthDate": patient.birth_date.strftime("%Y%m%d") if patient.birth_date else "",
         "PatientSex": patient.sex,
@@ -170,9 +199,20 @@ def copy_patient_and_study(header: Dataset, study: StudyHeader, target: Dataset)
             setattr(target, keyword, "")
 
 
-def _forget_number(target: Dataset) -> None:
-    """The patient was merged into another number: what says more of the old one is not of it."""
-    for keyword in _OF_THE_NUMBER:
+def _outdated(header: Dataset, patient: Patient, number: str) -> Iterator[str]:
+    """What the images say of a number, a name or a birth date that was corrected since."""
+    born = patient.birth_date.strftime("%Y%m%d") if patient.birth_date else ""
+    for known, keyword, others in (
+        (number, "PatientID", _OF_THE_NUMBER),
+        (patient.name, "PatientName", _OF_THE_NAME),
+        (born, "PatientBirthDate", _OF_THE_BIRTH),
+    ):
+        if known and known != text(header, keyword):
+            yield from others
+
+
+def _forget(target: Dataset, keywords: Iterable[str]) -> None:
+    for keyword in keywords:
         if keyword in target:
             delattr(target, keyword)
 
