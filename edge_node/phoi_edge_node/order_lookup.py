@@ -13,7 +13,7 @@ from typing import Protocol
 import structlog
 
 from phoi_edge_node.errors import SourceUnavailable
-from phoi_edge_node.orders import HospitalMessage, ImagingOrder, OrderAction, ToldOrder
+from phoi_edge_node.orders import UNDATED, HospitalMessage, ImagingOrder, OrderAction, ToldOrder
 from phoi_edge_node.ports import Clock
 from phoi_edge_node.result import StudyHeader
 from phoi_edge_node.store import StudyStore
@@ -84,5 +84,5 @@ class OrderLookup:
     def _remember(self, uid: str, order: ImagingOrder) -> None:
         identity = sha256(f"worklist {uid} {order!r}".encode()).hexdigest()
         told = ToldOrder(OrderAction.UPDATE, order)
-        self._store.take_message(HospitalMessage(identity, self._clock.now(), orders=(told,)))
+        self._store.take_message(HospitalMessage(identity, UNDATED, orders=(told,)))
         log.info("order found on the worklist", study_instance_uid=uid)

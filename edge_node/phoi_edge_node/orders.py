@@ -9,11 +9,14 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from enum import StrEnum
 from typing import Protocol
 
 from phoi_edge_node.result import Patient, Priority, StudyHeader
+
+# When something was told by a source that does not say when, as a worklist: before all else.
+UNDATED = datetime(1, 1, 2, tzinfo=UTC)
 
 _URGENCY = (Priority.STAT, Priority.URGENT, Priority.ROUTINE)
 
@@ -42,6 +45,11 @@ class OrderNumber:
 
     value: str = ""
     namespace: str = ""
+
+    def may_be(self, other: OrderNumber) -> bool:
+        """The same number, and no two different systems that gave it."""
+        named = self.namespace and other.namespace
+        return self.value == other.value and (not named or self.namespace == other.namespace)
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,7 @@ class ImagingOrder:
             return False
         for mine, its in ((self.placer, other.placer), (self.filler, other.filler)):
             if mine.value and its.value:
-                return mine.value == its.value
+                return mine.may_be(its)
         return bool(self.accession_number) and self.accession_number == other.accession_number
 
     def same_patient(self, others: Sequence[PatientKey]) -> bool:
@@ -93,13 +101,17 @@ class ImagingOrder:
     def is_for(self, study: StudyHeader, also_known_as: Sequence[PatientKey] = ()) -> bool:
         """It is the order behind these images, and of the patient on them.
 
+        One that names no patient is for nobody; images that name none are found by UID alone.
+
         Args:
             also_known_as: the patient's numbers before they were merged.
         """
-        known_as = [key_of(study.patient), *also_known_as] if study.patient.patient_id else []
         by_uid = self.study_instance_uid == study.study_instance_uid
+        if not study.patient.patient_id:
+            return by_uid and bool(self.patients)
+        known_as = [key_of(study.patient), *also_known_as]
         by_number = study.accession_number in self.numbers
-        return (by_uid or by_number) and self.same_patient(known_as)
+        return (by_uid or by_number) and bool(self.patients) and self.same_patient(known_as)
 
 
 class OrderAction(StrEnum):
@@ -178,7 +190,8 @@ class HospitalMessage:
 
     Attributes:
         identity: the same for a message that is sent again, and for no other.
-        sent_at: UTC, by the sender's clock; never later than it was received.
+        sent_at: UTC, by the sender's clock; never later than it was received. What is UNDATED only
+            fills in what is not known of an order.
     """
 
     identity: str

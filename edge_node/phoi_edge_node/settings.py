@@ -138,13 +138,22 @@ class OrdersSettings(_Section):
     """What listens for orders and merges: HL7 v2 over MLLP.
 
     Attributes:
-        host: ``0.0.0.0`` to be reached from other machines.
-        allowed_peers: addresses or networks that may connect; empty: any.
+        host: ``0.0.0.0`` to be reached from other machines, which are then to be named.
+        allowed_peers: addresses or networks that may connect; empty: this machine's programs.
     """
 
     host: str = "127.0.0.1"
     port: Port = 2575
     allowed_peers: tuple[IPvAnyNetwork, ...] = ()
+
+    @model_validator(mode="after")
+    def _peers_are_named(self) -> OrdersSettings:
+        if self.host not in {"127.0.0.1", "::1", "localhost"} and not self.allowed_peers:
+            raise ValueError(
+                "orders.allowed_peers is empty: whoever reaches this port could merge patients. "
+                'Name who may send, as allowed_peers = ["10.0.0.5"]'
+            )
+        return self
 
 
 class WorklistSettings(_Section):

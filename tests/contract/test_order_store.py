@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 from datetime import date, datetime, timedelta
+from functools import partial
 
 import pytest
 import sqlalchemy as sa
@@ -375,14 +376,14 @@ def test_what_was_written_of_the_former_patient_does_not_end_an_analysis(
     assert store.claim_analysis()
     store.add_instance(values.instance(2))  # reopened: the analysis goes on
     _merge(store, clock)
-    end = (analysis_id, AnalysisEvent.FINISH, values.result(), [])
-    assert not store.finish_analysis(*end, patient=values.PATIENT)
+    finish = partial(store.finish_analysis, analysis_id, AnalysisEvent.FINISH, values.result(), [])
+    assert not finish(patient=values.PATIENT)
     assert store.analyses(UID)[0].state is AnalysisState.QUEUED
     again = store.claim_analysis()
     assert again
     study = store.study(UID)
     assert study
-    assert store.finish_analysis(*end, claim=again.claims, patient=study.header.patient)
+    assert finish(claim=again.claims, patient=study.header.patient)
 
 
 def test_what_was_written_of_the_former_patient_is_not_signed(
@@ -459,3 +460,21 @@ def test_a_merge_after_the_images_were_removed_asks_for_a_person(
     anew = store.complete_study(UID, Priority.ROUTINE)
     assert anew
     assert _asks_for_a_person(store) is signed
+
+
+def test_an_order_that_names_no_patient_is_nobodys(store: SqlStore, clock: FakeClock) -> None:
+    store.add_instance(values.instance(1))
+    order = ImagingOrder(placer=OrderNumber("ACC1", "LAB"), priority=Priority.STAT)
+    store.take_message(_message(clock.now(), ToldOrder(OrderAction.UPDATE, order)))
+    store.take_message(_message(clock.now(), _place(replace(order, study_instance_uid=UID))))
+    assert store.order_of(UID) is None
+
+
+def test_the_same_number_of_another_system_is_another_order(
+    store: SqlStore, clock: FakeClock
+) -> None:
+    store.add_instance(values.instance(1))
+    store.take_message(_message(clock.now(), _place(ORDER)))
+    of_laboratory = ImagingOrder(placer=OrderNumber("P1", "LAB"), patients=(PATIENT,))
+    store.take_message(_message(clock.now(), ToldOrder(OrderAction.CANCEL, of_laboratory)))
+    assert store.order_of(UID) == ORDER

@@ -232,3 +232,21 @@ def test_a_port_in_use_is_said_with_what_to_do(site: Site) -> None:
     listener = MllpListener(OrdersSettings(port=site.port), lambda message: message)
     with pytest.raises(EdgeError, match=r"orders\.port"):
         listener.start()
+
+
+def test_a_thread_that_cannot_be_started_costs_one_connection(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        with socket.create_connection(("127.0.0.1", site.port), timeout=20) as connection:
+            assert _hangs_up(connection)
+    assert "MSA|AA|1" in str(site.say(_order()))
+
+
+def test_anybody_on_the_network_may_not_merge_patients() -> None:
+    with pytest.raises(ValueError, match="Name who may send"):
+        OrdersSettings(host="0.0.0.0")

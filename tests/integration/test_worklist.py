@@ -6,14 +6,21 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 from phoi_edge_node.dicom.worklist import ModalityWorklist
 from phoi_edge_node.errors import SourceUnavailable
 from phoi_edge_node.order_lookup import TRIES, WAIT_S, OrderLookup
-from phoi_edge_node.orders import ImagingOrder, OrderNumber, PatientKey
+from phoi_edge_node.orders import (
+    HospitalMessage,
+    ImagingOrder,
+    OrderAction,
+    OrderNumber,
+    PatientKey,
+    ToldOrder,
+)
 from phoi_edge_node.result import Patient, Priority, StudyHeader
 from phoi_edge_node.settings import WorklistSettings
 from phoi_edge_node.sql.engine import open_engine
@@ -104,11 +111,13 @@ def test_the_order_is_found(program: str, tmp_path: Path) -> None:
             procedure="CT ngực",
             priority=Priority.STAT,
         )
-        # Without an accession number: by patient, day and modality, if that leaves one.
-        found = worklist.order_for(_of("BN-7"))
+        # Without an accession number: by patient, day and modality, if it is for this study.
+        found = worklist.order_for(_of("BN-0042"))
         assert found
-        assert (found.accession_number, found.study_instance_uid) == ("ACC3", "1.2.3")
-        assert found.priority is Priority.URGENT
+        assert (found.accession_number, found.study_instance_uid) == ("ACC1", "1.2.3")
+        # Nor an order of the day for another study: of the head, say, that is still to come.
+        assert worklist.order_for(_of("BN-7")) is None
+        assert worklist.order_for(replace(STUDY, study_instance_uid="1.2.8")) is None
         assert worklist.order_for(_of("BN-8")) is None
         assert worklist.order_for(_of("BN-7", day=3)) is None
         assert worklist.order_for(_of("")) is None
@@ -162,7 +171,9 @@ def store(tmp_path: Path, clock: FakeClock) -> Iterator[SqlStore]:
 
 
 def test_a_study_is_asked_about_until_its_order_is_known(store: SqlStore, clock: FakeClock) -> None:
-    order = ImagingOrder(accession_number="ACC1", priority=Priority.STAT)
+    order = ImagingOrder(
+        accession_number="ACC1", patients=(PatientKey("BN-0042"),), priority=Priority.STAT
+    )
     asked = _Asked(SourceUnavailable("away"), None, order)
     lookup = OrderLookup(store, asked, clock)
     assert not lookup.ask_next()
@@ -175,6 +186,37 @@ def test_a_study_is_asked_about_until_its_order_is_known(store: SqlStore, clock:
     assert not lookup.ask_next()
     store.complete_study("1.2.3", Priority.ROUTINE)
     assert [a.priority for a in store.analyses("1.2.3")] == [Priority.STAT]
+
+
+def test_what_a_message_says_is_later_than_the_worklist(store: SqlStore, clock: FakeClock) -> None:
+    known = ImagingOrder(
+        placer=OrderNumber("P1"),
+        accession_number="ACC1",
+        procedure="CT ngực",
+        patients=(PatientKey("BN-0042"),),
+    )
+    store.add_instance(values.instance(1))
+    assert OrderLookup(store, _Asked(known), clock).ask_next()
+    slow = clock.now() - timedelta(minutes=5)
+    stat = replace(known, priority=Priority.STAT)
+    placed = ToldOrder(OrderAction.UPDATE, stat)
+    store.take_message(HospitalMessage("stat", slow, orders=(placed,)))
+    assert store.order_of("1.2.3") == stat
+    cancelled = ToldOrder(OrderAction.CANCEL, stat)
+    store.take_message(HospitalMessage("cancel", slow, orders=(cancelled,)))
+    assert store.order_of("1.2.3") is None
+
+
+def test_the_worklist_fills_in_what_no_message_said(store: SqlStore, clock: FakeClock) -> None:
+    told = ImagingOrder(
+        placer=OrderNumber("P1"), priority=Priority.STAT, patients=(PatientKey("BN-0042"),)
+    )
+    placed = ToldOrder(OrderAction.PLACE, told)
+    store.take_message(HospitalMessage("placed", clock.now(), orders=(placed,)))
+    store.add_instance(values.instance(1))
+    listed = replace(told, accession_number="ACC1", priority=Priority.ROUTINE)
+    assert OrderLookup(store, _Asked(listed), clock).ask_next()
+    assert store.order_of("1.2.3") == replace(told, accession_number="ACC1")
 
 
 def test_it_gives_up_and_the_study_goes_on(store: SqlStore, clock: FakeClock) -> None:

@@ -116,6 +116,36 @@ def test_several_orders_in_one_message_keep_their_own_numbers() -> None:
     assert [t.order.placer.value for t in told.orders] == ["P1", "P2", "P3"]
 
 
+def test_an_obr_behind_another_is_done_with_as_their_orc_says() -> None:
+    orc = "ORC|CA|P1||||||||||77^Trần^An"
+    told = _read(_message(PID, orc, "OBR|1|P1", "OBR|2|P2")).orders
+    assert [(t.action, t.order.placer.value, t.order.requester) for t in told] == [
+        (OrderAction.CANCEL, "P1", "Trần^An"),
+        (OrderAction.CANCEL, "P2", "Trần^An"),
+    ]
+
+
+@pytest.mark.parametrize("event", ["A18", "A30", "A34", "A36", "A39", "A40", "A46", "A47"])
+def test_every_kind_of_merge_is_taken(event: str) -> None:
+    [merge] = _read(_message(PID, "MRG|BN-1^^^BVTEST", kind=f"ADT^{event}")).merges
+    assert merge == PatientMerge(PatientKey("BN-1", "BVTEST"), PatientKey("BN-42", "BVTEST"))
+
+
+@pytest.mark.parametrize("event", ["A24", "A37", "A43", "A44", "A45"])
+def test_a_change_of_identity_that_is_not_followed_is_refused(event: str) -> None:
+    with pytest.raises(BadMessage) as refused:
+        _read(_message(PID, "MRG|BN-1^^^BVTEST", kind=f"ADT^{event}"))
+    assert (refused.value.code, refused.value.error) == ("AR", 201)
+
+
+@pytest.mark.parametrize("processing", ["T", "D", ""])
+def test_what_is_not_for_production_is_refused(processing: str) -> None:
+    content = _message(PID, "MRG|BN-1^^^BVTEST", kind="ADT^A40")
+    with pytest.raises(BadMessage) as refused:
+        _read(content.replace(b"|M1|P|", f"|M1|{processing}|".encode()))
+    assert (refused.value.code, refused.value.error) == ("AR", 202)
+
+
 def test_escapes_nulls_and_line_ends() -> None:
     content = _message(PID, 'ORC|NW|P\\T\\1|""', "OBR|1||||||||||||a\\S\\b\\.br\\c \\F\\ d\\E\\")
     [told] = _read(content.replace(b"\r", b"\r\n")).orders

@@ -1,13 +1,12 @@
 """Modality Worklist SCU (PS3.4 K): the order behind a study, asked of the radiology system.
 
 Asked by accession number; a study without one by patient, day and modality, which counts only
-where there is exactly one answer.
+where the answer has its Study Instance UID: that of another order of the day proves nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
@@ -71,16 +70,15 @@ class ModalityWorklist:
         if not _is_one_value(study.accession_number):
             return None
         orders = self._ask(AccessionNumber=study.accession_number)
-        return next((order for order in orders if order.is_for(study)), None)
+        uids = ("", study.study_instance_uid)
+        return _only([o for o in orders if o.study_instance_uid in uids and o.is_for(study)])
 
     def _by_patient(self, study: StudyHeader) -> ImagingOrder | None:
         if study.started_at is None or not _is_one_value(study.patient.patient_id):
             return None
         orders = self._ask(f"{study.started_at:%Y%m%d}", PatientID=study.patient.patient_id)
-        if len(orders) != 1:
-            return None
-        order = replace(orders[0], study_instance_uid=study.study_instance_uid)
-        return order if order.is_for(study) else None
+        uid = study.study_instance_uid
+        return _only([o for o in orders if o.study_instance_uid == uid and o.is_for(study)])
 
     def _ask(self, day: str = "", **keys: str) -> Sequence[ImagingOrder]:
         """One C-FIND (PS3.4 K.4.1), one association."""
@@ -103,6 +101,10 @@ class ModalityWorklist:
                 f"the worklist cannot be asked ({type(error).__name__})"
             ) from None
         return [_order(answer) for answer in answers]
+
+
+def _only(orders: Sequence[ImagingOrder]) -> ImagingOrder | None:
+    return orders[0] if len(orders) == 1 else None
 
 
 def _is_one_value(value: str) -> bool:

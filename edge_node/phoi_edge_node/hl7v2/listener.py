@@ -128,7 +128,13 @@ class MllpListener:
             log.warning("connection refused", peer=peer, why=refusal)
             connection.close()
             return
-        threading.Thread(target=self._serve, args=(new,), name="mllp-peer", daemon=True).start()
+        thread = threading.Thread(target=self._serve, args=(new,), name="mllp-peer", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads: it may pass
+            log.warning("connection refused", peer=peer, why="no thread can be started")
+            self._forget(new)
+            connection.close()
 
     def _refusal(self, new: _Connection) -> str:
         """Give a connection its place; "", or why it gets none."""
@@ -165,9 +171,12 @@ class MllpListener:
         except OSError:
             pass  # it went away; what it got no answer to, it sends again
         finally:
-            with self._lock:
-                if connection in self._open:
-                    self._open.remove(connection)
+            self._forget(connection)
+
+    def _forget(self, connection: _Connection) -> None:
+        with self._lock:
+            if connection in self._open:
+                self._open.remove(connection)
 
     def _messages(self, connection: _Connection) -> Iterator[bytes]:
         """The messages of a connection, without their frames, until the peer ends it.

@@ -34,7 +34,12 @@ from phoi_edge_node.orders import (
 from phoi_edge_node.result import Priority
 
 ORDERS = frozenset({("ORM", "O01"), ("OMI", "O23")})
-_MERGES = frozenset({"A18", "A34", "A40"})
+# What names the numbers that stay in PID-3 and those that are gone in MRG-1: merges of persons and
+# patients, and changes of a number; all but A40 and A47 are kept for earlier versions.
+_MERGES = frozenset({"A18", "A30", "A34", "A36", "A39", "A40", "A46", "A47"})
+# They change who is whom, or whose something is, in ways that are not followed: links, and moves
+# of numbers, accounts and visits from one patient to another.
+_REFUSED = frozenset({"A24", "A37", "A43", "A44", "A45"})
 _UPDATES = frozenset({"A08", "A31"})
 
 # Order control codes, HL7 table 0119.
@@ -63,9 +68,18 @@ _SEXES = frozenset({"M", "F", "O"})
 
 @dataclass
 class _Group:
-    """The segments of one order."""
+    """The segments of one order.
 
+    Attributes:
+        common: its ORC, or that of the OBR before it: what is done, and who asks for it.
+    """
+
+    common: Segment | None = None
     segments: list[Segment] = field(default_factory=list)
+
+    def said_by_orc(self, number: int) -> str:
+        """A value of the ORC that holds for every OBR behind it."""
+        return self.common.value(number).upper() if self.common else ""
 
     def all(self, name: str) -> Iterator[Segment]:
         return (segment for segment in self.segments if segment.name == name)
@@ -99,6 +113,8 @@ def read_message(
     Raises:
         BadMessage: its kind is none of ours, or something is missing or unknown.
     """
+    if message.header.value(11) != "P":
+        raise BadMessage("AR", 202, "only messages for production (MSH-11: P) are taken")
     kind = message.kind
     sent_at = moment(message.header.value(7)) or received_at
     told = HospitalMessage(sha256(content).hexdigest(), min(sent_at, received_at))
@@ -106,6 +122,8 @@ def read_message(
         return HospitalMessage(told.identity, told.sent_at, orders=_orders(message))
     if kind[0] != "ADT":
         raise BadMessage("AR", 200, "only ORM^O01, OMI^O23 and ADT are taken")
+    if kind[1] in _REFUSED:
+        raise BadMessage("AR", 201, "this change of a patient's identity is not taken: send A40")
     if kind[1] in _MERGES:
         return HospitalMessage(
             told.identity, told.sent_at, merges=_merges(message), updates=_updates(message)
@@ -129,12 +147,14 @@ def _orders(message: IncomingMessage) -> tuple[ToldOrder, ...]:
 
 
 def _groups(message: IncomingMessage) -> Sequence[_Group]:
-    """An order begins with its ORC, or with an OBR that follows another OBR."""
+    """An order begins with its ORC, or with an OBR that follows another OBR, and has its ORC."""
     groups: list[_Group] = []
     for segment in message.segments:
         again = segment.name == "OBR" and groups and any(groups[-1].all("OBR"))
-        if segment.name == "ORC" or again or (segment.name == "OBR" and not groups):
-            groups.append(_Group())
+        if segment.name == "ORC":
+            groups.append(_Group(common=segment))
+        elif again or (segment.name == "OBR" and not groups):
+            groups.append(_Group(common=groups[-1].common if groups else None))
         if groups:
             groups[-1].segments.append(segment)
     return groups
@@ -147,7 +167,9 @@ def _order(group: _Group, patients: tuple[PatientKey, ...], study: str) -> ToldO
         accession_number=first_said(group.value("IPC", 1), group.value("OBR", 18)),
         study_instance_uid=first_said(group.value("IPC", 3), study),
         patients=patients,
-        requester=group.person(("ORC", 12), ("OBR", 16)),
+        requester=first_said(
+            group.common.person(12, 2) if group.common else "", group.person(("OBR", 16))
+        ),
         clinical_question=_question(group),
         procedure_code=first_said(group.value("OBR", 4), group.value("OBR", 4, 4)),
         procedure=first_said(group.value("OBR", 4, 2), group.value("OBR", 4, 5)),
@@ -162,11 +184,11 @@ def _order(group: _Group, patients: tuple[PatientKey, ...], study: str) -> ToldO
 
 
 def _action(group: _Group) -> OrderAction:
-    control = group.value("ORC", 1).upper()
+    control = group.said_by_orc(1)
     if control in _CANCELLING:
         return OrderAction.CANCEL
     if control in _UPDATING:
-        cancelled = group.value("ORC", 5).upper() in _CANCELLED_STATUS
+        cancelled = group.said_by_orc(5) in _CANCELLED_STATUS
         return OrderAction.CANCEL if cancelled else OrderAction.UPDATE
     if control in _PLACING:
         return OrderAction.PLACE

@@ -12,6 +12,7 @@ from phoi_models.identity import ModelIdentity
 
 from phoi_edge_node.codec import from_json, to_json
 from phoi_edge_node.orders import (
+    UNDATED,
     HospitalMessage,
     ImagingOrder,
     OrderAction,
@@ -159,7 +160,14 @@ def _take_order(connection: sa.Connection, told: ToldOrder, told_at: datetime) -
     table = tables.orders
     row = _known_order(connection, told.order)
     if row is not None and row.told_at > told_at:
-        return
+        if told_at != UNDATED:
+            return
+        # The other way round: what is known is told over this.
+        known = from_json(row.content, ImagingOrder)
+        filled = ToldOrder(OrderAction.UPDATE, known).over(told.order)
+        told, told_at = ToldOrder(OrderAction.UPDATE, filled), row.told_at
+    if row is None and told.action is OrderAction.UPDATE and not told.order.patients:
+        return  # nobody's
     order = told.order if row is None else told.over(from_json(row.content, ImagingOrder))
     cancelled = told.action is OrderAction.CANCEL
     if told.action is OrderAction.UPDATE and row is not None:
