@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from phoi_edge_node.dicom import storage_scp
 from phoi_edge_node.dicom.acceptor import MemoryBudget, Patience
 from phoi_edge_node.dicom.archive import DicomArchive
 from phoi_edge_node.dicom.storage_scu import StorableFile, association, store
@@ -386,6 +387,25 @@ def test_memory_of_what_comes_in_is_shared_and_one_always_goes_on() -> None:
     assert budget.take(first, 1000, 0)  # the first is never stopped: it will end
     budget.give_back(first)
     assert budget.take(second, 60, 0)
+
+
+def test_who_only_echoes_is_not_first_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budgets: list[MemoryBudget] = []
+
+    def made(limit: int) -> MemoryBudget:
+        budgets.append(MemoryBudget(limit))
+        return budgets[-1]
+
+    monkeypatch.setattr(storage_scp, "MemoryBudget", made)
+    with (
+        running_edge(tmp_path / "instances", receiver="pynetdicom") as edge,
+        raw_association(edge.scp.port) as peer,
+    ):
+        peer.sendall(echo_rq())
+        read_pdu(peer)
+        assert not budgets[0]._held
 
 
 def test_a_disk_below_the_watermark_takes_nothing_until_there_is_room(

@@ -124,6 +124,8 @@ class _BoundedDimse(DIMSEServiceProvider):
             self._hold_or_drop(primitive)
             super().receive_primitive(primitive)
             self._require_bounds_of(message)
+            if self.message is None and not isinstance(message, C_STORE_RQ):
+                self.end_message()  # it is whole, and short: none but images are worth counting
         except _Excess as excess:
             self._abort(str(excess))
         except Exception as error:  # a message can be wrong in more ways than can be listed
@@ -170,7 +172,10 @@ class _BoundedDimse(DIMSEServiceProvider):
                 for context_id, fragment in fragments
             ]
             primitive.presentation_data_value_list = kept
-        elif not self._budget.take(self, sum(len(f) for _, f in fragments), self._patience.pdu):
+            return
+        # A command set is short, and whoever only sends those must not be first.
+        size = sum(len(fragment) for _, fragment in fragments if not _is_command(fragment))
+        if size and not self._budget.take(self, size, self._patience.pdu):
             raise _Excess("there is no memory for its data set")
 
     def _require_bounds_of(self, message: DIMSEMessage) -> None:
