@@ -29,7 +29,7 @@ from phoi_edge_node.completeness import (
 )
 from phoi_edge_node.courier import LinkReport
 from phoi_edge_node.errors import SourceUnavailable
-from phoi_edge_node.intake import Reception, StudyIntake
+from phoi_edge_node.intake import Reception, StudyIntake, going_on
 from phoi_edge_node.ports import Clock, Delivered, ImageSource, SendOutcome, Unreachable
 from phoi_edge_node.settings import CompletenessSettings
 from phoi_edge_node.store import StudyStore
@@ -84,7 +84,8 @@ class StudyCounter:
         """Complete every study that is counted, or has waited long enough; how many."""
         decided = list(self._to_do(Complete))
         for uid, case, action in decided:
-            self._intake.complete_counted(uid, case.reception, action.how)
+            with going_on(uid):
+                self._intake.complete_counted(uid, case.reception, action.how)
         return len(decided)
 
     def ask_next(self) -> bool:

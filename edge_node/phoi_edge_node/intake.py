@@ -9,7 +9,8 @@ Time is measured by a clock that nobody can set; only across a restart by the wa
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import structlog
@@ -36,6 +37,16 @@ class Reception:
     since: float
     last_seen: float
     counting: bool = False
+
+
+@contextmanager
+def going_on(study_instance_uid: str) -> Iterator[None]:
+    """Whatever is wrong with one study, the others do not wait for it; it is tried again."""
+    try:
+        yield
+    except Exception as error:  # no traceback, whose variables may be the patient's
+        name = type(error).__name__
+        log.error("study not completed", study_instance_uid=study_instance_uid, error=name)  # noqa: TRY400
 
 
 class StudyIntake:
@@ -106,14 +117,16 @@ class StudyIntake:
         """Queue an analysis of every quiet study, or have it counted; how many there were."""
         quiet, overdue = self._quiet_and_overdue()
         for uid, reception in quiet.items():
-            if self._counted:
-                self._count(uid, reception)
-            else:
-                self._complete(uid, reception, None)
+            with going_on(uid):
+                if self._counted:
+                    self._count(uid, reception)
+                else:
+                    self._complete(uid, reception, None)
         for uid, reception in overdue.items():
-            log.warning("study never quiet", study_instance_uid=uid)
-            self._store.quiet_study(uid)
-            self._complete(uid, reception, Completeness.UNCONFIRMED)
+            with going_on(uid):
+                log.warning("study never quiet", study_instance_uid=uid)
+                self._store.quiet_study(uid)
+                self._complete(uid, reception, Completeness.UNCONFIRMED)
         return len(quiet) + len(overdue)
 
     def counting(self) -> Mapping[str, Reception]:

@@ -213,6 +213,28 @@ def test_an_archive_that_hangs_holds_up_nothing_beyond_the_limit(edge: Edge) -> 
     assert [len(edge.analyses(study)) for study in (UID, "1.2.4")] == [1, 1]
 
 
+@pytest.mark.parametrize("step", ["quiet_study", "complete_study"])
+def test_one_study_that_cannot_be_completed_holds_up_no_other(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    ended = getattr(edge.store, step)
+
+    def fail(study: str, *rest: object) -> object:
+        if study == "1.1":
+            raise RuntimeError
+        return ended(study, *rest)
+
+    edge.receive(1, study="1.1")
+    edge.receive(1, 2, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(edge.store, step, fail)
+        edge.pass_time(QUIET_S + 15)
+        assert edge.how() == [Completeness.CONFIRMED]
+        assert not edge.analyses("1.1")
+    edge.pass_time(20)
+    assert len(edge.analyses("1.1")) == 1  # once nothing is wrong with it
+
+
 def test_a_late_image_makes_earlier_answers_worthless(edge: Edge) -> None:
     edge.receive(1, 2, 3)
     edge.pass_time(QUIET_S + 5)
