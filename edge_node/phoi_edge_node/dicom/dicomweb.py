@@ -45,6 +45,7 @@ _STUDY, _SERIES, _INSTANCE = "0020000D", "0020000E", "00080018"
 _SOP_CLASS, _MODALITY, _MODALITIES = "00080016", "00080060", "00080061"
 _STUDY_DESCRIPTION, _SERIES_DESCRIPTION, _BODY_PART = "00081030", "0008103E", "00180015"
 _SERIES_COUNT = "00201209"
+_LONGEST_COUNT = 9  # digits
 
 _Json = Mapping[str, Any]
 _log = structlog.get_logger(__name__)
@@ -343,4 +344,5 @@ def _text(item: _Json, tag: str) -> str:
 def _count(item: _Json) -> int | None:
     """Number of Series Related Instances (0020,1209), where the archive gives a usable one."""
     value = _text(item, _SERIES_COUNT)
-    return int(value) if value.isascii() and value.isdigit() else None
+    usable = value.isascii() and value.isdigit() and len(value) <= _LONGEST_COUNT
+    return int(value) if usable else None

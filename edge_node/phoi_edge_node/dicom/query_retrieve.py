@@ -48,6 +48,7 @@ _MOVE_DESTINATION_UNKNOWN = 0xA801
 _MOST_ANSWERS = 50_000
 # A list of UIDs is one value of VR UI, which explicit VR limits to 64 KiB; and a retrieve that
 # breaks off has brought the parts before it.
+_LONGEST_COUNT = 9  # digits
 _IMAGES_A_REQUEST = 100
 
 _log = structlog.get_logger(__name__)
@@ -287,7 +288,8 @@ def _modalities(answer: Dataset) -> frozenset[str]:
 def _count(answer: Dataset) -> int | None:
     """Number of Series Related Instances (0020,1209), where the archive gives a usable one."""
     value = text(answer, "NumberOfSeriesRelatedInstances")
-    return int(value) if value.isascii() and value.isdigit() else None
+    usable = value.isascii() and value.isdigit() and len(value) <= _LONGEST_COUNT
+    return int(value) if usable else None
 
 
 def _failure(code: int | None) -> str:
