@@ -11,6 +11,7 @@ import httpx
 import numpy as np
 import pytest
 from phoi_edge_node.dicom import stow
+from phoi_edge_node.dicom.acceptor import MemoryBudget
 from phoi_edge_node.dicom.instance_files import InstanceFiles
 from phoi_edge_node.dicom.stow import StowService
 from phoi_edge_node.dicom.taking import InstanceTaker
@@ -24,6 +25,7 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import JPEGBaseline8Bit, MRImageStorage
 from starlette.applications import Starlette
 from starlette.routing import Mount
+from structlog.testing import capture_logs
 from support.dicom_phantom import SeriesOptions, write_series
 from support.orthanc import DICOM_WEB, orthanc
 from support.outside import wait_for
@@ -293,6 +295,38 @@ def test_a_client_that_vanishes_or_stalls_releases_its_study(
         site.index.received.clear()
         site.index.associations.clear()
         site.index.released.clear()
+
+
+def test_parts_are_bounded_and_told_in_a_line(
+    site: Site, series: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stow, "MOST_PARTS", 5)
+    with capture_logs() as logs:
+        answer = site.post(_body(*[b""] * 5, content_type="a/b"))
+        assert answer.status_code == httpx.codes.CONFLICT
+        assert len(answer.json()["0008119A"]["Value"]) == 5
+        answer = site.post(_body(series[0].read_bytes(), *[b""] * 5))
+        assert answer.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE
+    assert [entry["number"] for entry in logs if entry["event"] == "refused"] == [5, 4]
+    assert len(site.on_disk()) == 1
+
+
+def test_who_sends_too_slowly_is_not_waited_for(
+    site: Site, series: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stow, "_SLOW_START_S", -3600.0)  # an hour has passed
+    answer = site.post(_body(series[0].read_bytes()))
+    assert answer.status_code == httpx.codes.REQUEST_TIMEOUT
+    assert site.index.associations == set()
+
+
+def test_without_memory_for_more_a_sender_is_told_to_come_again(
+    site: Site, series: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MemoryBudget, "take", lambda *_: False)
+    answer = site.post(_body(series[0].read_bytes()))
+    assert answer.status_code == httpx.codes.SERVICE_UNAVAILABLE
+    assert answer.headers["Retry-After"] == "10"
 
 
 def test_a_token_file_that_is_missing_or_empty_is_said(tmp_path: Path) -> None:

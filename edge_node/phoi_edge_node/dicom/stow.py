@@ -1,7 +1,7 @@
 """STOW-RS, the Store transaction of DICOMweb (PS3.18 10.5): CT images over HTTP.
 
 A request is read part by part, and each instance is durable and indexed before the next is read.
-Memory holds one instance of each request, and only so many requests are served at once. Whoever
+Only so many requests are served at once, and what they hold in memory is bounded together. Whoever
 sends shows a bearer token. Nothing of a patient is logged.
 """
 
@@ -10,19 +10,21 @@ from __future__ import annotations
 import asyncio
 import hmac
 import itertools
-from collections.abc import AsyncIterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 import structlog
-from pydicom import Dataset
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from phoi_edge_node.dicom.acceptor import SLOWEST_BYTES_PER_S, MemoryBudget
 from phoi_edge_node.dicom.headers import InstanceHeader
 from phoi_edge_node.dicom.multipart import DICOM_FILE, Malformed, Part, Parts, boundary_of
 from phoi_edge_node.dicom.part10 import open_file, require_ct_image
@@ -39,16 +41,26 @@ from phoi_edge_node.ports import Clock
 from phoi_edge_node.settings import DicomSettings, StowSettings
 
 DICOM_JSON = "application/dicom+json"
-MAXIMUM_REQUESTS = 8  # at once; each holds an instance in memory
+MAXIMUM_REQUESTS = 8  # at once
+MOST_PARTS = 20_000  # of one request: more than any study has images
 STALL_TIMEOUT_S = 30.0
+_SLOW_START_S = 60.0  # what a request may take beside its bytes at the pace of C-STORE
+_BUDGET = 512 * 1024 * 1024  # bytes of parts that come in at once, beside the one that is first
+_LONGEST_LENGTH = 15  # digits
 
 PROCESSING_FAILURE = 0x0110
+
+_Json = dict[str, Any]
 
 _log = structlog.get_logger(__name__)
 
 
 class _TooLong(Exception):
-    """The request is longer than the settings allow."""
+    """The request is longer than the settings allow, or has too many parts."""
+
+
+class _Busy(Exception):
+    """There is no memory for what comes."""
 
 
 @dataclass(frozen=True)
@@ -58,23 +70,25 @@ class _Answer:
     Attributes:
         sop_class_uid, sop_instance_uid: "" where the part could not be read.
         reason: a status of C-STORE or a failure reason of PS3.18 10.5.3.
+        why: in words, for the log.
     """
 
     sop_class_uid: str
     sop_instance_uid: str
     reason: int
+    why: str = ""
 
     @property
-    def item(self) -> Dataset:
-        """As an item of a sequence of the response."""
-        item = Dataset()
+    def item(self) -> _Json:
+        """As an item of a sequence of the response, in the DICOM JSON Model (PS3.18 F.2)."""
+        item: _Json = {}
         if self.sop_instance_uid:
-            item.ReferencedSOPClassUID = self.sop_class_uid
-            item.ReferencedSOPInstanceUID = self.sop_instance_uid
+            item["00081150"] = {"vr": "UI", "Value": [self.sop_class_uid]}
+            item["00081155"] = {"vr": "UI", "Value": [self.sop_instance_uid]}
         if self.reason == SUCCESS:
-            item.RetrieveURL = ""
+            item["00081190"] = {"vr": "UR"}
         else:
-            item.FailureReason = self.reason
+            item["00081197"] = {"vr": "US", "Value": [self.reason]}
         return item
 
 
@@ -96,6 +110,7 @@ class StowService:
         self._clock = clock
         self._count = itertools.count(1)
         self._served = 0
+        self._budget = MemoryBudget(_BUDGET)
 
     def application(self) -> Starlette:
         """The ASGI application, to be mounted at ``/dicom-web``."""
@@ -118,13 +133,16 @@ class StowService:
         try:
             answers = await self._receive(request, association)
         except _TooLong:
-            return _say(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "stow.maximum_request_mb is exceeded")
+            return _say(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "it is too long: send fewer instances")
+        except _Busy:
+            return _say(HTTPStatus.SERVICE_UNAVAILABLE, "busy", {"Retry-After": "10"})
         except (Malformed, ClientDisconnect):
             return _say(HTTPStatus.BAD_REQUEST, "the body is no multipart of DICOM files")
         except TimeoutError:
-            return _say(HTTPStatus.REQUEST_TIMEOUT, "nothing came for too long")
+            return _say(HTTPStatus.REQUEST_TIMEOUT, "nothing came for too long, or too little")
         finally:
             self._served -= 1
+            self._budget.give_back(association)
             self._taker.released(association)
         return _response(answers)
 
@@ -138,7 +156,8 @@ class StowService:
             wanted = f'send multipart/related; type="{DICOM_FILE}"'
             return _say(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, wanted)
         length = request.headers.get("Content-Length", "")
-        if length.isdecimal() and int(length) > self._maximum_request:
+        too_long = len(length) > _LONGEST_LENGTH
+        if length.isdecimal() and (too_long or int(length) > self._maximum_request):
             return _say(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "stow.maximum_request_mb is exceeded")
         if self._served >= MAXIMUM_REQUESTS:
             return _say(HTTPStatus.SERVICE_UNAVAILABLE, "busy", {"Retry-After": "10"})
@@ -154,15 +173,29 @@ class StowService:
         study = str(request.path_params.get("study", ""))
         answers: list[_Answer] = []
         received = 0
-        async for chunk in _chunks(request):
-            received += len(chunk)
-            if received > self._maximum_request:
-                raise _TooLong
-            for part in parts.feed(chunk):
-                answers.append(await run_in_threadpool(self._take, part, study, association))  # noqa: PERF401 - one after another
+        try:
+            async for chunk in _chunks(request, self._clock.monotonic):
+                received += len(chunk)
+                if received > self._maximum_request:
+                    raise _TooLong
+                await self._hold(association, len(chunk))
+                for part in parts.feed(chunk):
+                    if len(answers) == MOST_PARTS:
+                        raise _TooLong
+                    answers.append(await run_in_threadpool(self._take, part, study, association))
+                    self._budget.give_back(association)
+        finally:
+            _tell(answers)
         if not parts.ended or not answers:
             raise Malformed
         return answers
+
+    async def _hold(self, association: str, size: int) -> None:
+        """Room for what came; where there is none yet, the sender waits, which TCP tells it."""
+        if not self._budget.take(association, size, 0) and not await run_in_threadpool(
+            self._budget.take, association, size, STALL_TIMEOUT_S
+        ):
+            raise _Busy
 
     def _take(self, part: Part, study: str, association: str) -> _Answer:
         """Take one instance; never raises for what a part is."""
@@ -173,12 +206,10 @@ class StowService:
             _require_wanted(part, incoming, header, study)
             self._taker.take(incoming, association)
         except NotTaken as refusal:
-            _log.warning("refused", reason=f"0x{refusal.status:04X}", why=str(refusal))
-            return _Answer(*names, refusal.status)
+            return _Answer(*names, refusal.status, str(refusal))
         except Exception as error:
             # As over C-STORE: not success, and no traceback, whose variables are the patient's.
-            _log.error("not_stored", error=type(error).__name__)
-            return _Answer(*names, PROCESSING_FAILURE)
+            return _Answer(*names, PROCESSING_FAILURE, type(error).__name__)
         return _Answer(*names, SUCCESS)
 
 
@@ -200,18 +231,32 @@ def _require_wanted(
     require_ct_image(incoming)
 
 
-async def _chunks(request: Request) -> AsyncIterator[bytes]:
+async def _chunks(request: Request, monotonic: Callable[[], float]) -> AsyncIterator[bytes]:
     """The body as it comes; a sender that stalls would keep its study from being complete.
 
     Raises:
-        TimeoutError: nothing came for too long.
+        TimeoutError: nothing came for too long, or all in all too little: not our own time counts.
     """
     stream = aiter(request.stream())
+    waited_s, received = 0.0, 0
     while True:
+        since = monotonic()
         try:
-            yield await asyncio.wait_for(anext(stream), STALL_TIMEOUT_S)
+            chunk = await asyncio.wait_for(anext(stream), STALL_TIMEOUT_S)
         except StopAsyncIteration:
             return
+        waited_s += monotonic() - since
+        received += len(chunk)
+        if waited_s > _SLOW_START_S + received / SLOWEST_BYTES_PER_S:
+            raise TimeoutError
+        yield chunk
+
+
+def _tell(answers: Sequence[_Answer]) -> None:
+    """Log what was not taken: a line for each reason, however many parts there were."""
+    for (reason, why), number in Counter((a.reason, a.why) for a in answers).items():
+        if reason != SUCCESS:
+            _log.warning("refused", reason=f"0x{reason:04X}", why=why, number=number)
 
 
 def _boundary(request: Request) -> str:
@@ -223,18 +268,13 @@ def _response(answers: Sequence[_Answer]) -> Response:
     stored = [a.item for a in answers if a.reason == SUCCESS]
     failed = [a.item for a in answers if a.reason != SUCCESS and a.sop_instance_uid]
     other = [a.item for a in answers if a.reason != SUCCESS and not a.sop_instance_uid]
-    body = Dataset()
-    body.RetrieveURL = ""  # Phoi gives no images back
-    if stored:
-        body.ReferencedSOPSequence = stored
-    if failed:
-        body.FailedSOPSequence = failed
-    if other:
-        body.OtherFailuresSequence = other
+    body: _Json = {"00081190": {"vr": "UR"}}  # Retrieve URL, empty: Phoi gives no images back
+    sequences = (("00081199", stored), ("00081198", failed), ("0008119A", other))
+    body |= {tag: {"vr": "SQ", "Value": items} for tag, items in sequences if items}
     status = HTTPStatus.OK
     if failed or other:
         status = HTTPStatus.ACCEPTED if stored else HTTPStatus.CONFLICT
-    return JSONResponse(body.to_json_dict(), status, media_type=DICOM_JSON)
+    return JSONResponse(body, status, media_type=DICOM_JSON)
 
 
 def _say(status: HTTPStatus, text: str, headers: dict[str, str] | None = None) -> Response:
