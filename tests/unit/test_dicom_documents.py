@@ -436,9 +436,10 @@ def test_nothing_that_was_said_of_a_corrected_name_or_birth_date_is_left(tmp_pat
 
 def test_a_number_that_is_too_long_for_dicom_is_not_cut(images: Images) -> None:
     case = _positive(images)
-    patient = replace(case.study.patient, patient_id="9" * 65)
+    patient = replace(case.study.patient, patient_id="9" * 65, issuer="BV-B")
     made = _encode(images, replace(case, study=replace(case.study, patient=patient)))
     assert {dataset.PatientID for dataset in made.values()} == {"PHANTOM-1"}
+    assert not any("IssuerOfPatientID" in dataset for dataset in made.values())
 
 
 def test_a_study_of_which_no_file_can_be_read_is_reported_all_the_same(tmp_path: Path) -> None:

@@ -178,12 +178,13 @@ def copy_patient_and_study(header: Dataset, study: StudyHeader, target: Dataset)
             setattr(target, keyword, [_decoded(item) for item in header[keyword].value])
     patient = study.patient
     # A hospital's number may be longer than a DICOM one. Cut, it could be another patient's.
-    number = patient.patient_id if len(patient.patient_id) <= _LONGEST_NUMBER else ""
+    too_long = len(patient.patient_id) > _LONGEST_NUMBER
+    number, issuer = ("", "") if too_long else (patient.patient_id, patient.issuer)
     _forget(target, _outdated(header, patient, number))
     known = {
         "PatientName": patient.name,
         "PatientID": number,
-        "IssuerOfPatientID": patient.issuer,
+        "IssuerOfPatientID": issuer,
         "PatientBirthDate": patient.birth_date.strftime("%Y%m%d") if patient.birth_date else "",
         "PatientSex": patient.sex,
         "AccessionNumber": study.accession_number,
