@@ -21,12 +21,10 @@ from pydicom.valuerep import TEXT_VR_DELIMS
 
 from phoi_edge_node.dicom.header_scan import BadHeader as BadHeader
 from phoi_edge_node.dicom.header_scan import scan, scan_file_meta
+from phoi_edge_node.dicom.uids import is_uid
 from phoi_edge_node.ports import ReceivedInstance
 from phoi_edge_node.result import Patient, StudyHeader
 
-# Looser than PS3.5 9.1: components with leading zeros come from scanners that are in
-# use, and are compared as text everywhere, so they are taken.
-_UID = re.compile(r"(?=.{1,64}\Z)[0-9]+(\.[0-9]+)*")
 # Multi-byte sets whose text may by chance be valid UTF-8; every other label is doubted.
 _NOT_MISTAKEN_FOR_UTF8 = frozenset({"GB18030", "GBK"})
 _ESCAPE = b"\x1b"  # announces another character set of ISO 2022 inside a value
@@ -91,11 +89,6 @@ class InstanceHeader:
         ):
             if not is_uid(uid):
                 raise BadHeader(f"the header has no valid {name}")
-
-
-def is_uid(text: str) -> bool:
-    """May this be a UID (PS3.5 9.1)?"""
-    return _UID.fullmatch(text) is not None
 
 
 def read_header(source: Path | bytes) -> InstanceHeader:

@@ -25,7 +25,6 @@ from phoi_edge_node.dicom.acceptor import (
     Limits,
 )
 from phoi_edge_node.dicom.door import INVALID_VALUE, Admitted
-from phoi_edge_node.dicom.headers import is_uid
 from phoi_edge_node.dicom.instance_files import IncomingFile
 from phoi_edge_node.dicom.lean_messages import C_ECHO_RQ, C_STORE_RQ, Request
 from phoi_edge_node.dicom.lean_negotiation import Accepted, negotiate
@@ -47,6 +46,7 @@ from phoi_edge_node.dicom.taking import (
     NotTaken,
     status_of,
 )
+from phoi_edge_node.dicom.uids import is_uid
 
 _A_RELEASE_RP = bytes((0x06, 0, 0, 0, 0, 4, 0, 0, 0, 0))
 _SHORT_PDU = 4  # bytes, of A-RELEASE and A-ABORT

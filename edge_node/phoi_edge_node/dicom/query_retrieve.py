@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from datetime import date
 from typing import cast
 
-import structlog
 from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import evt
@@ -26,11 +25,10 @@ from phoi_edge_node.dicom.storage_scp import SOP_CLASSES, TRANSFER_SYNTAXES
 from phoi_edge_node.dicom.storage_scu import NothingAccepted, Peer, PeerUnreachable, association
 from phoi_edge_node.dicom.taking import (
     DATA_SET_DOES_NOT_MATCH,
-    OUT_OF_RESOURCES,
     SUCCESS,
     IncomingInstance,
     InstanceTaker,
-    NotTaken,
+    status_of,
 )
 from phoi_edge_node.dicom.uids import is_uid
 from phoi_edge_node.errors import SourceUnavailable
@@ -50,8 +48,6 @@ _MOST_ANSWERS = 50_000
 # breaks off has brought the parts before it.
 _LONGEST_COUNT = 9  # digits
 _IMAGES_A_REQUEST = 100
-
-_log = structlog.get_logger(__name__)
 
 
 class DicomSource:
@@ -198,7 +194,7 @@ class DicomSource:
             incoming = _incoming(event)
             if incoming.sop_instance_uid not in expected or _study_of(incoming) != study:
                 return DATA_SET_DOES_NOT_MATCH
-            status = _answer(taker, incoming, name)
+            status = status_of(lambda: taker.take(incoming, name), incoming.sop_instance_uid)
             if status == SUCCESS:
                 taken.add(incoming.sop_instance_uid)
             return status
@@ -301,21 +297,6 @@ def _failure(code: int | None) -> str:
             "configuration"
         )
     return f"answered with status 0x{code:04X}"
-
-
-def _answer(taker: InstanceTaker, incoming: IncomingInstance, association_name: str) -> int:
-    """Take one image of a C-GET; the status to answer."""
-    log = _log.bind(sop_instance_uid=incoming.sop_instance_uid, association=association_name)
-    try:
-        taker.take(incoming, association_name)
-    except NotTaken as refusal:
-        log.warning("refused", status=f"0x{refusal.status:04X}", why=str(refusal))
-        return refusal.status
-    except Exception as error:
-        # As over C-STORE: not success, and no traceback, whose variables are the patient's.
-        log.error("not_stored", error=type(error).__name__)  # noqa: TRY400
-        return OUT_OF_RESOURCES
-    return SUCCESS
 
 
 def _study_of(incoming: IncomingInstance) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import uuid
 
-_UID = re.compile(r"[0-9.]{1,64}")
+# Looser than PS3.5 9.1: components with leading zeros come from scanners that are in
+# use, and are compared as text everywhere, so they are taken.
+_UID = re.compile(r"(?=.{1,64}\Z)[0-9]+(\.[0-9]+)*")
 
 
 def is_uid(text: str) -> bool:
