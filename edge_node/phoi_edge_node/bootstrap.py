@@ -124,7 +124,8 @@ def open_storage(settings: EdgeSettings, clock: Clock) -> Storage:
         files = InstanceFiles(root)
     except OSError as error:
         raise EdgeError(f"cannot use the data folder {settings.data}: {error.strerror}") from None
-    engine = open_engine(settings.resolved_database_url)
+    issuer = settings.orders.default_issuer if settings.orders else ""
+    engine = open_engine(settings.resolved_database_url, issuer)
     return Storage(files, engine, SqlStore(engine, clock), DicomSeriesReader(root))
 
 

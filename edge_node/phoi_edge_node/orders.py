@@ -169,6 +169,11 @@ class PatientUpdate:
     birth_date: date | None = None
     sex: str = ""
 
+    def agrees_with(self, known: Patient) -> bool:
+        """The birth date or the name is the same: what a mere number does not tell."""
+        born = self.birth_date is not None and self.birth_date == known.birth_date
+        return born or bool(self.name and known.name and _same_name(known.name, self.name))
+
     def over(self, known: Patient) -> Patient:
         """The patient as corrected.
 

@@ -140,11 +140,14 @@ class OrdersSettings(_Section):
     Attributes:
         host: ``0.0.0.0`` to be reached from other machines, which are then to be named.
         allowed_peers: addresses or networks that may connect; empty: this machine's programs.
+        default_issuer: who gave the patients' numbers on images that do not say, as messages name
+            it; "": unknown.
     """
 
     host: str = "127.0.0.1"
     port: Port = 2575
     allowed_peers: tuple[IPvAnyNetwork, ...] = ()
+    default_issuer: str = ""
 
     @model_validator(mode="after")
     def _peers_are_named(self) -> OrdersSettings:

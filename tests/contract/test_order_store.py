@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from functools import partial
@@ -21,7 +22,8 @@ from phoi_edge_node.orders import (
     ToldOrder,
 )
 from phoi_edge_node.ports import Delivered, DocumentKind, Intake, ReceivedInstance, Unreachable
-from phoi_edge_node.result import Priority, SignedReview
+from phoi_edge_node.result import Patient, Priority, SignedReview
+from phoi_edge_node.sql import tables
 from phoi_edge_node.sql.sql_store import SqlStore
 from phoi_edge_node.store import Outgoing
 from phoi_edge_node.study import AnalysisEvent, AnalysisState, DeliveryState, ReviewState
@@ -478,3 +480,93 @@ def test_the_same_number_of_another_system_is_another_order(
     of_laboratory = ImagingOrder(placer=OrderNumber("P1", "LAB"), patients=(PATIENT,))
     store.take_message(_message(clock.now(), ToldOrder(OrderAction.CANCEL, of_laboratory)))
     assert store.order_of(UID) == ORDER
+
+
+def _of_unnamed_issuer(store: SqlStore) -> Patient:
+    study = store.study(UID)
+    assert study
+    return study.header.patient
+
+
+def test_a_number_that_two_authorities_give_merges_no_images_that_name_none(
+    store: SqlStore, clock: FakeClock
+) -> None:
+    number = PATIENT.patient_id
+    store.add_instance(_of_patient(PatientKey(number, "B"), 1, "1.2.9"))
+    store.add_instance(_of_patient(PatientKey(number)))
+    merge = PatientMerge(PatientKey(number, "A"), PatientKey("BN-2", "A"))
+    store.take_message(_message(clock.now(), merge))
+    assert _of_unnamed_issuer(store).patient_id == number
+    store.add_instance(_of_patient(PatientKey(number), 1, "1.2.10"))
+    late = store.study("1.2.10")
+    assert late
+    assert late.header.patient.patient_id == number
+
+
+def test_a_correction_of_a_number_alone_changes_no_images_that_name_no_issuer(
+    store: SqlStore, clock: FakeClock
+) -> None:
+    number = PATIENT.patient_id
+    store.add_instance(_of_patient(PatientKey(number)))
+    keys = (PatientKey("5", "BV"), PatientKey(number, "OTHER"))
+    store.take_message(_message(clock.now(), PatientUpdate(keys, "Khác^Người", None, "M")))
+    assert _of_unnamed_issuer(store) == replace(values.PATIENT, issuer="")
+    born = values.PATIENT.birth_date  # the second thing they agree in
+    store.take_message(_message(clock.now(), PatientUpdate(keys, "Tuyết^Ánh", born, "F")))
+    assert _of_unnamed_issuer(store).name == "Tuyết^Ánh"
+
+
+def test_the_site_may_say_who_gave_the_numbers_on_images(
+    engine: sa.Engine, clock: FakeClock
+) -> None:
+    named = engine.execution_options(phoi_default_issuer="A")
+    store = SqlStore(named, clock)
+    number = PATIENT.patient_id
+    store.add_instance(_of_patient(PatientKey(number)))
+    for issuer in ("B", "A"):
+        merge = PatientMerge(PatientKey(number, issuer), PatientKey(f"BN-{issuer}", issuer))
+        store.take_message(_message(clock.now(), merge))
+    assert _of_unnamed_issuer(store) == replace(values.PATIENT, patient_id="BN-A", issuer="")
+
+
+def test_a_study_that_begins_while_its_patient_is_merged_gets_the_number_that_stays(
+    store: SqlStore, clock: FakeClock
+) -> None:
+    for number in range(10):
+        gone, stays = PatientKey(f"G-{number}", "A"), PatientKey(f"S-{number}", "A")
+        uid = f"1.2.{number}"
+        both = threading.Barrier(2)
+
+        def begin(gone: PatientKey = gone, uid: str = uid, both: threading.Barrier = both) -> None:
+            both.wait(20)
+            store.add_instance(_of_patient(gone, 1, uid))
+
+        thread = threading.Thread(target=begin)
+        thread.start()
+        both.wait(20)
+        store.take_message(_message(clock.now(), PatientMerge(gone, stays)))
+        thread.join()
+        study = store.study(uid)
+        assert study
+        assert study.header.patient.patient_id == stays.patient_id
+
+
+def test_two_messages_of_a_new_order_at_once_make_one_order(
+    store: SqlStore, clock: FakeClock, engine: sa.Engine
+) -> None:
+    for number in range(10):
+        order = replace(ORDER, placer=OrderNumber(f"P{number}"), accession_number=f"A{number}")
+        messages = [_message(clock.now(), _place(order)) for _ in range(2)]
+        both = threading.Barrier(2)
+
+        def take(message: HospitalMessage, both: threading.Barrier = both) -> None:
+            both.wait(20)
+            store.take_message(message)
+
+        threads = [threading.Thread(target=take, args=(message,)) for message in messages]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    with engine.connect() as connection:
+        assert connection.scalar(sa.select(sa.func.count()).select_from(tables.orders)) == 10

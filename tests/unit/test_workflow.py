@@ -534,7 +534,8 @@ def test_what_is_ordered_as_an_emergency_stands_above_what_is_not_while_it_waits
     for uid in ("1.1", "1.2", "1.3"):
         receive(uid)
     now = edge.clock.now()
-    order = ImagingOrder(study_instance_uid="1.3", priority=Priority.STAT)
+    patient = PatientKey(values.PATIENT.patient_id, values.PATIENT.issuer)
+    order = ImagingOrder(study_instance_uid="1.3", patients=(patient,), priority=Priority.STAT)
     edge.store.take_message(HospitalMessage("m1", now, (ToldOrder(OrderAction.PLACE, order),)))
     assert listed() == [("1.3", Priority.STAT), ("1.1", None), ("1.2", None)]
     for uid in ("1.1", "1.2", "1.3"):

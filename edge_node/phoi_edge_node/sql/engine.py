@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -25,8 +25,11 @@ LONGEST_WAIT = timedelta(hours=6)
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
-def open_engine(url: str) -> sa.Engine:
+def open_engine(url: str, default_issuer: str = "") -> sa.Engine:
     """An engine whose schema is current.
+
+    Args:
+        default_issuer: who gave the patients' numbers on images that do not say; "": unknown.
 
     SQLite runs in WAL mode with every commit synced to disk, but for those that may be found again
     (``Database._write``), and each writing transaction takes the write lock at its beginning, so
@@ -48,7 +51,7 @@ def open_engine(url: str) -> sa.Engine:
     except BaseException:
         engine.dispose()
         raise
-    return engine
+    return engine.execution_options(phoi_default_issuer=default_issuer)
 
 
 def _configure_sqlite(connection: Any, record: object) -> None:
@@ -190,6 +193,18 @@ def _insert(connection: sa.Connection, table: sa.Table) -> sqlite.Insert | postg
     if connection.dialect.name == "sqlite":
         return sqlite.insert(table)
     return postgresql.insert(table)
+
+
+def hold(connection: sa.Connection, names: Iterable[str]) -> None:
+    """Let no other transaction hold one of these names until this one ends.
+
+    For what has no row yet that could be locked. Taken in order, so that two never wait for each
+    other. SQLite has its one writer already.
+    """
+    if connection.dialect.name == "postgresql":
+        for name in sorted(set(names)):
+            key = sa.func.hashtextextended(name, 0)
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
 
 
 def for_update(query: sa.Select[Any]) -> sa.Select[Any]:

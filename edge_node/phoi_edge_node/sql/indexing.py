@@ -21,8 +21,8 @@ from phoi_edge_node.group_commit import GroupCommit
 from phoi_edge_node.ports import Clock, Intake, ReceivedInstance
 from phoi_edge_node.result import Patient, StudyHeader
 from phoi_edge_node.sql import tables
-from phoi_edge_node.sql.engine import Database
-from phoi_edge_node.sql.patients import lookup, merged
+from phoi_edge_node.sql.engine import Database, hold
+from phoi_edge_node.sql.patients import lookup, merged, patient_lock
 from phoi_edge_node.study import STUDY, StudyEvent, StudyState, after
 
 _INSTANCES, _STUDIES = tables.instances, tables.studies
@@ -90,6 +90,9 @@ class Indexing(Database):
         """Study by study in the order of their UIDs, so that no two transactions wait in a ring."""
         numbered = sorted(enumerate(instances), key=lambda one: one[1].study_instance_uid)
         with self._write(synced=synced) as connection:
+            if synced:  # studies may begin: of patients who are being merged just now, perhaps
+                numbers = {instance.study.patient.patient_id for instance in instances}
+                hold(connection, map(patient_lock, numbers))
             added = {n: _add(connection, instance, synced=synced) for n, instance in numbered}
         return [added[n] for n in range(len(instances))]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -20,20 +20,22 @@ from phoi_edge_node.orders import (
     PatientMerge,
     PatientUpdate,
     ToldOrder,
-    key_of,
 )
 from phoi_edge_node.result import Patient, Priority, StudyHeader
 from phoi_edge_node.scheduling import turn_at
 from phoi_edge_node.sql import tables
 from phoi_edge_node.sql.analyses import RANK, queue_analysis
 from phoi_edge_node.sql.deliveries import outdate_documents
-from phoi_edge_node.sql.engine import Database
+from phoi_edge_node.sql.engine import Database, hold
 from phoi_edge_node.sql.expired import lacks_expired
 from phoi_edge_node.sql.patients import (
     all_numbers,
     current_key,
+    image_key,
+    is_certain,
     lookup,
     numbers_before,
+    patient_lock,
     renamed,
 )
 from phoi_edge_node.study import AnalysisState, StudyState
@@ -51,6 +53,7 @@ class Orders(Database):
         with self._write() as connection:
             if not self._is_new(connection, message.identity):
                 return False
+            hold(connection, _concerned(message))
             for told in message.orders:
                 _take_order(connection, told, message.sent_at)
             for merge in message.merges:
@@ -106,9 +109,13 @@ class Orders(Database):
 
     def _update(self, connection: sa.Connection, update: PatientUpdate, told_at: datetime) -> None:
         for key in update.patients:
-            studies = _studies_of(connection, current_key(connection, key))
+            now = current_key(connection, key)
+            studies = _studies_of(connection, now)
             if studies and _is_latest_update(connection, key, told_at):
                 for study in studies:
+                    here = image_key(connection, study.patient)
+                    if here.issuer != now.issuer and not update.agrees_with(study.patient):
+                        continue  # the same number, perhaps of somebody else
                     patient = update.over(study.patient)
                     self._change_patient(connection, study, patient, "patient_corrected")
 
@@ -133,6 +140,18 @@ class Orders(Database):
         _tell_anew(connection, uid, now)
 
 
+def _concerned(message: HospitalMessage) -> Iterator[str]:
+    """What another message, or images that come now, may be about at the same moment."""
+    for told in message.orders:
+        order = told.order
+        yield from (f"order {number}" for number in order.numbers)
+        yield f"order {order.study_instance_uid}"
+    for merge in message.merges:
+        yield from (patient_lock(key.patient_id) for key in (merge.gone, merge.surviving))
+    for update in message.updates:
+        yield from (patient_lock(key.patient_id) for key in update.patients)
+
+
 def order_behind(connection: sa.Connection, study: StudyHeader) -> ImagingOrder | None:
     """The order of a study: by Study Instance UID, else by number, the latest told first."""
     table, uid = tables.orders, study.study_instance_uid
@@ -145,7 +164,9 @@ def order_behind(connection: sa.Connection, study: StudyHeader) -> ImagingOrder 
     rows = connection.scalars(query.order_by(table.c.told_at.desc())).all()
     if not rows:
         return None
-    also_known_as = numbers_before(connection, key_of(study.patient))
+    here = image_key(connection, study.patient)
+    study = replace(study, patient=replace(study.patient, issuer=here.issuer))
+    also_known_as = numbers_before(connection, here)
     orders = [from_json(row, ImagingOrder) for row in rows]
     mine = [order for order in orders if order.is_for(study, also_known_as)]
     return min(mine, key=lambda o: _distance(o, study), default=None)
@@ -239,7 +260,8 @@ def _studies_of(connection: sa.Connection, patient: PatientKey) -> Sequence[Stud
     query = sa.select(table.c.header).where(table.c.patient_id == lookup(patient.patient_id))
     query = query.order_by(table.c.study_instance_uid).with_for_update()
     headers = [from_json(row, StudyHeader) for row in connection.scalars(query)]
-    return [header for header in headers if patient.may_be(key_of(header.patient))]
+    named = [(header, image_key(connection, header.patient)) for header in headers]
+    return [header for header, key in named if is_certain(connection, key, patient)]
 
 
 def _is_latest_update(connection: sa.Connection, patient: PatientKey, told_at: datetime) -> bool:

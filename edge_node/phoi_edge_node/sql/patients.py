@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import sqlalchemy as sa
 
-from phoi_edge_node.orders import PatientKey, key_of
-from phoi_edge_node.result import Patient
+from phoi_edge_node.codec import from_json
+from phoi_edge_node.orders import PatientKey
+from phoi_edge_node.result import Patient, StudyHeader
 from phoi_edge_node.sql import tables
 
 _LONGEST_CHAIN = 16  # merges of merges; a circle cannot be told, but is no reason to hang
@@ -23,13 +24,46 @@ def lookup(number: str) -> str:
     return number[:64]
 
 
+def patient_lock(number: str) -> str:
+    """The name under which whoever changes a patient, or adds a study of one, holds the number."""
+    return f"patient {number}"
+
+
+def image_key(connection: sa.Connection, patient: Patient) -> PatientKey:
+    """Who is on images; where they name no issuer, the one that the site's settings name."""
+    default = connection.get_execution_options().get("phoi_default_issuer", "")
+    return PatientKey(patient.patient_id, patient.issuer or default)
+
+
+def is_certain(connection: sa.Connection, one: PatientKey, other: PatientKey) -> bool:
+    """The same number of the same issuer; where one names none, only one is known to give it."""
+    if not one.may_be(other):
+        return False
+    if one.issuer == other.issuer:
+        return True
+    known = _issuers(connection, one.patient_id) | {one.issuer, other.issuer}
+    return len(known - {""}) < 2
+
+
+def _issuers(connection: sa.Connection, number: str) -> set[str]:
+    """All that merges and images name with a number."""
+    merges, studies = tables.patient_merges, tables.studies
+    gone = sa.select(merges.c.issuer).where(merges.c.patient_id == number)
+    stays = sa.select(merges.c.surviving_issuer).where(merges.c.surviving_id == number)
+    headers = sa.select(studies.c.header).where(studies.c.patient_id == lookup(number))
+    patients = [from_json(h, StudyHeader).patient for h in connection.scalars(headers)]
+    named = {p.issuer for p in patients if p.patient_id == number}
+    return {*connection.scalars(gone), *connection.scalars(stays), *named}
+
+
 def current_key(connection: sa.Connection, patient: PatientKey) -> PatientKey:
     """The number that a patient goes by now."""
     table = tables.patient_merges
     for _ in range(_LONGEST_CHAIN):
         query = sa.select(table).where(table.c.patient_id == patient.patient_id)
         rows = connection.execute(query.order_by(table.c.told_at.desc())).all()
-        row = next((r for r in rows if PatientKey(r.patient_id, r.issuer).may_be(patient)), None)
+        keys = ((r, PatientKey(r.patient_id, r.issuer)) for r in rows)
+        row = next((r for r, key in keys if is_certain(connection, key, patient)), None)
         if row is None:
             break
         patient = PatientKey(row.surviving_id, row.surviving_issuer)
@@ -49,7 +83,7 @@ def all_numbers(
 
 def merged(connection: sa.Connection, patient: Patient) -> Patient:
     """The patient on new images under the number that stands for them now."""
-    here = key_of(patient)
+    here = image_key(connection, patient)
     surviving = current_key(connection, here)
     return patient if surviving == here else renamed(patient, surviving)
 
@@ -69,6 +103,6 @@ def numbers_before(connection: sa.Connection, patient: PatientKey) -> Sequence[P
         for row in connection.execute(query):
             gone = PatientKey(row.patient_id, row.issuer)
             surviving = PatientKey(row.surviving_id, row.surviving_issuer)
-            if surviving.may_be(key) and gone not in found:
+            if is_certain(connection, surviving, key) and gone not in found:
                 found.append(gone)
     return found[1:]
