@@ -39,6 +39,7 @@ CASES = (
     "not_analysable",
     "failed",
     "signed",
+    "unconfirmed",
     "all_rejected",
 )
 
@@ -96,6 +97,7 @@ def cases(images: Images) -> Mapping[str, ReportedCase]:
                 correction=Correction((-50.0, 40.0, -120.0), 5.5),
             ),
         ),
+        "unconfirmed": _known(positive, Completeness.UNCONFIRMED),
         "all_rejected": _signed(
             positive,
             Disposition(first.tracking_uid, Verdict.REJECTED, "duc", SIGNED_AT),
@@ -149,9 +151,11 @@ def test_dcmtk_reads_the_report(files: Files, name: str) -> None:
     tree = dsrdump(files[name][DocumentKind.STRUCTURED_REPORT])
     assert NAME in tree
     assert "Imaging Measurement Report" in tree
-    assert tree.count('(121191,DCM,"Referenced Segment")') == {"positive": 2, "signed": 2}.get(
-        name, 0
-    )
+    assert tree.count('(121191,DCM,"Referenced Segment")') == {
+        "positive": 2,
+        "signed": 2,
+        "unconfirmed": 2,
+    }.get(name, 0)
 
 
 @pytest.mark.parametrize("name", CASES)
