@@ -9,14 +9,13 @@ keep, and model bundles, which are signed and can be installed again.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
@@ -28,6 +27,7 @@ from phoi_models.home import Home
 from phoi_edge_node.bootstrap import Storage, make_destinations, only_node, open_storage
 from phoi_edge_node.desk import Switch, SwitchKind
 from phoi_edge_node.errors import EdgeError
+from phoi_edge_node.locks import only_holder
 from phoi_edge_node.ports import Clock
 from phoi_edge_node.settings import EdgeSettings
 from phoi_edge_node.sql.dump import (
@@ -149,19 +149,13 @@ def _write(
     return folder
 
 
-@contextmanager
-def _only_backup(data: Path) -> Iterator[None]:
+def _only_backup(data: Path) -> AbstractContextManager[None]:
     """One at a time, so that nobody sweeps away what another is writing."""
-    try:
-        make_folder(data)
-        with (data / "backup.lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise EdgeError(f"a backup of {data} is being made already: wait for it") from None
-            yield
-    except OSError as error:
-        raise EdgeError(f"cannot back up {data}: {error.strerror}") from None
+    return only_holder(
+        data / "backup.lock",
+        f"a backup of {data} is being made already: wait for it",
+        f"cannot back up {data}",
+    )
 
 
 def _node_id(data: Path) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import fcntl
 import secrets
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -55,6 +55,7 @@ from phoi_edge_node.hl7v2.mllp import MllpDestination
 from phoi_edge_node.hl7v2.oru_r01 import OruEncoder
 from phoi_edge_node.intake import StudyIntake
 from phoi_edge_node.links import Links
+from phoi_edge_node.locks import only_holder
 from phoi_edge_node.loops import LONGEST_STEP_S, Loop
 from phoi_edge_node.metrics import EdgeCollector
 from phoi_edge_node.mlflow.registry import MlflowRegistry
@@ -221,23 +222,17 @@ class Connections:
         return inference
 
 
-@contextmanager
-def only_node(data: Path) -> Iterator[None]:
+def only_node(data: Path) -> AbstractContextManager[None]:
     """Hold the data folder, so that no second node works on it.
 
     Raises:
-        EdgeError: another node holds it, or it cannot be used.
+        EdgeError: another node holds it, or it cannot be used; on entering.
     """
-    try:
-        make_folder(data)
-        with (data / "edge.lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise EdgeError(f"an edge node runs on {data} already: stop it first") from None
-            yield
-    except OSError as error:
-        raise EdgeError(f"cannot use the data folder {data}: {error.strerror}") from None
+    return only_holder(
+        data / "edge.lock",
+        f"an edge node runs on {data} already: stop it first",
+        f"cannot use the data folder {data}",
+    )
 
 
 def node_runs(data: Path) -> bool:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 from phoi_edge_node.bootstrap import EdgeNode
 from phoi_edge_node.cli.reconcile import command
@@ -16,13 +15,11 @@ from phoi_edge_node.settings import read_settings
 from phoi_edge_node.store import StoredAnalysis
 from phoi_edge_node.study import AnalysisState, DeliveryState
 from phoi_edge_node.testing import FakeInference
-from phoi_models.geometry import Geometry
 from phoi_models.home import Home
-from phoi_models.volume import Volume
 from support import values
 from support.commands import phoi
 from support.dcmtk import storescu
-from support.dicom_phantom import SeriesOptions, write_series
+from support.dicom_phantom import short_study
 from support.orthanc import Orthanc, orthanc
 from support.outside import wait_for
 
@@ -101,23 +98,13 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
             node.stop()
 
 
-def make_study(folder: Path, seed: str) -> tuple[list[Path], str]:
-    """A CT of 120 mm: its files, and its UID."""
-    geometry = Geometry(
-        shape=(SLICES, 32, 32),
-        spacing_mm=(3.0, 2.0, 2.0),
-        origin_lps_mm=(0.0, 0.0, 0.0),
-        axes_lps=((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0)),
-    )
-    options = SeriesOptions(seed=seed)
-    volume = Volume(np.zeros(geometry.shape, np.int16), geometry)
-    return list(write_series(folder / seed, volume, options)), options.study_instance_uid
-
-
 def test_studies_that_were_left_behind_are_named_mended_and_then_none_is_left(
     site: Site, tmp_path: Path
 ) -> None:
-    studies = {name: make_study(tmp_path, name) for name in ("never", "half", "lost", "whole")}
+    studies = {
+        name: short_study(tmp_path / name, name, SLICES)
+        for name in ("never", "half", "lost", "whole")
+    }
     uids = {name: uid for name, (_, uid) in studies.items()}
     for paths, _ in studies.values():
         for path in paths:

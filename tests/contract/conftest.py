@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 from phoi_edge_node.sql.engine import open_engine
 from phoi_edge_node.testing import FakeClock
-from support.postgres import postgres
+from support.postgres import emptied, postgres
 
 
 @pytest.fixture(scope="session")
@@ -22,13 +22,7 @@ def postgres_url() -> Iterator[str]:
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'phoi.sqlite'}"
-    url: str = request.getfixturevalue("postgres_url")
-    engine = sa.create_engine(url)
-    with engine.begin() as connection:
-        connection.execute(sa.text("DROP SCHEMA public CASCADE"))
-        connection.execute(sa.text("CREATE SCHEMA public"))
-    engine.dispose()
-    return url
+    return emptied(request.getfixturevalue("postgres_url"))
 
 
 @pytest.fixture

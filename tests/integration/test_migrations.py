@@ -20,7 +20,7 @@ from phoi_edge_node.sql.tables import metadata
 from phoi_edge_node.study import AnalysisState, DeliveryState, ReviewState, StudyState
 from phoi_edge_node.testing import FakeClock
 from support import values
-from support.postgres import postgres
+from support.postgres import emptied, postgres
 
 # Dumps of databases that were filled by the version of Phoi whose schema they have. A release that
 # changes the schema adds the dump of the one before it.
@@ -41,13 +41,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty database."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'phoi.sqlite'}"
-    found: str = request.getfixturevalue("postgres_url")
-    engine = sa.create_engine(found)
-    with engine.begin() as connection:
-        connection.execute(sa.text("DROP SCHEMA public CASCADE"))
-        connection.execute(sa.text("CREATE SCHEMA public"))
-    engine.dispose()
-    return found
+    return emptied(request.getfixturevalue("postgres_url"))
 
 
 def load(url: str, revision: str) -> None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import pydicom
 import pytest
 from phoi_edge_node.accounts import Account, Role, hash_password
@@ -17,14 +16,12 @@ from phoi_edge_node.settings import EdgeSettings
 from phoi_edge_node.stand_ins.hospital import Hospital
 from phoi_edge_node.store import StoredAccount
 from phoi_edge_node.testing import FakeInference
-from phoi_models.geometry import Geometry
 from phoi_models.home import Home
-from phoi_models.volume import Volume
 from pydicom import Dataset
 from pydicom.uid import UID
 from support import values
 from support.dcmtk import storescu
-from support.dicom_phantom import SeriesOptions, write_series
+from support.dicom_phantom import short_study
 from support.orthanc import Orthanc, orthanc
 from support.outside import SR, Page, metric, wait_for
 
@@ -101,19 +98,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             node.stop()
 
 
-def study(folder: Path, seed: str) -> tuple[list[Path], str]:
-    """A CT of 120 mm: its files from head to foot, and its UID."""
-    geometry = Geometry(
-        shape=(SLICES, 32, 32),
-        spacing_mm=(3.0, 2.0, 2.0),
-        origin_lps_mm=(0.0, 0.0, 0.0),
-        axes_lps=((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0)),
-    )
-    options = SeriesOptions(seed=seed)
-    volume = Volume(np.zeros(geometry.shape, np.int16), geometry)
-    return list(write_series(folder, volume, options)), options.study_instance_uid
-
-
 def completeness(report: Dataset) -> str:
     """What an SR says of it."""
     (container,) = [
@@ -132,7 +116,7 @@ def completeness(report: Dataset) -> str:
 def test_slices_that_were_not_sent_are_fetched_and_late_ones_alert_after_signing(
     site: Site, tmp_path: Path
 ) -> None:
-    paths, uid = study(tmp_path / "ct", "late")
+    paths, uid = short_study(tmp_path / "ct", "late", SLICES)
     late, first = paths[:5], paths[5:]
     for path in first:
         site.pacs.upload(path)
@@ -175,7 +159,7 @@ def _reports(site: Site, uid: str, number: int) -> list[Dataset] | None:
 def test_a_study_that_stays_cut_is_analysed_at_the_limit_and_says_so(
     site: Site, tmp_path: Path
 ) -> None:
-    paths, uid = study(tmp_path / "ct", "cut")
+    paths, uid = short_study(tmp_path / "ct", "cut", SLICES)
     for path in paths:  # the PACS holds them under other UIDs than it sent: none can be matched
         dataset = pydicom.dcmread(path)
         dataset.SOPInstanceUID = UID(f"{dataset.SOPInstanceUID[:50]}.77")
