@@ -99,7 +99,7 @@ DECODE_S = 0.05
 WATCHDOG_S = 60.0
 VERIFY_S = 60.0  # from one study to the next
 RECONCILE_LOOK_S = 2.0
-RETENTION_S = 60.0
+RETENTION_S = 20.0  # a study each time: 4,320 a day
 STOP_WITHIN_S = 10.0
 
 

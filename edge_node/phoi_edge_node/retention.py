@@ -5,7 +5,8 @@ ended, and every document of it has arrived (in shadow mode there is none). So a
 received, counted, queued or analysed keeps them, and one with a dead letter too. They go after
 ``pixels_days``, if the wall clock can be trusted; on a disk that is getting full, earlier: of
 signed studies first, those whose results arrived longest ago before others, then of unsigned ones,
-whose review would need them. The archive has them still.
+whose review would need them. The archive has them still. What is quarantined was never answered
+with success, or is damaged: it goes after a time of its own, and first of all on a full disk.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ log = structlog.get_logger(__name__)
 
 # What is set aside can be put back by hand for so long.
 GRACE = timedelta(minutes=10)
+# Long enough for somebody to look why there is so much of it.
+QUARANTINE_ON_FULL_DISK = timedelta(days=1)
 
 
 class RemovableImages(Protocol):
@@ -41,6 +44,14 @@ class RemovableImages(Protocol):
 
     def empty(self, before: datetime) -> int:
         """Remove for good what was set aside before this moment, unless it is indexed again.
+
+        Returns:
+            How many files were removed.
+        """
+        ...
+
+    def drop_quarantined(self, before: datetime) -> int:
+        """Remove what was quarantined before this moment: no sender was told that it is safe.
 
         Returns:
             How many files were removed.
@@ -80,6 +91,7 @@ class Retention:
         self._images = images
         self._clock = clock
         self._settings = settings
+        self._quarantine = timedelta(days=settings.quarantine_days)
         self._steady = SteadyClock(store, clock)
 
     def run(self) -> bool:
@@ -94,6 +106,8 @@ class Retention:
             log.info("images removed", files=removed)
         is_trusted, room = self._steady.is_trusted(), self._images.room()
         is_full = room < self._settings.free_disk_target_mb * 1_000_000
+        if is_full or is_trusted:
+            self._drop_quarantined(now, is_full=is_full)
         if not is_full and not (self._settings.pixels_days and is_trusted):
             return False
         study = next_to_expire(self._store.settled_studies(), now, room, self._settings)
@@ -106,3 +120,9 @@ class Retention:
                 self._images.retire(uid)
                 log.info("images set aside", study_instance_uid=uid)
         return is_full
+
+    def _drop_quarantined(self, now: datetime, *, is_full: bool) -> None:
+        kept_for = QUARANTINE_ON_FULL_DISK if is_full else self._quarantine
+        dropped = self._images.drop_quarantined(now - kept_for)
+        if dropped:
+            log.info("quarantined images removed", files=dropped)

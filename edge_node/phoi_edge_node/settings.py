@@ -205,10 +205,13 @@ class RetentionSettings(_Section):
             days; 0: never.
         free_disk_target_mb: below it the images that were delivered longest ago go first, whatever
             their age.
+        quarantine_days: what was set aside (other content under a known UID, another patient's
+            study, damaged files) is removed after so many days, and first of all on a full disk.
     """
 
     pixels_days: int = Field(default=30, ge=0)
     free_disk_target_mb: int = Field(default=10_000, ge=0)
+    quarantine_days: int = Field(default=90, ge=1)
 
 
 class ReconciliationSettings(_Section):

@@ -318,6 +318,9 @@ def test_what_retention_removes_is_forgotten_too(
         def empty(self, before: datetime) -> int:
             return 2
 
+        def drop_quarantined(self, before: datetime) -> int:
+            return 0
+
         def room(self) -> int:
             return 5
 

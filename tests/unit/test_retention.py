@@ -307,3 +307,31 @@ def test_a_start_indexes_what_was_received_and_not_yet_indexed(edge: Edge) -> No
     assert (found.half_written, found.indexed) == (1, 0)
     assert len(edge.here()) == 1
     assert (edge.files.root / "quarantine" / "rubbish.dcm").exists()
+
+
+def test_what_is_quarantined_goes_in_its_own_time_and_first_on_a_full_disk(edge: Edge) -> None:
+    def quarantine(number: int) -> None:
+        edge.files.quarantine(edge.write(number).path)
+
+    quarantine(1)
+    edge.clock.advance(timedelta(hours=1).total_seconds())
+    edge.retention.run()
+    assert edge.files.quarantined() == 1
+
+    edge.settings = RetentionSettings(free_disk_target_mb=10**9)  # more than any disk has
+    edge.restart()
+    assert edge.files.quarantined() == 1  # an hour is too short for anybody to look
+    edge.clock.advance(timedelta(days=1).total_seconds())
+    edge.retention.run()
+    assert edge.files.quarantined() == 0
+
+
+def test_what_is_quarantined_is_not_judged_by_a_clock_that_jumped(edge: Edge) -> None:
+    edge.files.quarantine(edge.write(1).path)
+    edge.clock.set_wall_clock(edge.clock.now() + timedelta(days=365))
+    edge.retention.run()
+    assert edge.files.quarantined() == 1
+    for _ in range(49):
+        edge.clock.advance(timedelta(hours=1).total_seconds())
+        edge.retention.run()
+    assert edge.files.quarantined() == 0

@@ -279,6 +279,10 @@ class ForgettingDecoded:
         """See ``RemovableImages``."""
         return self._images.empty(before)
 
+    def drop_quarantined(self, before: datetime) -> int:
+        """See ``RemovableImages``."""
+        return self._images.drop_quarantined(before)
+
     def room(self) -> int:
         """See ``RemovableImages``."""
         return self._images.room()

@@ -20,6 +20,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Self
 
@@ -220,6 +221,15 @@ class InstanceFiles:
     def quarantined(self) -> int:
         """Number of files that were set aside."""
         return sum(1 for _ in self._quarantine.iterdir())
+
+    def drop_quarantined(self, before: datetime) -> int:
+        """Remove what was set aside before this moment; the number of files."""
+        old = [
+            file for file in self._quarantine.iterdir() if file.stat().st_ctime < before.timestamp()
+        ]
+        for file in old:
+            file.unlink(missing_ok=True)
+        return len(old)
 
     def sweep(self) -> int:
         """Remove what a crash left half-written; the number of files. Call before receiving."""

@@ -62,6 +62,10 @@ class RetiredFiles:
                 removed += self._empty(folder)
         return removed
 
+    def drop_quarantined(self, before: datetime) -> int:
+        """Remove what was quarantined before this moment; the number of files."""
+        return self._files.drop_quarantined(before)
+
     def room(self) -> int:
         """Bytes that are free, or will be once what was set aside is removed."""
         waiting = (file for folder in self._folders() for file in folder.iterdir())
