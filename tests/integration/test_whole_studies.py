@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -65,9 +66,8 @@ class Site:
         return len(self.node.storage.store.instances(study_uid))
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    folder = tmp_path_factory.mktemp("site")
+@contextmanager
+def running_site(folder: Path, limit_s: float) -> Iterator[Site]:
     found = values.volume_analysis(values.finding((20.0, 20.0, 60.0)))
     with orthanc(folder / "orthanc") as pacs:
         settings = EdgeSettings.model_validate(
@@ -75,7 +75,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
                 "data": folder / "data",
                 "site": {"name": "test", "mode": "pacs", "language": "en"},
                 "dicom": {"port": 0, "quiet_time_s": 1, "minimum_free_disk_mb": 10},
-                "completeness": {"ask_every_s": 0.5, "limit_s": 8},
+                "completeness": {"ask_every_s": 0.5, "limit_s": limit_s},
                 "web": {"port": 0},
                 "archives": [
                     {
@@ -96,6 +96,18 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             yield Site(node, pacs)
         finally:
             node.stop()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    with running_site(tmp_path / "site", limit_s=600) as running:
+        yield running
+
+
+@pytest.fixture
+def hurried_site(tmp_path: Path) -> Iterator[Site]:
+    with running_site(tmp_path / "site", limit_s=8) as running:
+        yield running
 
 
 def completeness(report: Dataset) -> str:
@@ -157,8 +169,9 @@ def _reports(site: Site, uid: str, number: int) -> list[Dataset] | None:
 
 
 def test_a_study_that_stays_cut_is_analysed_at_the_limit_and_says_so(
-    site: Site, tmp_path: Path
+    hurried_site: Site, tmp_path: Path
 ) -> None:
+    site = hurried_site
     paths, uid = short_study(tmp_path / "ct", "cut", SLICES)
     for path in paths:  # the PACS holds them under other UIDs than it sent: none can be matched
         dataset = pydicom.dcmread(path)
