@@ -283,6 +283,57 @@ class EdgeNode:
         self._inference = self._connections.inference
         self._retry = RetryPolicy(settings.retry_delays_s)
         self.model = CurrentModel(self.storage.store, self._inference, settings.inference.model)
+        self._make_outbox()
+        self._loops: list[Loop] = []
+        self._eager: list[Loop] = []  # those that have work from what was queued
+        self._recover()
+        self._make_ways_in()
+        self._follow_mlflow(home)
+        self._sources = make_sources(settings, self._taker)
+        self._counter = StudyCounter(
+            self.storage.store, self._sources, self._intake, self._clock, settings.completeness
+        )
+        self._watch()
+        self._web = self._make_web()
+        self._make_loops()
+
+    @property
+    def web_port(self) -> int:
+        """The port of the page, also where the settings say 0; only while started."""
+        return int(self._web.servers[0].sockets[0].getsockname()[1])
+
+    def start(self) -> None:
+        """Receive, analyse, deliver, serve; returns once the ports are open.
+
+        Raises:
+            EdgeError: a port cannot be used.
+        """
+        self.scp.start()
+        self._resources.callback(self.scp.stop)
+        self.ways_in.start()
+        self._resources.callback(self.ways_in.stop)
+        self._start_web()
+        for loop in self._loops:
+            loop.start()
+        log.info("edge node started", site=self._settings.site.name, mode=self._settings.site.mode)
+
+    def stop(self) -> None:
+        """Stop within about ten seconds; what is under way is taken up at the next start."""
+        for loop in self._loops:
+            loop.ask_to_stop()
+        self._stopping.set()
+        self._web.should_exit = True
+        give_up_at = self._clock.monotonic() + STOP_WITHIN_S / 2
+        for loop in self._loops:  # all of them together, however many there are
+            loop.join(max(0.0, give_up_at - self._clock.monotonic()))
+        self._resources.close()
+        log.info("edge node stopped")
+
+    # --- parts -------------------------------------------------------------------------------
+
+    def _make_outbox(self) -> None:
+        """Where documents go, and what makes them."""
+        settings = self._settings
         self._couriers = [
             Courier(self.storage.store, destination, self._clock, self._retry)
             for destination in self._connections.destinations
@@ -291,9 +342,10 @@ class EdgeNode:
             make_encoders(settings, self._uids, self.storage.files.root),
             {c.destination.name: c.destination.accepts for c in self._couriers},
         )
-        self._loops: list[Loop] = []
-        self._eager: list[Loop] = []  # those that have work from what was queued
-        self._recover()
+
+    def _make_ways_in(self) -> None:
+        """All that images and orders come by, and who is told of them."""
+        settings = self._settings
         self._intake = StudyIntake(
             self.storage.store,
             self._clock,
@@ -333,11 +385,10 @@ class EdgeNode:
             on_order=self._nudge,
             stopping=lambda: self._stopping.is_set(),
         )
-        self._follow_mlflow(home)
-        self._sources = make_sources(settings, self._taker)
-        self._counter = StudyCounter(
-            self.storage.store, self._sources, self._intake, self._clock, settings.completeness
-        )
+
+    def _watch(self) -> None:
+        """Over links, images on disk, and whatever waits."""
+        settings = self._settings
         self._links = Links(self._couriers, self._inference, self._clock, self._counter.heard)
         self._care = ImageCare(
             self.storage.store, StoredFiles(self.storage.files), self._intake.reopened
@@ -349,42 +400,6 @@ class EdgeNode:
             self._intake.look_again,
             lambda: (*self._loops, self.scp),
         )
-        self._web = self._make_web()
-        self._make_loops()
-
-    @property
-    def web_port(self) -> int:
-        """The port of the page, also where the settings say 0; only while started."""
-        return int(self._web.servers[0].sockets[0].getsockname()[1])
-
-    def start(self) -> None:
-        """Receive, analyse, deliver, serve; returns once the ports are open.
-
-        Raises:
-            EdgeError: a port cannot be used.
-        """
-        self.scp.start()
-        self._resources.callback(self.scp.stop)
-        self.ways_in.start()
-        self._resources.callback(self.ways_in.stop)
-        self._start_web()
-        for loop in self._loops:
-            loop.start()
-        log.info("edge node started", site=self._settings.site.name, mode=self._settings.site.mode)
-
-    def stop(self) -> None:
-        """Stop within about ten seconds; what is under way is taken up at the next start."""
-        for loop in self._loops:
-            loop.ask_to_stop()
-        self._stopping.set()
-        self._web.should_exit = True
-        give_up_at = self._clock.monotonic() + STOP_WITHIN_S / 2
-        for loop in self._loops:  # all of them together, however many there are
-            loop.join(max(0.0, give_up_at - self._clock.monotonic()))
-        self._resources.close()
-        log.info("edge node stopped")
-
-    # --- parts -------------------------------------------------------------------------------
 
     def _recover(self) -> None:
         """Take up what a crash left: half-written files, unindexed instances, work under way."""
