@@ -20,6 +20,7 @@ from phoi_edge_node.ports import (
     Clock,
     Delivered,
     Document,
+    Erred,
     Refused,
     SendOutcome,
     UidSource,
@@ -307,7 +308,7 @@ class CommitmentClerk:
         self._put_off(peer, outcome)
         return False
 
-    def _put_off(self, peer: CommitmentPeer, outcome: Refused | Unreachable) -> None:
+    def _put_off(self, peer: CommitmentPeer, outcome: Refused | Erred | Unreachable) -> None:
         """Ask later, and ever later; not at all where it refuses for good."""
         silence = self._silent.get(peer.name, _Silence())
         tries = silence.tries + 1

@@ -14,7 +14,7 @@ from phoi_models.identity import ModelIdentity
 from phoi_edge_node.courier import Courier, LinkReport
 from phoi_edge_node.desk import LinkKind, LinkState, LinkView
 from phoi_edge_node.errors import InferenceUnavailable
-from phoi_edge_node.ports import Clock, Delivered, InferenceService, Refused, Unreachable
+from phoi_edge_node.ports import Clock, Delivered, Erred, InferenceService, Refused, Unreachable
 from phoi_edge_node.store import Counts, InState
 from phoi_edge_node.study import AnalysisState, DeliveryState, StudyState
 
@@ -137,7 +137,7 @@ def _detail(report: LinkReport | None) -> str:
             return ""
         case LinkReport(Delivered(receipt)):
             return receipt
-        case LinkReport(Refused(reason) | Unreachable(reason)):
+        case LinkReport(Refused(reason) | Erred(reason) | Unreachable(reason)):
             return reason
         case _:
             raise AssertionError("a link report holds one of three outcomes")

@@ -318,6 +318,7 @@ class DocumentKind(StrEnum):
     SEGMENTATION = "seg"
     STRUCTURED_REPORT = "sr"
     SECONDARY_CAPTURE = "sc"
+    KEY_OBJECTS = "kos"
     HL7_ORU = "oru"
     FHIR_BUNDLE = "fhir"
     USAGE = "usage"
@@ -329,6 +330,7 @@ class ReportStatus(StrEnum):
     PRELIMINARY = "preliminary"
     FINAL = "final"
     CORRECTED = "corrected"  # a final report that replaces an earlier final one
+    WITHDRAWN = "withdrawn"  # what was told of this study must not be used, and nothing replaces it
 
 
 @dataclass(frozen=True)
@@ -401,13 +403,23 @@ class Refused:
 
 
 @dataclass(frozen=True)
-class Unreachable:
-    """No answer, or a passing refusal: try the same bytes again later."""
+class Erred:
+    """The destination answered that it failed on this document, which often passes.
+
+    Tried again with the same bytes, ``delivery.maximum_errors`` times in all; then for good.
+    """
 
     reason: str
 
 
-SendOutcome = Delivered | Refused | Unreachable
+@dataclass(frozen=True)
+class Unreachable:
+    """No answer, or none about the document: try the same bytes again later, for ever."""
+
+    reason: str
+
+
+SendOutcome = Delivered | Refused | Erred | Unreachable
 
 
 class Destination(Protocol):

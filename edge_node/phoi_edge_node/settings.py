@@ -240,6 +240,45 @@ class WatchdogSettings(_Section):
     unreviewed_days: float = Field(default=7.0, gt=0)
 
 
+class DeliverySettings(_Section):
+    """How results are sent.
+
+    Attributes:
+        maximum_errors: how often a destination may answer that it failed on a document, before the
+            document is a dead letter that a person must look at.
+        circuit_opens_after: failures in a row without an answer, after which a destination is only
+            asked whether it is there, until it is.
+    """
+
+    maximum_errors: int = Field(default=10, ge=1)
+    circuit_opens_after: int = Field(default=3, ge=1)
+
+
+class PrioritySettings(_Section):
+    """How a result's suggested priority is told outward: the site's own policy.
+
+    Attributes:
+        policy: TOML file; see docs/how-to/map-priorities.md. Without it the suggestion is told as
+            it is.
+    """
+
+    policy: Path | None = None
+
+
+class LogSettings(_Section):
+    """Where log lines go.
+
+    Attributes:
+        file: JSON lines; None: to standard error, for the service manager to keep.
+        maximum_mb: of one file; then it is set aside and a new one begun.
+        keep: how many old files are kept.
+    """
+
+    file: Path | None = None
+    maximum_mb: int = Field(default=50, ge=1)
+    keep: int = Field(default=10, ge=1)
+
+
 class ArchiveSettings(_Section):
     """A PACS that takes results by C-STORE.
 
@@ -255,6 +294,7 @@ class ArchiveSettings(_Section):
         bearer_token_file: file that holds the token for ``dicomweb``, readable by Phoi only.
         tls: speak TLS to it, with the certificate and the authority of ``dicom``.
         commitment: ask it for storage commitment of what was sent.
+        objects: which of our objects it gets: segmentation, report, summary picture, key images.
     """
 
     name: str = Field(default="pacs", pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")
@@ -268,6 +308,7 @@ class ArchiveSettings(_Section):
     bearer_token_file: Path | None = None
     tls: bool = False
     commitment: bool = False
+    objects: frozenset[Literal["seg", "sr", "sc", "kos"]] = frozenset({"seg", "sr", "sc", "kos"})
 
     @model_validator(mode="after")
     def _wado_needs_an_address(self) -> ArchiveSettings:
@@ -284,6 +325,11 @@ class Hl7Settings(_Section):
         receiving_application: MSH-5.
         receiving_facility: MSH-6.
         timeout_s: for connecting and for the acknowledgement.
+        mapping: TOML file that fits segments and fields to this hospital; see
+            docs/how-to/fit-hl7-to-your-hospital.md.
+        tls: speak TLS to it.
+        tls_ca: PEM file of its authority; None: the system's list.
+        tls_certificate, tls_key: PEM files that Phoi shows to it; None: none.
     """
 
     name: str = Field(default="emr-hl7", pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")
@@ -292,6 +338,45 @@ class Hl7Settings(_Section):
     receiving_application: str = "EMR"
     receiving_facility: str = "HOSPITAL"
     timeout_s: float = Field(default=30.0, gt=0)
+    mapping: Path | None = None
+    tls: bool = False
+    tls_ca: Path | None = None
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+
+    @model_validator(mode="after")
+    def _tls_files(self) -> Hl7Settings:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("set both tls_certificate and tls_key, or neither")
+        if not self.tls and (self.tls_ca or self.tls_certificate):
+            raise ValueError("tls_ca and tls_certificate need tls = true")
+        return self
+
+
+class FhirOAuth2Settings(_Section):
+    """OAuth 2.0 client credentials (RFC 6749, 4.4), as SMART Backend Services use them.
+
+    Attributes:
+        token_url: of the authorisation server; "": as the server's SMART configuration says.
+        client_id: as registered there.
+        client_secret_file: file that holds the secret, readable by Phoi only.
+        private_key_file: PEM file; with it Phoi signs an assertion (RFC 7523) in place of a secret.
+        key_id: ``kid`` of that key in the registered key set.
+        scope: what is asked for.
+    """
+
+    token_url: str = Field(default="", pattern=r"^(https?://.*)?$")
+    client_id: str
+    client_secret_file: Path | None = None
+    private_key_file: Path | None = None
+    key_id: str = ""
+    scope: str = "system/*.write"
+
+    @model_validator(mode="after")
+    def _one_credential(self) -> FhirOAuth2Settings:
+        if (self.client_secret_file is None) == (self.private_key_file is None):
+            raise ValueError("set either client_secret_file or private_key_file")
+        return self
 
 
 class FhirSettings(_Section):
@@ -304,6 +389,8 @@ class FhirSettings(_Section):
         timeout_s: for the answer to a transaction.
         patient_identifier_systems: the EMR's identifier system (a URI) for each Issuer of Patient
             ID, "" for images that name none. Without it the EMR cannot know its own patients.
+        oauth2: how a token is got; not together with ``bearer_token_file``.
+        vn_core: patients' identifiers as the draft Viet Nam Core (0.6.0) has them.
     """
 
     name: str = Field(default="emr-fhir", pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")
@@ -311,6 +398,14 @@ class FhirSettings(_Section):
     bearer_token_file: Path | None = None
     patient_identifier_systems: Mapping[str, str] = Field(default_factory=dict)
     timeout_s: float = Field(default=30.0, gt=0)
+    oauth2: FhirOAuth2Settings | None = None
+    vn_core: bool = False
+
+    @model_validator(mode="after")
+    def _one_token(self) -> FhirSettings:
+        if self.oauth2 is not None and self.bearer_token_file is not None:
+            raise ValueError("set either bearer_token_file or oauth2")
+        return self
 
 
 class MlflowSettings(_Section):
@@ -414,12 +509,15 @@ class EdgeSettings(BaseSettings):
     retention: RetentionSettings = RetentionSettings()
     reconciliation: ReconciliationSettings = ReconciliationSettings()
     watchdog: WatchdogSettings = WatchdogSettings()
+    delivery: DeliverySettings = DeliverySettings()
+    priority: PrioritySettings = PrioritySettings()
     archives: tuple[ArchiveSettings, ...] = ()
     hl7: Hl7Settings | None = None
     fhir: FhirSettings | None = None
     mlflow: MlflowSettings | None = None
     inference: InferenceSettings = InferenceSettings()
     web: WebSettings = WebSettings()
+    logs: LogSettings = LogSettings()
     retry_delays_s: tuple[float, ...] = (1, 5, 30, 120, 600, 3600)
 
     @model_validator(mode="after")

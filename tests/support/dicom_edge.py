@@ -13,7 +13,7 @@ from phoi_edge_node.dicom.instance_files import InstanceFiles
 from phoi_edge_node.dicom.storage_scp import StorageScp
 from phoi_edge_node.dicom.storage_scu import Peer, StorableFile, association, store
 from phoi_edge_node.dicom.taking import InstanceTaker
-from phoi_edge_node.ports import Delivered, Intake, ReceivedInstance, Refused, Unreachable
+from phoi_edge_node.ports import Intake, ReceivedInstance, SendOutcome
 from phoi_edge_node.settings import DicomSettings
 from phoi_edge_node.system import SystemClock
 
@@ -56,7 +56,7 @@ class Edge:
     def peer(self) -> Peer:
         return Peer("PHOI", "127.0.0.1", self.scp.port, timeout_s=5)
 
-    def send(self, path: Path) -> Delivered | Refused | Unreachable:
+    def send(self, path: Path) -> SendOutcome:
         """One file as it is, however wrong, with our own SCU, which looks at nothing."""
         file = StorableFile.open(path)
         context = (file.sop_class_uid, file.transfer_syntax_uid)

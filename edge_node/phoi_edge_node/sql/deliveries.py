@@ -235,6 +235,7 @@ def enqueue(
                     state=DeliveryState.PENDING,
                     attempts=0,
                     failed_tries=0,
+                    errors=0,
                     due_at=now,
                     last_error="",
                     created_at=now,

@@ -143,6 +143,7 @@ deliveries = sa.Table(
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("failed_tries", sa.Integer, nullable=False),
+    sa.Column("errors", sa.Integer, nullable=False),
     sa.Column("due_at", UtcDateTime, nullable=False),
     sa.Column("last_error", sa.Text, nullable=False),
     sa.Column("created_at", UtcDateTime, nullable=False),
