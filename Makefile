@@ -6,10 +6,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 ARGS ?=
 KILLS ?= 1000
 SOAK ?= .cache/soak.jsonl
+CT ?=
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: help demo test check lint types imports unit bench soak protos clean
+.PHONY: help demo test interop check lint types imports unit bench soak protos clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -19,6 +20,10 @@ demo: $(VENV)/.demo  ## the whole way of one real chest CT; ARGS=--once ends by 
 
 test: tools check  ## everything: lint, types, import contracts, all tests
 	$(BIN)/python -m pytest tests/contract tests/integration tests/acceptance $(ARGS)
+
+interop: tools $(VENV)/.dev  ## OHIF, Medplum and other programs by others; CT=DIR checks a CT of your own
+	@scripts/install-interop-tools
+	PHOI_INTEROP_CT="$(CT)" $(BIN)/python -m pytest tests/interop $(ARGS)
 
 check: lint types imports unit  ## the everyday part
 
