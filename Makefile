@@ -38,7 +38,7 @@ imports: $(VENV)/.dev  ## who may import whom
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.dev  ## pure code
-	$(BIN)/python -m pytest tests/unit $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal tests/unit $(ARGS)
 
 bench: $(VENV)/.dev  ## measure; writes benchmarks/results.json
 	$(BIN)/python -m benchmarks $(ARGS)
