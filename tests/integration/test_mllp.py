@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from phoi_edge_node.hl7v2.mllp import MllpDestination, parse_acknowledgement
 from phoi_edge_node.hl7v2.oru_r01 import OruEncoder
-from phoi_edge_node.ports import Delivered, Document, Refused, Unreachable
+from phoi_edge_node.ports import Delivered, Document, Erred, Refused, Unreachable
 from phoi_edge_node.settings import Hl7Settings, SiteSettings
 from phoi_edge_node.stand_ins.program import listening
 from support.cases import NAME, PHOI_VERSION, CountingUids, case
@@ -51,12 +51,11 @@ def test_receiver_has_the_message_once_letter_for_letter(tmp_path: Path) -> None
     assert NAME in str(hl7.parse(content).segment("PID")[5])
 
 
-@pytest.mark.parametrize("answer", ["AE", "AR"])
-def test_receiver_that_says_no(tmp_path: Path, answer: str) -> None:
+@pytest.mark.parametrize(("answer", "meaning"), [("AE", Erred), ("AR", Refused)])
+def test_receiver_that_says_no(tmp_path: Path, answer: str, meaning: type) -> None:
     with listening(RECEIVER, tmp_path, options=["--answer", answer]) as port:
         outcome = to(port).send(document())
-    assert isinstance(outcome, Refused)
-    assert answer in outcome.reason
+    assert outcome == meaning(f"the receiver answered {answer}: see its own log")
     assert not list(tmp_path.glob("*.hl7"))
 
 
@@ -66,11 +65,32 @@ def test_accepted(code: str) -> None:
         assert to(port).send(document()) == Delivered(code)
 
 
+@pytest.mark.parametrize(("code", "meaning"), [("CE", Erred), ("CR", Refused)])
+def test_no_in_enhanced_mode(code: str, meaning: type) -> None:
+    with mllp_peer(acknowledging(f"{code}|{{id}}")) as port:
+        assert isinstance(to(port).send(document()), meaning)
+
+
 def test_refusal_tells_the_error_code_and_none_of_the_words() -> None:
     words = "ERR||PID^1^5|204^Unknown key identifier|E|||Nguyễn Thị Ánh Tuyết BN-000123"
     with mllp_peer(acknowledging(f"AR|{{id}}|{NAME}", words)) as port:
         outcome = to(port).send(document())
-    assert outcome == Refused("the receiver answered AR, error 204: see its own log")
+    assert outcome == Refused("the receiver answered AR, error 204 at PID-5: see its own log")
+
+
+@pytest.mark.parametrize(
+    ("msa", "err", "told"),
+    [
+        ("AE|1|words", "ERR|OBX^3^5^102&Data type error", ("102 at OBX-5",)),  # 2.3.1
+        ("AE|1||||207^Application internal error^HL70357", "", ("207",)),
+        ("AE|1", "ERR|||Nguyễn^An\rERR||nguyễn^1|101\rERR||MSH^1^an|203", ("101", "203 at MSH")),
+    ],
+)
+def test_what_is_wrong_is_told_where_it_is_a_code(msa: str, err: str, told: tuple[str]) -> None:
+    answer = f"MSH|^~\\&|EMR\rMSA|{msa}\r{err}\r".encode()
+    parsed = parse_acknowledgement(answer)
+    assert parsed is not None
+    assert parsed.errors == told
 
 
 @pytest.mark.parametrize(
@@ -112,4 +132,4 @@ def test_any_bytes_can_be_an_answer(answer: bytes) -> None:
 @given(st.binary(max_size=80), st.sampled_from([b"MSA|", b"MSA", b"ERR|||", b"MSA|AA|1\r"]))
 def test_any_bytes_after_a_header_can_be_an_answer(rest: bytes, segment: bytes) -> None:
     parsed = parse_acknowledgement(b"MSH|^~\\&|A\r" + segment + rest)
-    assert parsed is None or all(code.isdigit() for code in parsed.error_codes)
+    assert parsed is None or all(error[0].isdigit() for error in parsed.errors)

@@ -1,6 +1,10 @@
 """MLLP client (HL7 v2 Minimal Lower Layer Protocol): one message, one acknowledgement.
 
 A connection serves one message: a receiver that hangs or breaks off spoils nothing for the next.
+Messages ask for no acknowledgement by name (MSH-15 and MSH-16 are empty), which is the original
+mode: the receiver answers once, after it has processed the message (2.5.1, 2.9.2). One that works
+in enhanced mode all the same answers that it has the message in safe storage, which is enough: what
+it may tell later, on a connection of its own, is not listened to.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from phoi_edge_node.ports import (
     Delivered,
     Document,
     DocumentKind,
+    Erred,
     Refused,
     SendOutcome,
     Unreachable,
@@ -25,9 +30,13 @@ START = b"\x0b"
 END = b"\x1c\r"
 MAXIMUM_ANSWER = 64 * 1024  # an acknowledgement has a few hundred bytes
 
+# MSA-1, table 0008: the first of each pair in original mode, the second in enhanced mode.
 _ACCEPTED = frozenset({"AA", "CA"})
-_REFUSED = frozenset({"AE", "AR", "CE", "CR"})
+_ERRED = frozenset({"AE", "CE"})  # it failed on the message, which often passes
+_REFUSED = frozenset({"AR", "CR"})  # it takes no such message
 _ERROR_CODE = re.compile(r"[0-9]{1,6}")
+_SEGMENT = re.compile(r"[A-Z][A-Z0-9]{2}")
+_POSITION = re.compile(r"[0-9]{1,3}")
 
 
 class _NoAcknowledgement(Exception):
@@ -41,12 +50,13 @@ class Acknowledgement:
     Attributes:
         code: MSA-1.
         control_id: MSA-2: MSH-10 of the message acknowledged.
-        error_codes: ERR-3.1, only those that are numbers: free text could name the patient.
+        errors: what is wrong, as "204 at PID-5": only numbers and names of segments, for free text
+            could name the patient.
     """
 
     code: str
     control_id: str
-    error_codes: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
 
 
 class MllpDestination:
@@ -120,10 +130,16 @@ def judge(answer: Acknowledgement | None, control_id: str) -> SendOutcome:
         return Unreachable("the answer acknowledges another message")
     if answer.code in _ACCEPTED:
         return Delivered(answer.code)
+    if answer.code in _ERRED:
+        return Erred(_said(answer))
     if answer.code in _REFUSED:
-        codes = f", error {', '.join(answer.error_codes)}" if answer.error_codes else ""
-        return Refused(f"the receiver answered {answer.code}{codes}: see its own log")
+        return Refused(_said(answer))
     return Unreachable("the acknowledgement has an unknown code")
+
+
+def _said(answer: Acknowledgement) -> str:
+    errors = f", error {', '.join(answer.errors)}" if answer.errors else ""
+    return f"the receiver answered {answer.code}{errors}: see its own log"
 
 
 def parse_acknowledgement(answer: bytes) -> Acknowledgement | None:
@@ -136,6 +152,24 @@ def parse_acknowledgement(answer: bytes) -> Acknowledgement | None:
     msa = next((f for f in fields if f[0] == "MSA" and len(f) > 2), None)
     if msa is None:
         return None
-    errors = (f[3].split(component)[0] for f in fields if f[0] == "ERR" and len(f) > 3)
-    codes = tuple(code for code in errors if _ERROR_CODE.fullmatch(code))
-    return Acknowledgement(msa[1].strip(), msa[2].strip(), codes[:8])
+    told = [_error(field, component) for field in fields if field[0] == "ERR"]
+    errors = dict.fromkeys(error for error in (*told, _error_of_msa(msa, component)) if error)
+    return Acknowledgement(msa[1].strip(), msa[2].strip(), tuple(errors)[:8])
+
+
+def _error(err: list[str], component: str) -> str:
+    """Where (ERR-2) and what (ERR-3); before 2.5 both stand in ERR-1."""
+    old, place, code = ([*f.split(component), "", "", "", ""] for f in [*err, "", "", ""][1:4])
+    number = code[0] or old[3].split("&")[0]
+    if not _ERROR_CODE.fullmatch(number):
+        return ""
+    segment, _, position = (place if place[0] else old)[:3]
+    if not _SEGMENT.fullmatch(segment):
+        return number
+    return f"{number} at {segment}" + (f"-{position}" if _POSITION.fullmatch(position) else "")
+
+
+def _error_of_msa(msa: list[str], component: str) -> str:
+    """MSA-6, in place of which 2.5 has ERR."""
+    code = msa[6].split(component)[0] if len(msa) > 6 else ""
+    return code if _ERROR_CODE.fullmatch(code) else ""
