@@ -50,6 +50,7 @@ class Phase(StrEnum):
     NOT_ANALYSABLE = "not_analysable"
     FAILED = "failed"
     ACKNOWLEDGED = "acknowledged"  # not analysable or failed, and somebody has seen that
+    WITHDRAWN = "withdrawn"  # recalled: there is no result until it is analysed again
 
 
 WAITING = frozenset({Phase.RECEIVING, Phase.COUNTING, Phase.QUEUED, Phase.ANALYSING})
@@ -75,6 +76,7 @@ def phase_of(
         AnalysisState.NOT_ANALYSABLE: Phase.NOT_ANALYSABLE,
         AnalysisState.FAILED: Phase.FAILED,
         AnalysisState.SUPERSEDED: Phase.RECEIVING,
+        AnalysisState.WITHDRAWN: Phase.WITHDRAWN,
     }[analysis]
 
 

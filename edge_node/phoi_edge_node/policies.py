@@ -74,11 +74,13 @@ ENDS: frozenset[StrEnum] = frozenset(
         AnalysisState.NOT_ANALYSABLE,
         AnalysisState.FAILED,
         AnalysisState.SUPERSEDED,
+        AnalysisState.WITHDRAWN,
         DeliveryState.DELIVERED,
         DeliveryState.SUPERSEDED,
         ReviewState.SIGNED,
         ReviewState.ACKNOWLEDGED,
         ReviewState.SUPERSEDED,
+        ReviewState.WITHDRAWN,
     }
 )
 

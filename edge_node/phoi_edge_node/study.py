@@ -46,6 +46,7 @@ class AnalysisState(StrEnum):
     NOT_ANALYSABLE = "not_analysable"
     FAILED = "failed"
     SUPERSEDED = "superseded"
+    WITHDRAWN = "withdrawn"  # recalled: nobody may use it any more, and nothing need follow it
 
 
 class AnalysisEvent(StrEnum):
@@ -57,6 +58,7 @@ class AnalysisEvent(StrEnum):
     RETRY = "retry"
     GIVE_UP = "give_up"
     SUPERSEDE = "supersede"
+    WITHDRAW = "withdraw"  # its model, or the images of that time, turned out bad
 
 
 class DeliveryState(StrEnum):
@@ -87,6 +89,7 @@ class ReviewState(StrEnum):
     SIGNED = "signed"
     ACKNOWLEDGED = "acknowledged"  # seen: Phoi could not read the study, there is nothing to sign
     SUPERSEDED = "superseded"
+    WITHDRAWN = "withdrawn"  # with the result that it is of
 
 
 class ReviewEvent(StrEnum):
@@ -98,6 +101,8 @@ class ReviewEvent(StrEnum):
     ACKNOWLEDGE = "acknowledge"
     SUPERSEDE = "supersede"  # a later revision was queued
     REPLACE = "replace"  # a later revision was signed
+    WITHDRAW = "withdraw"  # its result was recalled
+    REVOKE = "revoke"  # its result was recalled, with what people have signed of it
 
 
 @dataclass(frozen=True)
@@ -165,6 +170,8 @@ STUDY: Table[StudyState, StudyEvent] = {
 _ONLY_QUEUED_STARTS = Impossible("only what is queued is claimed, under a lock")
 _ENDED_BY_ANOTHER_TRY = Ignored("another try ended it first")
 _TAKEN_OVER = Ignored("a later revision has taken its place: what this one found is dropped")
+_NOTHING_TO_WITHDRAW = Impossible("it has told nothing: a recall queues it anew instead")
+_RECALLED = Ignored("it is withdrawn already")
 
 ANALYSIS: Table[AnalysisState, AnalysisEvent] = {
     AnalysisState.QUEUED: {
@@ -175,6 +182,7 @@ ANALYSIS: Table[AnalysisState, AnalysisEvent] = {
         AnalysisEvent.RETRY: Ignored("it is queued again already"),
         AnalysisEvent.GIVE_UP: Ignored("it is queued again: that try decides"),
         AnalysisEvent.SUPERSEDE: AnalysisState.SUPERSEDED,
+        AnalysisEvent.WITHDRAW: _NOTHING_TO_WITHDRAW,
     },
     AnalysisState.RUNNING: {
         AnalysisEvent.START: _ONLY_QUEUED_STARTS,
@@ -183,6 +191,7 @@ ANALYSIS: Table[AnalysisState, AnalysisEvent] = {
         AnalysisEvent.RETRY: AnalysisState.QUEUED,
         AnalysisEvent.GIVE_UP: AnalysisState.FAILED,
         AnalysisEvent.SUPERSEDE: AnalysisState.SUPERSEDED,
+        AnalysisEvent.WITHDRAW: _NOTHING_TO_WITHDRAW,
     },
     **{
         ended: {
@@ -192,6 +201,7 @@ ANALYSIS: Table[AnalysisState, AnalysisEvent] = {
             AnalysisEvent.RETRY: _ENDED_BY_ANOTHER_TRY,
             AnalysisEvent.GIVE_UP: _ENDED_BY_ANOTHER_TRY,
             AnalysisEvent.SUPERSEDE: AnalysisState.SUPERSEDED,
+            AnalysisEvent.WITHDRAW: AnalysisState.WITHDRAWN,
         }
         for ended in (
             AnalysisState.SUCCEEDED,
@@ -206,6 +216,17 @@ ANALYSIS: Table[AnalysisState, AnalysisEvent] = {
         AnalysisEvent.RETRY: _TAKEN_OVER,
         AnalysisEvent.GIVE_UP: _TAKEN_OVER,
         AnalysisEvent.SUPERSEDE: Ignored("it is superseded already"),
+        # Only where its successor has told nothing yet: till then, what it told stands outside.
+        AnalysisEvent.WITHDRAW: AnalysisState.WITHDRAWN,
+    },
+    AnalysisState.WITHDRAWN: {
+        AnalysisEvent.START: _ONLY_QUEUED_STARTS,
+        AnalysisEvent.FINISH: _RECALLED,
+        AnalysisEvent.REFUSE: _RECALLED,
+        AnalysisEvent.RETRY: _RECALLED,
+        AnalysisEvent.GIVE_UP: _RECALLED,
+        AnalysisEvent.SUPERSEDE: Ignored("that it was withdrawn must still be told everywhere"),
+        AnalysisEvent.WITHDRAW: _RECALLED,
     },
 }
 
@@ -261,6 +282,8 @@ DELIVERY: Table[DeliveryState, DeliveryEvent] = {
 _SIGNED = Refused("it is signed")
 _SEEN = Refused("a colleague has closed it: there is nothing to judge")
 _REPLACED = Refused("a later revision has taken its place")
+_WITHDRAWN = Refused("its result was recalled")
+_GONE = Ignored("its result was recalled before")
 
 REVIEW: Table[ReviewState, ReviewEvent] = {
     ReviewState.OPEN: {
@@ -270,6 +293,8 @@ REVIEW: Table[ReviewState, ReviewEvent] = {
         ReviewEvent.ACKNOWLEDGE: ReviewState.ACKNOWLEDGED,
         ReviewEvent.SUPERSEDE: ReviewState.SUPERSEDED,
         ReviewEvent.REPLACE: ReviewState.SUPERSEDED,
+        ReviewEvent.WITHDRAW: ReviewState.WITHDRAWN,
+        ReviewEvent.REVOKE: ReviewState.WITHDRAWN,
     },
     ReviewState.SIGNED: {
         ReviewEvent.DECIDE: _SIGNED,
@@ -278,6 +303,8 @@ REVIEW: Table[ReviewState, ReviewEvent] = {
         ReviewEvent.ACKNOWLEDGE: _SIGNED,
         ReviewEvent.SUPERSEDE: Ignored("what a person has signed, only a person replaces"),
         ReviewEvent.REPLACE: ReviewState.SUPERSEDED,
+        ReviewEvent.WITHDRAW: Ignored("what a person has signed goes only where that is asked for"),
+        ReviewEvent.REVOKE: ReviewState.WITHDRAWN,
     },
     ReviewState.ACKNOWLEDGED: {
         ReviewEvent.DECIDE: _SEEN,
@@ -286,6 +313,8 @@ REVIEW: Table[ReviewState, ReviewEvent] = {
         ReviewEvent.ACKNOWLEDGE: Ignored("a colleague has seen it already"),
         ReviewEvent.SUPERSEDE: ReviewState.SUPERSEDED,
         ReviewEvent.REPLACE: ReviewState.SUPERSEDED,
+        ReviewEvent.WITHDRAW: ReviewState.WITHDRAWN,
+        ReviewEvent.REVOKE: ReviewState.WITHDRAWN,
     },
     ReviewState.SUPERSEDED: {
         ReviewEvent.DECIDE: _REPLACED,
@@ -294,6 +323,18 @@ REVIEW: Table[ReviewState, ReviewEvent] = {
         ReviewEvent.ACKNOWLEDGE: _REPLACED,
         ReviewEvent.SUPERSEDE: Ignored("it is superseded already"),
         ReviewEvent.REPLACE: Ignored("it is superseded already"),
+        ReviewEvent.WITHDRAW: Ignored("it is superseded already"),
+        ReviewEvent.REVOKE: Ignored("it is superseded already"),
+    },
+    ReviewState.WITHDRAWN: {
+        ReviewEvent.DECIDE: _WITHDRAWN,
+        ReviewEvent.UNDO: _WITHDRAWN,
+        ReviewEvent.SIGN: _WITHDRAWN,
+        ReviewEvent.ACKNOWLEDGE: _WITHDRAWN,
+        ReviewEvent.SUPERSEDE: _GONE,
+        ReviewEvent.REPLACE: _GONE,
+        ReviewEvent.WITHDRAW: _GONE,
+        ReviewEvent.REVOKE: _GONE,
     },
 }
 

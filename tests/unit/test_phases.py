@@ -13,6 +13,7 @@ ANALYSED = {
     A.SUCCEEDED: Phase.READY,
     A.NOT_ANALYSABLE: Phase.NOT_ANALYSABLE,
     A.FAILED: Phase.FAILED,
+    A.WITHDRAWN: Phase.WITHDRAWN,
 }
 
 
@@ -39,6 +40,6 @@ def test_every_combination_has_a_phase(
 
 
 def test_a_phase_either_waits_or_is_a_persons_or_is_done() -> None:
-    persons = {Phase.READY, Phase.NOT_ANALYSABLE, Phase.FAILED}
+    persons = {Phase.READY, Phase.NOT_ANALYSABLE, Phase.FAILED, Phase.WITHDRAWN}
     assert WAITING | DONE | persons == set(Phase)
     assert not WAITING & DONE

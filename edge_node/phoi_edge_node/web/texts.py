@@ -89,6 +89,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "phase.signed": ("Đã ký", "Signed"),
     "phase.not_analysable": ("Không phân tích được", "Not analysable"),
     "phase.failed": ("Phân tích lỗi", "Analysis failed"),
+    "phase.withdrawn": ("ĐÃ THU HỒI: không dùng kết quả AI", "WITHDRAWN: do not use the AI result"),
     "damage.asked": (
         "Ảnh bị hỏng trên đĩa ({at}), đã yêu cầu gửi lại:",
         "Image damaged on disk ({at}), asked for again:",
@@ -193,6 +194,8 @@ TEXTS: dict[str, tuple[str, str]] = {
     "document.seg": ("SEG (vùng nốt)", "SEG"),
     "document.sr": ("SR (báo cáo)", "SR"),
     "document.sc": ("Ảnh tóm tắt", "Summary image"),
+    "document.kos": ("Ảnh chọn (KOS)", "Key images (KOS)"),
+    "document.reject": ("Phiếu thu hồi (KOS)", "Rejection note (KOS)"),
     "document.oru": ("HL7 ORU^R01", "HL7 ORU^R01"),
     "document.fhir": ("FHIR Bundle", "FHIR Bundle"),
     "document.usage": ("Số liệu sử dụng", "Usage figures"),
@@ -436,6 +439,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "state.analysis.not_analysable": ("Không phân tích được", "Not analysable"),
     "state.analysis.failed": ("Lỗi", "Failed"),
     "state.analysis.superseded": ("Đã thay thế", "Superseded"),
+    "state.analysis.withdrawn": ("Đã thu hồi", "Withdrawn"),
     "state.delivery.pending": ("Chờ gửi", "Waiting"),
     "state.delivery.sending": ("Đang gửi", "Sending"),
     "state.delivery.delivered": ("Đã gửi", "Delivered"),
@@ -445,6 +449,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "state.review.signed": ("Đã ký", "Signed"),
     "state.review.acknowledged": ("Đã xem", "Seen"),
     "state.review.superseded": ("Đã thay thế", "Superseded"),
+    "state.review.withdrawn": ("Đã thu hồi", "Withdrawn"),
     # figures
     "kpis.title": ("Chỉ số sử dụng", "Figures of use"),
     "kpis.since": ("Từ {at}", "Since {at}"),

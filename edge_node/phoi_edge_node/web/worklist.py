@@ -31,7 +31,7 @@ _PHASES: Mapping[Show, frozenset[Phase]] = {
     Show.OPEN: frozenset(Phase) - DONE,
     Show.REVIEW: frozenset({Phase.READY}),
     Show.WORKING: WAITING,
-    Show.PROBLEMS: frozenset({Phase.NOT_ANALYSABLE, Phase.FAILED}),
+    Show.PROBLEMS: frozenset({Phase.NOT_ANALYSABLE, Phase.FAILED, Phase.WITHDRAWN}),
     Show.SIGNED: DONE,
     Show.ALL: frozenset(Phase),
 }
