@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import structlog
+from phoi_models.quiet import places
 
 
 def configure_logs(level: str = "info") -> None:
@@ -46,16 +47,5 @@ def _without_exception_text(_: Any, __: str, event: Any) -> Any:
     error = exc_info if isinstance(exc_info, BaseException) else sys.exc_info()[1]
     if error is not None:
         event["exception"] = type(error).__name__
-        event["at"] = _places(error)
+        event["at"] = places(error)
     return event
-
-
-def _places(error: BaseException) -> list[str]:
-    places = []
-    traceback = error.__traceback__
-    while traceback is not None:
-        code = traceback.tb_frame.f_code
-        module = traceback.tb_frame.f_globals.get("__name__", "?")
-        places.append(f"{module}.{code.co_name}:{traceback.tb_lineno}")
-        traceback = traceback.tb_next
-    return places[-6:]

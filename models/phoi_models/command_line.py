@@ -17,6 +17,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from phoi_models.errors import PhoiError
+from phoi_models.quiet import keep_values_out
 
 GROUP = "phoi.commands"
 
@@ -54,6 +55,8 @@ def main() -> NoReturn:
     command may define more.
     """
     arguments = sys.argv[1:]
+    if os.environ.get("PHOI_DEBUG") != "1":
+        keep_values_out()
     try:
         build(arguments)(prog_name="phoi")
     except (PhoiError, ModuleNotFoundError) as error:

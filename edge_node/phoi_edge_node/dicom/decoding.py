@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from phoi_models.errors import NotAnalysable, NotAnalysableReason
+from phoi_models.quiet import keep_values_out
 from phoi_models.reading.ct_image import CtImage, read_ct_image
 from phoi_models.reading.pixels import frames_hu
 
@@ -93,6 +94,7 @@ def _decode_alone(image: CtImage) -> FramesHu:
 
 def _begin() -> None:
     """What holds in each process."""
+    keep_values_out()
     os.nice(_NICENESS)
     resource.setrlimit(resource.RLIMIT_AS, (_LARGEST_MEMORY, _LARGEST_MEMORY))
     threading.Thread(target=_end_with_parent, daemon=True).start()

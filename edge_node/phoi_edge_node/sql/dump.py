@@ -75,7 +75,7 @@ def is_empty(url: str) -> bool:
     database = sa.make_url(url)
     if database.get_backend_name() == "sqlite":
         return not Path(database.database or "").exists()
-    engine = sa.create_engine(url)
+    engine = sa.create_engine(url, hide_parameters=True)
     try:
         return not sa.inspect(engine).get_table_names()
     finally:
@@ -136,7 +136,7 @@ def _close_log(path: Path) -> None:
 
 
 def _replace_schema(url: str, file: Path, aside: str) -> None:
-    engine = sa.create_engine(url)
+    engine = sa.create_engine(url, hide_parameters=True)
     options = ("--no-owner", "--single-transaction", "--exit-on-error")
     try:
         had_tables = bool(sa.inspect(engine).get_table_names())

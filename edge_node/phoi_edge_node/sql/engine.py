@@ -38,7 +38,11 @@ def open_engine(url: str, default_issuer: str = "") -> sa.Engine:
     Raises:
         EdgeError: a later version of Phoi wrote the database, or it cannot be used now.
     """
-    engine = sa.create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
+    engine = sa.create_engine(
+        url,
+        pool_pre_ping=not url.startswith("sqlite"),
+        hide_parameters=True,  # an error would tell a patient's name
+    )
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _configure_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
