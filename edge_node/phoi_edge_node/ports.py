@@ -319,6 +319,7 @@ class DocumentKind(StrEnum):
     STRUCTURED_REPORT = "sr"
     SECONDARY_CAPTURE = "sc"
     KEY_OBJECTS = "kos"
+    REJECTION_NOTE = "reject"  # names earlier objects that must not be shown any more (IHE IOCM)
     HL7_ORU = "oru"
     FHIR_BUNDLE = "fhir"
     USAGE = "usage"
@@ -366,6 +367,8 @@ class ReportedCase:
         predecessors: identities of the documents that this one replaces, by kind, latest last.
         told_before: what was told outward of this study before, oldest first.
         order: behind the study; None where none is known.
+        withdrawn_at: when the result was recalled, UTC; None unless WITHDRAWN. Such a case has no
+            ``review``, ``choice`` and ``volume``: all that was told is in ``told_before``.
     """
 
     study: StudyHeader
@@ -378,6 +381,7 @@ class ReportedCase:
     predecessors: Mapping[DocumentKind, tuple[str, ...]] | None = None
     told_before: tuple[ToldBefore, ...] = ()
     order: ImagingOrder | None = None
+    withdrawn_at: datetime | None = None
 
 
 class DocumentEncoder(Protocol):

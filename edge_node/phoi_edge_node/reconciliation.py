@@ -39,7 +39,13 @@ AGAIN_AFTER = timedelta(hours=1)  # where an archive could not be asked
 _SINCE = "reconciliation_since"
 
 _KEPT_BY_ARCHIVES = frozenset(
-    {DocumentKind.SEGMENTATION, DocumentKind.STRUCTURED_REPORT, DocumentKind.SECONDARY_CAPTURE}
+    {
+        DocumentKind.SEGMENTATION,
+        DocumentKind.STRUCTURED_REPORT,
+        DocumentKind.SECONDARY_CAPTURE,
+        DocumentKind.KEY_OBJECTS,
+        DocumentKind.REJECTION_NOTE,
+    }
 )
 _NOT_ENDED = frozenset({AnalysisState.QUEUED, AnalysisState.RUNNING})
 
@@ -217,7 +223,7 @@ class _Comparison:
 
     def _vanished(self, source: ImageSource, uid: str) -> LackingStudy | None:
         """What this archive said it had taken, and does not hold."""
-        told = _standing(
+        told = standing(
             delivery
             for delivery in self._store.deliveries(uid, (DeliveryState.DELIVERED,))
             if delivery.destination == source.name and delivery.kind in _KEPT_BY_ARCHIVES
@@ -248,9 +254,11 @@ def _may_show_chest(archived: ArchivedStudy, series: Sequence[ArchivedSeries]) -
     return may_show_chest(archived.description, texts)
 
 
-def _standing(deliveries: Iterable[Delivery]) -> Sequence[Delivery]:
-    """Without those that later documents replaced: an archive may drop what is replaced."""
+def standing(deliveries: Iterable[Delivery]) -> Sequence[Delivery]:
+    """Without those that later documents replaced or rejected: an archive may drop or hide them."""
     told = list(deliveries)
+    rejected = [n for n, d in enumerate(told) if d.kind is DocumentKind.REJECTION_NOTE]
+    told = told[rejected[-1] :] if rejected else told
     latest = {d.kind: (d.revision, d.status) for d in told}  # oldest first: the last one stays
     return [d for d in told if (d.revision, d.status) == latest[d.kind]]
 

@@ -162,6 +162,10 @@ OUTCOMES: Mapping[Outcome, Term] = {
         "failed", "AI FAILED: nothing was analysed", "AI BỊ LỖI: chưa phân tích được gì"
     ),
 }
+# In the place of an outcome, where what was told before must not be used.
+WITHDRAWN = _phoi(
+    "withdrawn", "AI RESULT WITHDRAWN: do not use", "ĐÃ THU HỒI KẾT QUẢ AI: không dùng"
+)
 COMPLETENESSES: Mapping[Completeness, Term] = {
     Completeness.CONFIRMED: _phoi(
         "confirmed",
@@ -217,6 +221,10 @@ STATUS_NOTICES: Mapping[ReportStatus, tuple[str, str]] = {
     ReportStatus.CORRECTED: (
         "CORRECTED: replaces the report signed before. Reviewed and signed by a physician.",
         "ĐÃ SỬA: thay cho kết quả đã ký trước đây. Đã được bác sĩ xem và ký.",
+    ),
+    ReportStatus.WITHDRAWN: (
+        "AI RESULT WITHDRAWN: do not use what was told of this study before.",
+        "KẾT QUẢ AI ĐÃ BỊ THU HỒI: không dùng những gì đã báo về ca chụp này.",
     ),
 }
 

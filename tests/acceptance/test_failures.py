@@ -27,7 +27,7 @@ from support.outside import (
     wait_for_result,
 )
 
-ONCE = {"SR": 1, "SEG": 1, "SC": True, "ORU": 1, "FHIR": 1}
+ONCE = {"SR": 1, "SEG": 1, "SC": True, "KOS": 1, "ORU": 1, "FHIR": 1}
 
 
 LEFT_LUNG_LPS_MM = (75.0, 20.0, 0.0)

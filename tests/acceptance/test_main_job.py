@@ -64,7 +64,7 @@ def test_the_nodule_that_four_readers_marked_is_found_with_few_other_marks(
 
 
 def test_one_of_each_arrives_and_they_speak_of_the_same(result: Arrived, study_uid: str) -> None:
-    assert result.counts == {"SR": 1, "SEG": 1, "SC": True, "ORU": 1, "FHIR": 1}
+    assert result.counts == {"SR": 1, "SEG": 1, "SC": True, "KOS": 1, "ORU": 1, "FHIR": 1}
     report, segmentation = result.reports[0], result.segmentations[0]
     assert report.StudyInstanceUID == segmentation.StudyInstanceUID == study_uid
     assert report.VerificationFlag == "UNVERIFIED"
@@ -84,7 +84,12 @@ def test_what_the_archive_holds_is_conformant(
 ) -> None:
     files = [
         site.folder / "archive" / f"{d.SOPInstanceUID}.dcm"
-        for d in (*result.reports, *result.segmentations, *result.captures)
+        for d in (
+            *result.reports,
+            *result.segmentations,
+            *result.captures,
+            *result.key_objects,
+        )
     ]
     assert len(files) >= 3
     assert {file.name: errors for file in files if (errors := dciodvfy_errors(file))} == {}

@@ -41,6 +41,7 @@ CASES = (
     "signed",
     "unconfirmed",
     "all_rejected",
+    "withdrawn",
 )
 
 
@@ -102,6 +103,11 @@ def cases(images: Images) -> Mapping[str, ReportedCase]:
             positive,
             Disposition(first.tracking_uid, Verdict.REJECTED, "duc", SIGNED_AT),
             Disposition(second.tracking_uid, Verdict.REJECTED, "duc", SIGNED_AT),
+        ),
+        "withdrawn": replace(
+            case_of(images, Outcome.NEGATIVE),
+            status=ReportStatus.WITHDRAWN,
+            predecessors={kind: (f"2.25.{n}",) for n, kind in enumerate(DocumentKind, start=1)},
         ),
     }
 

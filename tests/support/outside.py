@@ -23,6 +23,7 @@ SECONDARY_CAPTURES = {
     "1.2.840.10008.5.1.4.1.1.7.2",
     "1.2.840.10008.5.1.4.1.1.7.4",
 }
+KEY_OBJECTS = "1.2.840.10008.5.1.4.1.1.88.59"
 LANES = ("pacs", "emr-hl7", "emr-fhir")
 PATIENCE_S = 150.0
 _T = TypeVar("_T")
@@ -35,6 +36,7 @@ class Arrived:
     reports: tuple[Dataset, ...]
     segmentations: tuple[Dataset, ...]
     captures: tuple[Dataset, ...]
+    key_objects: tuple[Dataset, ...]
     messages: tuple[str, ...]
     diagnostic_reports: tuple[Mapping[str, Any], ...]
     observations: tuple[Mapping[str, Any], ...]
@@ -45,6 +47,7 @@ class Arrived:
             "SR": len(self.reports),
             "SEG": len(self.segmentations),
             "SC": len(self.captures) > 0,
+            "KOS": len(self.key_objects),
             "ORU": len(self.messages),
             "FHIR": len(self.diagnostic_reports),
         }
@@ -85,6 +88,7 @@ def arrived(site: Hospital, study_instance_uid: str) -> Arrived:
         reports=tuple(d for d in datasets if d.SOPClassUID == SR),
         segmentations=tuple(d for d in datasets if d.SOPClassUID == SEG),
         captures=tuple(d for d in datasets if d.SOPClassUID in SECONDARY_CAPTURES),
+        key_objects=tuple(d for d in datasets if d.SOPClassUID == KEY_OBJECTS),
         messages=tuple(m for m in site.messages() if study_instance_uid in m),
         diagnostic_reports=tuple(reports),
         observations=tuple(
@@ -105,12 +109,13 @@ def wait_for(what: str, look: Callable[[], _T | None], patience_s: float = PATIE
 
 
 def wait_for_result(site: Hospital, study_instance_uid: str, *, with_seg: bool = True) -> Arrived:
-    """Wait until one of each kind has arrived."""
+    """Wait until one of each kind has arrived; ``with_seg``: those of nodules too."""
 
     def look() -> Arrived | None:
         found = arrived(site, study_instance_uid)
         enough = found.reports and found.captures and found.messages and found.diagnostic_reports
-        return found if enough and (found.segmentations or not with_seg) else None
+        of_nodules = found.segmentations and found.key_objects
+        return found if enough and (of_nodules or not with_seg) else None
 
     return wait_for("result in archive, HL7 and FHIR", look)
 

@@ -37,10 +37,12 @@ from support.dicom_phantom import SeriesOptions, write_series
 from support.reported_cases import MODEL, CountingUids, Images, ball, case_of, read_images
 from support.seg_reader import read_segments
 
-SEG, SR, SC = (
+SEG, SR, SC, KOS, REJECTION = (
     DocumentKind.SEGMENTATION,
     DocumentKind.STRUCTURED_REPORT,
     DocumentKind.SECONDARY_CAPTURE,
+    DocumentKind.KEY_OBJECTS,
+    DocumentKind.REJECTION_NOTE,
 )
 LEFT_LPS_MM = (72.0, 30.0, 12.0)
 RIGHT_LPS_MM = (-72.0, 20.0, -40.0)
@@ -123,7 +125,7 @@ def _numbers(item: Dataset) -> dict[str, float]:
 
 def test_the_segmentation_comes_before_the_report_that_refers_to_it(images: Images) -> None:
     made = _encode(images, _positive(images))
-    assert list(made) == [SEG, SR, SC]
+    assert list(made) == [SEG, SR, SC, KOS]
     references = [i for i in _items(made[SR]) if _name(i) == "Referenced Segment"]
     assert [
         (
@@ -276,7 +278,7 @@ def test_a_missed_nodule_is_a_point_by_the_reviewer(images: Images) -> None:
         "2.25.77", Verdict.MISSED, "duc", SIGNED_AT, correction=Correction(LEFT_LPS_MM, 7.25)
     )
     made = _encode(images, _signed(case, missed))
-    assert list(made) == [SR, SC]
+    assert list(made) == [SR, SC, KOS]
     assert _codes(made[SR], "AI triage outcome") == ["positive"]
     (group,) = _groups(made[SR])
     (point,) = (i for i in _items(group) if i.ValueType == "SCOORD3D")
@@ -325,6 +327,73 @@ def test_any_display_name_can_sign(images: Images, name: str) -> None:
     encoded = str(report.VerifyingObserverSequence[0].VerifyingObserverName)
     assert len(encoded) <= 64
     assert encoded.count("=") == 0
+
+
+# --- key images, and the note that withdraws ----------------------------------------------------
+
+
+def test_key_images_are_those_on_which_the_nodules_are_seen_best(images: Images) -> None:
+    note = _encode(images, _positive(images))[KOS]
+    assert note.Modality == "KO"
+    assert note.ConceptNameCodeSequence[0].CodeMeaning == "Of Interest"
+    heights = {
+        i.sop_instance_uid: images.volume.geometry.index_to_lps((z, 0, 0))[2]
+        for z, i in enumerate(images.instances)
+    }
+    shown = [heights[uid] for uid in _referenced(note)]
+    np.testing.assert_allclose(shown, [LEFT_LPS_MM[2], RIGHT_LPS_MM[2]], atol=5.0)
+    (description,) = _texts(note, "Key Object Description")
+    assert "CÓ NỐT PHỔI" in description
+    assert "LUNG NODULE FOUND" in description
+    assert "chưa được bác sĩ xác nhận" in description
+
+
+def test_two_nodules_on_one_slice_are_one_key_image(images: Images) -> None:
+    finding = ball(images.volume.geometry, LEFT_LPS_MM, 30.0, Side.LEFT)
+    note = _encode(images, case_of(images, Outcome.POSITIVE, [finding, finding]))[KOS]
+    assert len(_referenced(note)) == 1
+
+
+def test_what_is_withdrawn_is_rejected_before_anything_replaces_it(images: Images) -> None:
+    before = {
+        SEG: ("2.25.1",),
+        SR: ("2.25.2", "2.25.3"),
+        SC: ("2.25.4",),
+        KOS: ("2.25.5",),
+        REJECTION: ("2.25.6",),
+        DocumentKind.HL7_ORU: ("message-7",),
+    }
+    case = replace(_positive(images), status=ReportStatus.WITHDRAWN, predecessors=before)
+    made = _encode(images, case)
+    assert next(iter(made)) is REJECTION
+    note = made[REJECTION]
+    title = note.ConceptNameCodeSequence[0]
+    assert (title.CodeValue, title.CodingSchemeDesignator) == ("113037", "DCM")
+    # Never an earlier note: to reject it is to show again what it rejected.
+    assert _referenced(note) == ["2.25.1", "2.25.2", "2.25.3", "2.25.4", "2.25.5"]
+    (evidence,) = note.CurrentRequestedProcedureEvidenceSequence
+    assert evidence.StudyInstanceUID == note.StudyInstanceUID == case.study.study_instance_uid
+    assert {
+        (series.SeriesInstanceUID, item.ReferencedSOPInstanceUID)
+        for series in evidence.ReferencedSeriesSequence
+        for item in series.ReferencedSOPSequence
+    } == {(series_of(uid), uid) for uid in _referenced(note)}
+    (description,) = _texts(note, "Key Object Description")
+    assert terms.STATUS_NOTICES[ReportStatus.WITHDRAWN][1] in description
+
+
+def test_what_told_nothing_before_rejects_nothing(images: Images) -> None:
+    case = replace(_positive(images), status=ReportStatus.WITHDRAWN)
+    assert REJECTION not in _encode(images, case)
+
+
+def _referenced(dataset: Dataset) -> list[str]:
+    """SOP Instance UIDs that the content tree refers to, in order."""
+    return [
+        str(i.ReferencedSOPSequence[0].ReferencedSOPInstanceUID)
+        for i in _items(dataset)
+        if i.ValueType in {"IMAGE", "COMPOSITE"}
+    ]
 
 
 # --- where it lies ----------------------------------------------------------------------------

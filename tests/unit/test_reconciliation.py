@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from phoi_edge_node.ports import (
     ArchivedSeries,
     ArchivedStudy,
     Delivered,
+    DocumentKind,
     Intake,
     Refused,
+    ReportStatus,
     SendOutcome,
 )
 from phoi_edge_node.reconciled import NIGHTLY, Lack, LackingStudy, Mending
@@ -23,6 +26,7 @@ from phoi_edge_node.reconciliation import (
     ReconciliationDesk,
     last_due,
     report_lines,
+    standing,
 )
 from phoi_edge_node.result import Priority
 from phoi_edge_node.settings import ReconciliationSettings
@@ -137,6 +141,23 @@ def test_a_report_that_the_archive_took_and_lost_is_sent_again(hospital: Hospita
     hospital.deliver(Delivered())
     hospital.archive.documents_held = {"sr-1"}
     assert hospital.reconcile() == ()
+
+
+def test_what_was_rejected_is_not_sent_again_though_the_archive_hides_it(
+    hospital: Hospital,
+) -> None:
+    for image in IMAGES:
+        hospital.receive(image)
+    hospital.analyse(Delivered())
+    (report,) = hospital.store.deliveries(UID)
+    sent = [
+        replace(report, id=1, kind=DocumentKind.SEGMENTATION),
+        replace(report, id=2),
+        replace(report, id=3, kind=DocumentKind.REJECTION_NOTE, status=ReportStatus.WITHDRAWN),
+        replace(report, id=4, status=ReportStatus.WITHDRAWN),
+    ]
+    assert [d.id for d in standing(sent[:2])] == [1, 2]
+    assert [d.id for d in standing(sent)] == [3, 4]
 
 
 def test_an_archive_that_sends_nothing_is_named_and_one_that_is_silent_is_told(

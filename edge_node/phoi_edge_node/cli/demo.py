@@ -181,8 +181,8 @@ def _check(
         _Fact("Analysed", outcome.value, outcome is not Outcome.FAILED),
     ]
     for kind, label in _EXPECTED.items():
-        if kind is DocumentKind.SEGMENTATION and not _positive(analysis.result):
-            continue  # nothing to outline
+        if kind in _OF_NODULES and not _positive(analysis.result):
+            continue
         uid = identities.get(kind, "")
         facts.append(_Fact(f"{label} in the archive", uid or "missing", uid in archived))
     control_id = identities.get(DocumentKind.HL7_ORU, "")
@@ -204,7 +204,9 @@ _EXPECTED = {
     DocumentKind.SEGMENTATION: "SEG",
     DocumentKind.STRUCTURED_REPORT: "SR",
     DocumentKind.SECONDARY_CAPTURE: "Secondary Capture",
+    DocumentKind.KEY_OBJECTS: "Key images",
 }
+_OF_NODULES = frozenset({DocumentKind.SEGMENTATION, DocumentKind.KEY_OBJECTS})
 
 
 def _positive(result: TriageResult | None) -> bool:

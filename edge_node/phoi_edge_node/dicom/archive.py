@@ -1,4 +1,4 @@
-"""A PACS as a destination (port ``Destination``): takes SEG, SR and Secondary Capture."""
+"""A PACS as a destination (port ``Destination``): takes the DICOM objects of a result."""
 
 from __future__ import annotations
 
@@ -34,6 +34,8 @@ class DicomArchive:
         self._name = settings.name
         self._peer = Peer.of(settings, tls)
         self._calling_ae_title = calling_ae_title
+        kinds = (DocumentKind(kind) for kind in settings.objects)
+        self._accepts = frozenset({*kinds, DocumentKind.REJECTION_NOTE})
 
     @property
     def name(self) -> str:
@@ -42,14 +44,8 @@ class DicomArchive:
 
     @property
     def accepts(self) -> Collection[DocumentKind]:
-        """DICOM objects."""
-        return frozenset(
-            {
-                DocumentKind.SEGMENTATION,
-                DocumentKind.STRUCTURED_REPORT,
-                DocumentKind.SECONDARY_CAPTURE,
-            }
-        )
+        """The objects of the settings; and always the note that withdraws them."""
+        return self._accepts
 
     def send(self, document: Document) -> SendOutcome:
         """C-STORE the bytes, on an association of their own.

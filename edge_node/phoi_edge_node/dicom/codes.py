@@ -49,6 +49,13 @@ ENGLISH = Code("en", "RFC5646", "English")
 VIETNAMESE = Code("vi", "RFC5646", "Vietnamese")
 REASON = Code("reason", Scheme.PHOI.designator, "Reason for not analysing")
 
+# --- key objects ------------------------------------------------------------------------------
+
+OF_INTEREST = Code("113000", "DCM", "Of Interest")
+REJECTED_FOR_SAFETY = Code("113037", "DCM", "Rejected for Patient Safety Reasons")
+KEY_OBJECT_DESCRIPTION = Code("113012", "DCM", "Key Object Description")
+SOURCE = Code("260753009", "SCT", "Source")
+
 # --- who ----------------------------------------------------------------------------------------
 
 PERSON = Code("121006", "DCM", "Person")

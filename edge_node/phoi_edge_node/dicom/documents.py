@@ -1,4 +1,8 @@
-"""All DICOM objects of a result: SEG where a nodule has voxels, SR and Secondary Capture always."""
+"""All DICOM objects of a result.
+
+SR and Secondary Capture always; SEG where a nodule has voxels; key images where one has a place;
+a rejection note where the result is withdrawn.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from phoi_models.reading.multi_frame import single_frames
 from pydicom import Dataset
 from pydicom.config import disable_value_validation
 
+from phoi_edge_node.dicom.key_objects import make_key_images, make_rejection_note
 from phoi_edge_node.dicom.key_slice import key_slice
 from phoi_edge_node.dicom.measurement_groups import Evidence
 from phoi_edge_node.dicom.secondary_capture import make_secondary_capture
@@ -24,7 +29,13 @@ from phoi_edge_node.dicom.stamp import NewInstance, Stamp, to_bytes
 from phoi_edge_node.dicom.structured_report import make_structured_report
 from phoi_edge_node.dicom.summary_page import draw_summary
 from phoi_edge_node.errors import EdgeError
-from phoi_edge_node.ports import Document, DocumentKind, ReportedCase, UidSource
+from phoi_edge_node.ports import (
+    Document,
+    DocumentKind,
+    ReportedCase,
+    ReportStatus,
+    UidSource,
+)
 from phoi_edge_node.reported import ReportedNodule, reported_at, reported_nodules
 from phoi_edge_node.result import Completeness
 
@@ -37,6 +48,8 @@ _SERIES = {
     DocumentKind.SEGMENTATION: (9101, "Phoi AI lung nodules: segmentation"),
     DocumentKind.STRUCTURED_REPORT: (9102, "Phoi AI lung nodules: measurements"),
     DocumentKind.SECONDARY_CAPTURE: (9103, "Phoi AI lung nodules: summary"),
+    DocumentKind.KEY_OBJECTS: (9104, "Phoi AI lung nodules: key images"),
+    DocumentKind.REJECTION_NOTE: (9105, "Phoi AI lung nodules: withdrawn"),
 }
 
 
@@ -60,7 +73,10 @@ class DicomEncoder:
         self._local_time = local_time
 
     def encode(self, case: ReportedCase) -> Sequence[Document]:
-        """SEG (if any), SR, Secondary Capture, in the order in which they must arrive.
+        """In the order in which they must arrive.
+
+        A rejection note comes first: what follows it replaces what it rejects. SEG comes before
+        the SR that refers to it.
 
         Raises:
             EdgeError: a source instance cannot be read any more.
@@ -96,11 +112,25 @@ class DicomEncoder:
             stamp,
         )
         made = (
+            (DocumentKind.REJECTION_NOTE, self._rejection_note(case, stamp)),
             (DocumentKind.SEGMENTATION, segmentation),
             (DocumentKind.STRUCTURED_REPORT, report),
             (DocumentKind.SECONDARY_CAPTURE, capture),
+            (DocumentKind.KEY_OBJECTS, self._key_images(case, list(images.values()), stamp)),
         )
         return [_document(kind, dataset) for kind, dataset in made if dataset is not None]
+
+    def _rejection_note(self, case: ReportedCase, stamp: Stamp) -> Dataset | None:
+        if case.status is not ReportStatus.WITHDRAWN:
+            return None
+        return make_rejection_note(case, self._new_instance(DocumentKind.REJECTION_NOTE), stamp)
+
+    def _key_images(
+        self, case: ReportedCase, images: Sequence[Dataset], stamp: Stamp
+    ) -> Dataset | None:
+        if not images:
+            return None
+        return make_key_images(case, images, self._new_instance(DocumentKind.KEY_OBJECTS), stamp)
 
     def _segmentation(
         self,

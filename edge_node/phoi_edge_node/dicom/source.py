@@ -158,6 +158,20 @@ def image_reference(image: Dataset, frame: int | None = None) -> Dataset:
     return reference
 
 
+def reference_to(
+    sop_class_uid: str, sop_instance_uid: str, series_instance_uid: str, study_instance_uid: str
+) -> Dataset:
+    """What names an object that is no CT image, with an empty patient, as highdicom wants it."""
+    reference = Dataset()
+    reference.SOPClassUID = sop_class_uid
+    reference.SOPInstanceUID = sop_instance_uid
+    reference.SeriesInstanceUID = series_instance_uid
+    reference.StudyInstanceUID = study_instance_uid
+    for keyword in _NO_PATIENT + _NO_STUDY:
+        setattr(reference, keyword, "")
+    return reference
+
+
 def frame_number(reference: Dataset) -> int | None:
     """The frame that an ``image_reference`` names; None where the instance is one image."""
     frame = reference.get("ReferencedFrameNumber")
