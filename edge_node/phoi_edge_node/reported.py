@@ -11,7 +11,7 @@ from phoi_models.findings import Attenuation, Finding
 from phoi_models.geometry import Triple
 from phoi_models.size_class import SizeClass, classify
 
-from phoi_edge_node.ports import ReportedCase
+from phoi_edge_node.ports import ReportedCase, ReportStatus
 from phoi_edge_node.result import (
     Completeness,
     Disposition,
@@ -29,6 +29,7 @@ from phoi_edge_node.terms import (
     OUTCOMES,
     REASONS_VI,
     STATUS_NOTICES,
+    WITHDRAWN,
     Term,
 )
 from phoi_edge_node.triage import outcome_of_nothing_found
@@ -131,6 +132,8 @@ def accession_number(case: ReportedCase) -> str:
 
 def reported_nodules(case: ReportedCase) -> tuple[ReportedNodule, ...]:
     """The nodules that the report stands for: not rejected, and those that were missed."""
+    if case.status is ReportStatus.WITHDRAWN:
+        return ()
     marks = _marks(case.result, case.review)
     return tuple(mark for mark in marks if mark.verdict is not Verdict.REJECTED)
 
@@ -143,9 +146,14 @@ def told_earlier(case: ReportedCase) -> tuple[ReportedNodule, ...]:
 
 
 def retracted_nodules(case: ReportedCase) -> tuple[ReportedNodule, ...]:
-    """Nodules told before that no longer stand: rejected, or of an earlier report only."""
+    """Nodules told before that no longer stand: rejected, or of an earlier report only.
+
+    Of a report that is withdrawn, what a person had added stands: it was never the AI's.
+    """
     kept = {nodule.tracking_uid for nodule in reported_nodules(case)}
     told = {nodule.tracking_uid: nodule for nodule in told_earlier(case)}
+    if case.status is ReportStatus.WITHDRAWN:
+        kept = {uid for uid, nodule in told.items() if nodule.nodule is None}
     return tuple(nodule for uid, nodule in told.items() if uid not in kept)
 
 
@@ -162,8 +170,19 @@ def _marks(result: TriageResult, review: SignedReview | None) -> tuple[ReportedN
     return found + added
 
 
-def reported_outcome(case: ReportedCase) -> Outcome:
-    """The outcome, as the reviewer left it: all marks rejected is not positive any more."""
+def outcome_term(case: ReportedCase) -> Term:
+    """What stands in the place of the outcome, coded."""
+    outcome = reported_outcome(case)
+    return OUTCOMES[outcome] if outcome else WITHDRAWN
+
+
+def reported_outcome(case: ReportedCase) -> Outcome | None:
+    """The outcome, as the reviewer left it: all marks rejected is not positive any more.
+
+    None where it is withdrawn: then there is none.
+    """
+    if case.status is ReportStatus.WITHDRAWN:
+        return None
     if reported_nodules(case):
         return Outcome.POSITIVE
     if case.result.outcome is not Outcome.POSITIVE:
@@ -173,7 +192,8 @@ def reported_outcome(case: ReportedCase) -> Outcome:
 
 def warnings(case: ReportedCase) -> tuple[tuple[str, str], ...]:
     """What stands beside the outcome wherever it is told, in English and Vietnamese."""
-    if case.result.completeness is not Completeness.UNCONFIRMED:
+    withdrawn = case.status is ReportStatus.WITHDRAWN
+    if withdrawn or case.result.completeness is not Completeness.UNCONFIRMED:
         return ()
     term = COMPLETENESSES[Completeness.UNCONFIRMED]
     return ((f"{term.en}.", f"{term.vi}."),)
@@ -181,12 +201,15 @@ def warnings(case: ReportedCase) -> tuple[tuple[str, str], ...]:
 
 def suggests_priority(case: ReportedCase) -> bool:
     """Not where nothing is known of the lungs, nor once a person has read the study."""
+    if case.status is ReportStatus.WITHDRAWN:
+        return False
     return case.review is None and case.result.outcome not in _NOTHING_KNOWN
 
 
 def reported_at(case: ReportedCase) -> datetime:
-    """Time of the report, UTC: of signing, else of the analysis."""
+    """Time of the report, UTC: of its withdrawal, of signing, else of the analysis."""
     at = case.review.signed_at if case.review else case.result.analysed_at
+    at = case.withdrawn_at or at
     return at.astimezone(UTC)
 
 
@@ -202,8 +225,8 @@ def impression(case: ReportedCase) -> tuple[tuple[str, str], ...]:
 
 def _headline(case: ReportedCase) -> tuple[str, str]:
     outcome = reported_outcome(case)
-    term = OUTCOMES[outcome]
-    detail_en, detail_vi = _detail(case.result, outcome)
+    term = outcome_term(case)
+    detail_en, detail_vi = _detail(case.result, outcome) if outcome else ("", "")
     return f"{term.en}{detail_en}.", f"{term.vi}{detail_vi}."
 
 

@@ -27,7 +27,7 @@ from phoi_edge_node.dicom.observers import display_name, observers
 from phoi_edge_node.dicom.stamp import NewInstance, Stamp
 from phoi_edge_node.dicom.uids import series_of
 from phoi_edge_node.ports import DocumentKind, ReportedCase, ReportStatus
-from phoi_edge_node.reported import impression, reported_outcome, suggests_priority
+from phoi_edge_node.reported import impression, outcome_term, suggests_priority
 from phoi_edge_node.result import SignedReview
 
 
@@ -86,8 +86,19 @@ def _container(name: Code, content: Iterable[ContentSequence]) -> ContainerConte
 
 def _conclusions(case: ReportedCase) -> Iterable[ContentSequence]:
     """What holds for the whole study, coded and in words."""
-    outcome = codes.coded(terms.OUTCOMES[reported_outcome(case)])
+    outcome = codes.coded(outcome_term(case))
     yield QualitativeEvaluation(codes.coded(terms.OUTCOME_OF_TRIAGE), outcome)
+    if case.status is not ReportStatus.WITHDRAWN:
+        yield from _circumstances(case)
+    lines = impression(case)
+    yield _text(codes.IMPRESSION, [en for en, _ in lines])
+    yield _text(codes.IMPRESSION, [vi for _, vi in lines], codes.VIETNAMESE)
+    if case.result.series_reason and case.status is not ReportStatus.WITHDRAWN:
+        yield _text(codes.COMMENT, [f"Series analysed: {case.result.series_reason}"])
+
+
+def _circumstances(case: ReportedCase) -> Iterable[ContentSequence]:
+    """What the outcome rests on, and what is suggested for it."""
     if case.result.reason:
         reason = codes.not_analysable_reason(case.result.reason)
         yield QualitativeEvaluation(codes.REASON, reason)
@@ -97,11 +108,6 @@ def _conclusions(case: ReportedCase) -> Iterable[ContentSequence]:
     if suggests_priority(case):
         priority = codes.coded(terms.PRIORITIES[case.result.suggested_priority])
         yield QualitativeEvaluation(codes.coded(terms.SUGGESTED_PRIORITY), priority)
-    lines = impression(case)
-    yield _text(codes.IMPRESSION, [en for en, _ in lines])
-    yield _text(codes.IMPRESSION, [vi for _, vi in lines], codes.VIETNAMESE)
-    if case.result.series_reason:
-        yield _text(codes.COMMENT, [f"Series analysed: {case.result.series_reason}"])
 
 
 def _text(name: Code, lines: Sequence[str], language: Code | None = None) -> ContentSequence:

@@ -48,7 +48,8 @@ _OUTCOME_COLOURS: dict[Outcome, Colour] = {
     Outcome.NOT_ANALYSABLE: _ORANGE,
     Outcome.FAILED: (255, 90, 90),
 }
-_NO_ANSWER = frozenset({Outcome.LIMITED, Outcome.NOT_ANALYSABLE, Outcome.FAILED})
+_RED: Colour = (255, 90, 90)
+_NO_ANSWER = frozenset({Outcome.LIMITED, Outcome.NOT_ANALYSABLE, Outcome.FAILED, None})
 
 # Columns of the table: x, Vietnamese, English.
 _COLUMNS = (
@@ -142,7 +143,7 @@ def _draw_banner(page: _Page, study: StudyHeader) -> None:
 
 def _draw_outcome(page: _Page, case: ReportedCase) -> None:
     outcome = reported_outcome(case)
-    colour = _OUTCOME_COLOURS[outcome]
+    colour = _OUTCOME_COLOURS[outcome] if outcome else _RED
     en, vi = impression(case)[0]
     page.line(vi, 34, colour, gap=2)
     page.line(en, 22, colour)

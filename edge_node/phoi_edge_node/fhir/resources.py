@@ -34,6 +34,7 @@ from phoi_edge_node.reported import (
     accession_number,
     filler_number,
     impression,
+    outcome_term,
     reported_at,
     reported_nodules,
     reported_outcome,
@@ -57,7 +58,6 @@ from phoi_edge_node.terms import (
     NODULE_COUNT,
     NODULE_OF_LUNG,
     OUTCOME_OF_TRIAGE,
-    OUTCOMES,
     PRIORITIES,
     REVIEW_OF_TRIAGE,
     REVIEW_VERDICT,
@@ -88,6 +88,7 @@ _STATUS = {
     ReportStatus.PRELIMINARY: "preliminary",
     ReportStatus.FINAL: "final",
     ReportStatus.CORRECTED: "corrected",
+    ReportStatus.WITHDRAWN: "entered-in-error",
 }
 _GENDER = {"M": "male", "F": "female", "O": "other"}
 _INTERPRETATIONS = {
@@ -98,7 +99,8 @@ _INTERPRETATIONS = {
 }
 # Why there is no number of nodules. LIMITED counts none in the part that is shown, which says
 # nothing of the rest.
-_NO_COUNT = {
+_NO_COUNT: Mapping[Outcome | None, tuple[str, str]] = {
+    None: ("unknown", "Unknown"),  # withdrawn
     Outcome.LIMITED: ("unknown", "Unknown"),
     Outcome.NOT_ANALYSABLE: ("not-performed", "Not Performed"),
     Outcome.FAILED: ("error", "Error"),
@@ -262,12 +264,12 @@ def _outcome(context: Context) -> Entry:
         count["valueInteger"] = len(nodules)
     known_as = identifier(OUTCOMES_OF_REPORTS, context.number)
     made = _observation(context, known_as, OUTCOME_OF_TRIAGE, _STATUS[case.status]) | {
-        "valueCodeableConcept": concept(OUTCOMES[outcome]),
+        "valueCodeableConcept": concept(outcome_term(case)),
         "interpretation": [_interpretation(_flag(outcome, nodules))],
         "device": DEVICE,
         "component": [count],
     }
-    if case.result.completeness:
+    if case.result.completeness and outcome:
         completeness = COMPLETENESSES[case.result.completeness]
         made["component"].append(_concept_component(COMPLETENESS, completeness))
     if suggests_priority(case):
@@ -276,7 +278,7 @@ def _outcome(context: Context) -> Entry:
     return Entry("outcome", made, matching(known_as))
 
 
-def _flag(outcome: Outcome, nodules: Sequence[ReportedNodule]) -> str:
+def _flag(outcome: Outcome | None, nodules: Sequence[ReportedNodule]) -> str:
     if outcome is Outcome.NEGATIVE:
         return "N"
     if outcome is not Outcome.POSITIVE:
@@ -335,7 +337,7 @@ def _diagnostic_report(context: Context, kept: Sequence[ReportedNodule]) -> Entr
         "result": [reference("Observation", key) for key in results],
         "imagingStudy": [IMAGING_STUDY],
         "conclusion": "\n".join(map(string, words)),
-        "conclusionCode": [concept(OUTCOMES[reported_outcome(case)])],
+        "conclusionCode": [concept(outcome_term(case))],
     }
     if case.study.started_at:
         made["effectiveDateTime"] = case.study.started_at.date().isoformat()
@@ -363,7 +365,7 @@ def _task(context: Context) -> Entry:
     made = {
         "resourceType": "Task",
         "identifier": [known_as],
-        "status": "completed" if case.review else "requested",
+        "status": _task_status(case),
         "intent": "proposal",
         "code": concept(REVIEW_OF_TRIAGE),
         "focus": IMAGING_STUDY,
@@ -376,6 +378,12 @@ def _task(context: Context) -> Entry:
     if suggests_priority(case):
         made["priority"] = case.result.suggested_priority.value
     return Entry("task", made, matching(known_as))
+
+
+def _task_status(case: ReportedCase) -> str:
+    if case.status is ReportStatus.WITHDRAWN:
+        return "cancelled"
+    return "completed" if case.review else "requested"
 
 
 def _provenance(context: Context, kept: Sequence[ReportedNodule]) -> Entry:
@@ -394,6 +402,8 @@ def _provenance(context: Context, kept: Sequence[ReportedNodule]) -> Entry:
         "agent": agents,
         "entity": [{"role": "source", "what": IMAGING_STUDY}],
     }
+    if case.status is ReportStatus.WITHDRAWN:
+        made["activity"] = coded(f"{_TERMINOLOGY}/v3-DataOperation", "NULLIFY", "nullify")
     return Entry("provenance", made, tagged(DOCUMENTS, context.document), create_only=True)
 
 
