@@ -95,7 +95,8 @@ def _items(item: Dataset) -> Iterator[Dataset]:
 
 
 def _name(item: Dataset) -> str:
-    return str(item.ConceptNameCodeSequence[0].CodeMeaning)
+    named = item.get("ConceptNameCodeSequence")  # not the items of a key object document
+    return str(named[0].CodeMeaning) if named else ""
 
 
 def _groups(report: Dataset) -> list[Dataset]:
@@ -342,6 +343,7 @@ def test_key_images_are_those_on_which_the_nodules_are_seen_best(images: Images)
     }
     shown = [heights[uid] for uid in _referenced(note)]
     np.testing.assert_allclose(shown, [LEFT_LPS_MM[2], RIGHT_LPS_MM[2]], atol=5.0)
+    assert {_name(i) for i in _items(note) if i.ValueType == "IMAGE"} == {""}  # TID 2010
     (description,) = _texts(note, "Key Object Description")
     assert "CÓ NỐT PHỔI" in description
     assert "LUNG NODULE FOUND" in description

@@ -93,6 +93,10 @@ def _document(
         sop_instance_uid=instance.sop_instance_uid,
         instance_number=1,
     )
+    for item in dataset.ContentSequence:
+        if item.ValueType in {"IMAGE", "COMPOSITE"}:
+            # highdicom wants a purpose of reference, and TID 2010 has none.
+            del item.ConceptNameCodeSequence
     stamp.put_on(dataset, instance)
     return dataset
 
