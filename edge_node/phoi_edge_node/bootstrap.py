@@ -61,7 +61,7 @@ from phoi_edge_node.metrics import EdgeCollector
 from phoi_edge_node.mlflow.registry import MlflowRegistry
 from phoi_edge_node.mlflow.rest import MlflowRest
 from phoi_edge_node.mlflow.tracker import MlflowTracker
-from phoi_edge_node.policies import ANALYSIS_GRACE, RetryPolicy, limits
+from phoi_edge_node.policies import ANALYSIS_GRACE, RetryPolicy, lane_policy, limits
 from phoi_edge_node.ports import (
     Clock,
     Destination,
@@ -335,7 +335,13 @@ class EdgeNode:
         """Where documents go, and what makes them."""
         settings = self._settings
         self._couriers = [
-            Courier(self.storage.store, destination, self._clock, self._retry)
+            Courier(
+                self.storage.store,
+                destination,
+                self._clock,
+                self._retry,
+                lane_policy(settings.delivery, destination.accepts),
+            )
             for destination in self._connections.destinations
         ]
         self._outbox = Outbox(
@@ -491,7 +497,7 @@ class EdgeNode:
             Loop("completeness", self._intake.complete_quiet_studies, 0.5),
             *self._analysing_loops(),
             *(
-                Loop(f"to-{courier.destination.name}", courier.send_next, 1.0)
+                Loop(f"to-{courier.destination.name}", courier.step, 1.0)
                 for courier in self._couriers
             ),
         ]
@@ -502,7 +508,7 @@ class EdgeNode:
             *self._reconciling_loops(),
             Loop("retention", self._retention.run, RETENTION_S),
             Loop("decode", self._decoder.begin_next, DECODE_S),
-            Loop("links", self._links.check, LINK_CHECK_S),
+            Loop("links", self._links.check_inference, LINK_CHECK_S),
             Loop("watchdog", self.watchdog.look, WATCHDOG_S),
             Loop("verify-images", self._care.verify_next, VERIFY_S),
             *self.ways_in.loops,

@@ -18,6 +18,7 @@ from phoi_models.size_class import SizeClass
 from phoi_models.volume import Volume
 
 from phoi_edge_node.accounts import Account
+from phoi_edge_node.circuit import CircuitState
 from phoi_edge_node.orders import ImagingOrder
 from phoi_edge_node.policies import Act, Life
 from phoi_edge_node.ports import DocumentKind
@@ -302,6 +303,20 @@ class LinkState(StrEnum):
 
 
 @dataclass(frozen=True)
+class CircuitView:
+    """Whether a lane sends.
+
+    Attributes:
+        since: UTC.
+        next_probe_at: when the destination is asked next whether it is back, UTC; None while there.
+    """
+
+    state: CircuitState
+    since: datetime
+    next_probe_at: datetime | None = None
+
+
+@dataclass(frozen=True)
 class LinkView:
     """A destination, a source or a worker, and what waits for it.
 
@@ -311,6 +326,7 @@ class LinkView:
         waiting: deliveries, studies or analyses that wait.
         oldest_waiting_at: UTC; None if nothing waits.
         dead: deliveries that were given up or refused.
+        circuit: of a destination; None elsewhere.
     """
 
     kind: LinkKind
@@ -321,6 +337,7 @@ class LinkView:
     waiting: int
     oldest_waiting_at: datetime | None
     dead: int
+    circuit: CircuitView | None = None
 
 
 @dataclass(frozen=True)
@@ -601,6 +618,14 @@ class Desk(Protocol):
 
         Raises:
             ReviewConflict: no such delivery, or its state knows no resending.
+        """
+        ...
+
+    def resend_dead(self, destination: str, reviewer: Account) -> int:
+        """Queue all dead letters of a destination again; how many that are.
+
+        Raises:
+            ReviewConflict: there are none that may be sent again.
         """
         ...
 

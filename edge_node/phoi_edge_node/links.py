@@ -1,5 +1,6 @@
-"""What is at the other end of each link, asked now and then, told without waiting.
+"""What is at the other end of each link, told without waiting.
 
+Inference is asked now and then; a destination by its own courier, the only one that talks to it.
 Archives that are asked whether studies are whole are not asked besides: what they last answered is
 as old as the last study that came.
 """
@@ -12,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from phoi_models.identity import ModelIdentity
 
 from phoi_edge_node.courier import Courier, LinkReport
-from phoi_edge_node.desk import LinkKind, LinkState, LinkView
+from phoi_edge_node.desk import CircuitView, LinkKind, LinkState, LinkView
 from phoi_edge_node.errors import InferenceUnavailable
 from phoi_edge_node.ports import Clock, Delivered, Erred, InferenceService, Refused, Unreachable
 from phoi_edge_node.store import Counts, InState
@@ -49,14 +50,8 @@ class Links:
         with self._lock:
             return self._models
 
-    def check(self) -> None:
-        """Ask every end whether it is there. Waits for the network."""
-        self.check_inference()
-        for courier in self._couriers:
-            courier.check()
-
     def check_inference(self) -> None:
-        """Ask which models there are."""
+        """Ask which models there are. Waits for the network."""
         try:
             models = tuple(self._inference.models())
             detail = ", ".join(f"{m.name} {m.version}" for m in models)
@@ -92,7 +87,7 @@ class Links:
 
 def _courier_view(courier: Courier, counts: Counts) -> LinkView:
     name = courier.destination.name
-    report = courier.last
+    report, circuit = courier.last, courier.circuit
     return LinkView(
         kind=LinkKind.DESTINATION,
         name=name,
@@ -103,6 +98,7 @@ def _courier_view(courier: Courier, counts: Counts) -> LinkView:
         + _number(counts.deliveries.get((name, DeliveryState.SENDING))),
         oldest_waiting_at=counts.oldest_undelivered.get(name),
         dead=_number(counts.deliveries.get((name, DeliveryState.DEAD))),
+        circuit=CircuitView(circuit.state, circuit.since, courier.next_probe_at),
     )
 
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
+from phoi_edge_node.circuit import CircuitState
 from phoi_edge_node.desk import LinkState
 from phoi_edge_node.links import Links
 from phoi_edge_node.ports import Clock
@@ -56,12 +57,21 @@ class EdgeCollector:
             "phoi_oldest_waiting_seconds", "Age of what waits longest, by link.", labels=["link"]
         )
         up = GaugeMetricFamily("phoi_link_up", "1 if the link answered last time.", labels=["link"])
+        circuit = GaugeMetricFamily(
+            "phoi_circuit",
+            "1 for the state that a lane's circuit is in: closed, half_open, open.",
+            labels=["link", "state"],
+        )
         for link in self._links.views(counts):
+            if link.circuit is not None:
+                for state in CircuitState:
+                    circuit.add_metric([link.name, state.value], float(state is link.circuit.state))
             up.add_metric([link.name], float(link.state is LinkState.UP))
             since = link.oldest_waiting_at
             waiting.add_metric([link.name], _seconds(since, now) if since else 0.0)
         yield waiting
         yield up
+        yield circuit
 
     def _alert_metrics(self) -> Iterator[Metric]:
         overdue = GaugeMetricFamily(

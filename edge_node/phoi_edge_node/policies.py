@@ -8,18 +8,22 @@ What is tried again, and what is for good:
 - No worker answers, or a worker has no place: tried again for ever; nobody is to blame.
 - A worker, or this node, broke while it had the study: at most ``maximum_attempts`` tries.
 - A study that cannot be analysed, and a model that refuses it: for good, at once.
-- A destination does not answer, or asks to try later: tried again for ever.
+- A destination does not answer, or asks to try later: tried again for ever; after some times in a
+  row only asked whether it is there (``circuit.py``).
+- A destination fails on the document: at most ``maximum_errors`` times; a person may send it again.
 - A destination refuses the document: for good; a person may send it again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
-from phoi_edge_node.settings import EdgeSettings
+from phoi_edge_node.circuit import ProbePolicy
+from phoi_edge_node.ports import DocumentKind
+from phoi_edge_node.settings import DeliverySettings, EdgeSettings
 from phoi_edge_node.study import AnalysisState, DeliveryState, ReviewState, StudyState
 
 # Reading a study's images and writing its documents, beside inference itself.
@@ -47,6 +51,38 @@ class RetryPolicy:
         """How long to wait after ``tries`` tries; ``random_share`` is drawn from [0, 1)."""
         seconds = self.delays_s[min(max(tries, 1), len(self.delays_s)) - 1]
         return timedelta(seconds=seconds * (1 + self.jitter * random_share))
+
+
+# Next door: a result should wait a minute at most once the PACS is back.
+IN_THE_HOSPITAL = ProbePolicy(first_s=1.0, longest_s=60.0, idle_s=15.0)
+# One server for many hospitals, perhaps far away.
+OF_MANY_HOSPITALS = ProbePolicy(first_s=1.0, longest_s=300.0, idle_s=60.0)
+# Counters, which nobody waits for, to one server for all hospitals of a country.
+OF_THE_COUNTRY = ProbePolicy(first_s=1.0, longest_s=900.0, idle_s=300.0)
+
+
+@dataclass(frozen=True)
+class LanePolicy:
+    """How one lane treats its destination.
+
+    Attributes:
+        maximum_errors: how often it may fail on one document.
+        circuit_opens_after: contacts in a row without an answer.
+    """
+
+    maximum_errors: int = 10
+    circuit_opens_after: int = 3
+    probes: ProbePolicy = IN_THE_HOSPITAL
+
+
+def lane_policy(settings: DeliverySettings, accepts: Collection[DocumentKind]) -> LanePolicy:
+    """The policy of the lane that takes these kinds of document."""
+    probes = IN_THE_HOSPITAL
+    if DocumentKind.USAGE in accepts:
+        probes = OF_THE_COUNTRY
+    elif DocumentKind.FHIR_BUNDLE in accepts:
+        probes = OF_MANY_HOSPITALS
+    return LanePolicy(settings.maximum_errors, settings.circuit_opens_after, probes)
 
 
 class Life(StrEnum):

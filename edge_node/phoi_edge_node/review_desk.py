@@ -431,6 +431,13 @@ class ReviewDesk:
         except (KeyError, IllegalTransition):
             raise ReviewConflict(Conflict.NOT_RESENT) from None
 
+    def resend_dead(self, destination: str, reviewer: Account) -> int:
+        """Queue all dead letters of a destination again."""
+        resent = self._store.resend_dead(destination, reviewer.username)
+        if not resent:
+            raise ReviewConflict(Conflict.NOT_RESENT)
+        return resent
+
     def dead_letters(self, limit: int) -> tuple[DeliveryView, ...]:
         """Deliveries that were given up or refused, latest first."""
         dead = self._store.deliveries(states=(DeliveryState.DEAD,))

@@ -145,7 +145,11 @@ class StoredReview:
 
 @dataclass(frozen=True)
 class Delivery:
-    """One document on its way to one destination."""
+    """One document on its way to one destination.
+
+    Attributes:
+        errors: how often the destination failed on it since it was queued, or sent again.
+    """
 
     id: int
     study_instance_uid: str | None
@@ -160,6 +164,7 @@ class Delivery:
     last_error: str
     created_at: datetime
     updated_at: datetime
+    errors: int = 0
 
 
 @dataclass(frozen=True)
@@ -477,9 +482,25 @@ class StudyStore(OrderStore, CommitmentLedger, Protocol):
         ...
 
     def settle_delivery(
-        self, delivery_id: int, outcome: SendOutcome, retry_at: datetime
+        self,
+        delivery_id: int,
+        outcome: SendOutcome,
+        retry_at: datetime,
+        maximum_errors: int | None = None,
     ) -> DeliveryState:
-        """Record what the destination answered."""
+        """Record what the destination answered.
+
+        Args:
+            maximum_errors: when it has failed on the document so often, the document is a dead
+                letter; None: never.
+        """
+        ...
+
+    def hurry(self, destination: str) -> int:
+        """What waits for a destination that is back is due now; how many that concerns.
+
+        Not what the destination failed on: that waits its time.
+        """
         ...
 
     def resend(self, delivery_id: int, username: str) -> None:
@@ -489,6 +510,13 @@ class StudyStore(OrderStore, CommitmentLedger, Protocol):
             IllegalTransition: it is on its way, superseded, or a later one of its kind exists,
                 which it would overwrite.
             KeyError: there is no such delivery.
+        """
+        ...
+
+    def resend_dead(self, destination: str, username: str) -> int:
+        """Send the dead letters of a destination again, each once; how many that are.
+
+        Those that a later document has replaced stay.
         """
         ...
 

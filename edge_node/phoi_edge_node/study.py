@@ -77,6 +77,7 @@ class DeliveryEvent(StrEnum):
     SEND = "send"
     CONFIRM = "confirm"
     RETRY = "retry"
+    GIVE_UP = "give_up"  # the destination failed on it too often
     REFUSE = "refuse"
     RESEND = "resend"
     SUPERSEDE = "supersede"
@@ -240,6 +241,7 @@ DELIVERY: Table[DeliveryState, DeliveryEvent] = {
         # A try that the watchdog gave up on, and queued again, gets its answer after all.
         DeliveryEvent.CONFIRM: DeliveryState.DELIVERED,
         DeliveryEvent.RETRY: Ignored("it is queued again already"),
+        DeliveryEvent.GIVE_UP: Ignored("it is queued again: that try decides"),
         DeliveryEvent.REFUSE: DeliveryState.DEAD,
         DeliveryEvent.RESEND: Refused("it is on its way"),
         DeliveryEvent.SUPERSEDE: DeliveryState.SUPERSEDED,
@@ -248,6 +250,7 @@ DELIVERY: Table[DeliveryState, DeliveryEvent] = {
         DeliveryEvent.SEND: _ONLY_PENDING_IS_SENT,
         DeliveryEvent.CONFIRM: DeliveryState.DELIVERED,
         DeliveryEvent.RETRY: DeliveryState.PENDING,
+        DeliveryEvent.GIVE_UP: DeliveryState.DEAD,
         DeliveryEvent.REFUSE: DeliveryState.DEAD,
         DeliveryEvent.RESEND: Refused("it is on its way"),
         DeliveryEvent.SUPERSEDE: Ignored("it may have arrived: its successor follows it"),
@@ -256,6 +259,7 @@ DELIVERY: Table[DeliveryState, DeliveryEvent] = {
         DeliveryEvent.SEND: _ONLY_PENDING_IS_SENT,
         DeliveryEvent.CONFIRM: _ARRIVED_BEFORE,
         DeliveryEvent.RETRY: _ARRIVED_BEFORE,
+        DeliveryEvent.GIVE_UP: _ARRIVED_BEFORE,
         DeliveryEvent.REFUSE: _ARRIVED_BEFORE,
         DeliveryEvent.RESEND: DeliveryState.PENDING,
         DeliveryEvent.SUPERSEDE: Ignored("it has arrived: its successor replaces it there"),
@@ -264,6 +268,7 @@ DELIVERY: Table[DeliveryState, DeliveryEvent] = {
         DeliveryEvent.SEND: _ONLY_PENDING_IS_SENT,
         DeliveryEvent.CONFIRM: _NOT_SENT,
         DeliveryEvent.RETRY: Ignored("it was refused just before it was taken to be lost"),
+        DeliveryEvent.GIVE_UP: _NOT_SENT,
         DeliveryEvent.REFUSE: _NOT_SENT,
         DeliveryEvent.RESEND: DeliveryState.PENDING,
         DeliveryEvent.SUPERSEDE: DeliveryState.SUPERSEDED,
@@ -273,6 +278,7 @@ DELIVERY: Table[DeliveryState, DeliveryEvent] = {
         # Superseded between the watchdog's queueing it again and the answer to the first try.
         DeliveryEvent.CONFIRM: Ignored("it arrived, and its successor follows it"),
         DeliveryEvent.RETRY: Ignored("its successor goes instead"),
+        DeliveryEvent.GIVE_UP: Ignored("its successor goes instead"),
         DeliveryEvent.REFUSE: Ignored("its successor goes instead"),
         DeliveryEvent.RESEND: Refused("a later document has taken its place"),
         DeliveryEvent.SUPERSEDE: Ignored("it is superseded already"),

@@ -17,6 +17,7 @@ from phoi_edge_node.errors import IllegalTransition, ReviewConflict
 from phoi_edge_node.ports import (
     Delivered,
     DocumentKind,
+    Erred,
     Intake,
     ReceivedInstance,
     Refused,
@@ -213,6 +214,59 @@ def test_a_lane_keeps_the_order_within_a_study_and_only_there(
     again = store.claim_delivery("pacs")
     assert again is not None
     assert (again[0].identity, again[0].attempts) == ("1.1-seg", 2)
+
+
+def test_an_error_is_tried_again_so_often_and_no_more(store: StudyStore, clock: FakeClock) -> None:
+    _finish(store, UID, "emr")
+    states = []
+    for answer in (Erred("AE"), Unreachable("x"), Erred("AE"), Erred("AE, error 207")):
+        claimed = store.claim_delivery("emr")
+        assert claimed is not None
+        states.append(store.settle_delivery(claimed[0].id, answer, clock.now(), 3))
+    assert states == [DeliveryState.PENDING] * 3 + [DeliveryState.DEAD]
+    (dead,) = store.deliveries(UID, (DeliveryState.DEAD,))
+    assert (dead.errors, dead.attempts, dead.last_error) == (3, 4, "AE, error 207, 3 times")
+    store.resend(dead.id, "op")
+    claimed = store.claim_delivery("emr")
+    assert claimed is not None
+    assert claimed[0].id == dead.id
+    assert claimed[0].errors == 0, "a person's resend starts the count anew"
+    assert store.settle_delivery(dead.id, Erred("AE"), clock.now(), 3) is DeliveryState.PENDING
+
+
+def test_what_waits_for_a_destination_that_is_back_is_due_at_once(
+    store: StudyStore, clock: FakeClock
+) -> None:
+    for uid in (UID, "1.2.4", "1.2.5"):
+        _finish(store, uid, "pacs", "emr")
+    later = clock.now() + timedelta(hours=1)
+    for lane in ("pacs", "emr"):
+        for answer in (Unreachable("x"), Erred("y"), Unreachable("x")):
+            claimed = store.claim_delivery(lane)
+            assert claimed is not None
+            store.settle_delivery(claimed[0].id, answer, later)
+        assert store.claim_delivery(lane) is None
+    clock.advance(60)
+    assert store.hurry("pacs") == 2
+    due = [store.claim_delivery("pacs") for _ in range(3)]
+    assert [c[0].study_instance_uid for c in due if c] == [UID, "1.2.5"], "not what it failed on"
+    assert store.claim_delivery("emr") is None, "another lane's"
+
+
+def test_all_dead_letters_of_a_destination_go_again_but_not_what_was_replaced(
+    store: StudyStore, clock: FakeClock
+) -> None:
+    for uid in (UID, "1.2.4"):
+        _finish(store, uid, "pacs", "emr")
+    for lane in ("pacs", "emr"):
+        while (claimed := store.claim_delivery(lane)) is not None:
+            store.settle_delivery(claimed[0].id, Refused("no"), clock.now())
+    assert store.resend_dead("pacs", "op") == 4
+    assert store.resend_dead("pacs", "op") == 0
+    resent = store.deliveries(states=(DeliveryState.PENDING,))
+    assert {d.destination for d in resent} == {"pacs"}
+    audited = [(e.username, e.action, e.detail) for e in store.audit() if e.action == "resend"]
+    assert audited == [("op", "resend", "pacs")] * 4
 
 
 def test_problems_are_counted_of_the_studies_that_are_shown(

@@ -119,7 +119,7 @@ def test_what_was_queued_wakes_only_who_has_work_from_it(
         return look
 
     by_the_clock = (
-        (Links, "check", "LINK_CHECK_S"),
+        (Links, "check_inference", "LINK_CHECK_S"),
         (Watchdog, "look", "WATCHDOG_S"),
         (ImageCare, "verify_next", "VERIFY_S"),
         (Retention, "run", "RETENTION_S"),

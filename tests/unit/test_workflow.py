@@ -22,7 +22,7 @@ from phoi_edge_node.orders import (
     PatientMerge,
     ToldOrder,
 )
-from phoi_edge_node.policies import RetryPolicy, limits
+from phoi_edge_node.policies import LanePolicy, RetryPolicy, limits
 from phoi_edge_node.ports import (
     Document,
     DocumentKind,
@@ -101,7 +101,8 @@ class Edge:
             deadline_s=60,
             maximum_attempts=3,
         )
-        self.courier = Courier(self.store, self.pacs, self.clock, RETRY)
+        lane = LanePolicy(maximum_errors=3)
+        self.courier = Courier(self.store, self.pacs, self.clock, RETRY, lane, lambda: 0.5)
         self.links = Links([self.courier], self.inference, self.clock)
         rules = limits(EdgeSettings(data=Path("unused")))
         self.watchdog = Watchdog(self.store, self.clock, rules, self.intake.reopened)
@@ -447,7 +448,8 @@ def test_a_new_revision_after_signing_waits_for_a_person(edge: Edge) -> None:
 
 def test_links_tell_what_was_last_heard(edge: Edge) -> None:
     assert {link.state for link in edge.desk.links()} == {LinkState.UNKNOWN}
-    edge.links.check()
+    edge.links.check_inference()
+    assert not edge.courier.step(), "nothing to send: it asks"
     worker, pacs = edge.desk.links()
     assert (worker.state, pacs.state) == (LinkState.UP, LinkState.UP)
     assert "phoi-lung-nodule 1.0.0" in worker.detail
@@ -460,7 +462,7 @@ def test_inference_that_is_away_is_a_link_that_is_down(edge: Edge) -> None:
 
     edge.inference = Away(values.MODEL, values.volume_analysis())
     edge.restart()
-    edge.links.check()
+    edge.links.check_inference()
     worker, _ = edge.desk.links()
     assert (worker.state, worker.detail) == (LinkState.DOWN, "no worker answers")
 

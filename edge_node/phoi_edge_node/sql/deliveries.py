@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -13,9 +14,11 @@ from phoi_edge_node.ports import (
     Delivered,
     Document,
     DocumentKind,
+    Erred,
     Refused,
     ReportStatus,
     SendOutcome,
+    Unreachable,
 )
 from phoi_edge_node.sql import tables
 from phoi_edge_node.sql.engine import Database, due, for_update
@@ -73,47 +76,76 @@ class Deliveries(Database):
         return _delivery(row), _document(row)
 
     def settle_delivery(
-        self, delivery_id: int, outcome: SendOutcome, retry_at: datetime
+        self,
+        delivery_id: int,
+        outcome: SendOutcome,
+        retry_at: datetime,
+        maximum_errors: int | None = None,
     ) -> DeliveryState:
         """Record what the destination answered."""
-        match outcome:
-            case Delivered():
-                event, error = DeliveryEvent.CONFIRM, ""
-            case Refused(reason):
-                event, error = DeliveryEvent.REFUSE, reason
-            case _:
-                event, error = DeliveryEvent.RETRY, outcome.reason
+        table = tables.deliveries
         with self._write() as connection:
+            errors = connection.execute(
+                sa.select(table.c.errors).where(table.c.id == delivery_id)
+            ).scalar_one() + isinstance(outcome, Erred)
+            event, error = _judged(outcome, errors, maximum_errors)
             state = self._move(
                 connection,
                 delivery_id,
                 event,
                 last_error=error,
+                errors=errors,
                 due_at=retry_at,
-                failed_tries=tables.deliveries.c.failed_tries + int(bool(error)),
+                failed_tries=table.c.failed_tries + int(bool(error)),
             )
             if state in _NOT_ARRIVED:
                 state = drop_if_replaced(connection, delivery_id, state, self._clock.now())
             return state
 
+    def hurry(self, destination: str) -> int:
+        """What waits for a destination that is back is due now."""
+        table = tables.deliveries
+        now = self._clock.now()
+        late = (
+            table.update()
+            .where(table.c.destination == destination, table.c.state == DeliveryState.PENDING)
+            .where(table.c.due_at > now, table.c.errors == 0)
+            .values(due_at=now)
+        )
+        with self._write() as connection:
+            return connection.execute(late).rowcount
+
     def resend(self, delivery_id: int, username: str) -> None:
         """Send a delivered or dead document again, with the same identity."""
-        table = tables.deliveries
         with self._write() as connection:
             row = connection.execute(
-                _delivery_query().where(table.c.id == delivery_id)
+                _delivery_query().where(tables.deliveries.c.id == delivery_id)
             ).one_or_none()
             if row is None:
                 raise KeyError(delivery_id)
-            _require_latest(connection, row)
-            self._audit(connection, username, "resend", row.study_instance_uid, row.destination)
-            self._move(
-                connection,
-                delivery_id,
-                DeliveryEvent.RESEND,
-                due_at=self._clock.now(),
-                queued_at=self._clock.now(),
-            )
+            self._resend(connection, row, username)
+
+    def resend_dead(self, destination: str, username: str) -> int:
+        """Send the dead letters of a destination again."""
+        table = tables.deliveries
+        dead = (
+            _delivery_query()
+            .where(table.c.destination == destination, table.c.state == DeliveryState.DEAD)
+            .order_by(table.c.id)
+        )
+        resent = 0
+        with self._write() as connection:
+            for row in connection.execute(dead).all():
+                with suppress(IllegalTransition):
+                    self._resend(connection, row, username)
+                    resent += 1
+        return resent
+
+    def _resend(self, connection: sa.Connection, row: sa.Row[Any], username: str) -> None:
+        _require_latest(connection, row)
+        self._audit(connection, username, "resend", row.study_instance_uid, row.destination)
+        now = self._clock.now()
+        self._move(connection, row.id, DeliveryEvent.RESEND, due_at=now, queued_at=now, errors=0)
 
     def deliveries(
         self,
@@ -177,6 +209,21 @@ class Deliveries(Database):
         self, connection: sa.Connection, delivery_id: int, event: DeliveryEvent, **values: object
     ) -> DeliveryState:
         return move_delivery(connection, delivery_id, event, self._clock.now(), **values)
+
+
+def _judged(
+    outcome: SendOutcome, errors: int, maximum_errors: int | None
+) -> tuple[DeliveryEvent, str]:
+    """What follows from an answer, and what an operator reads of it."""
+    match outcome:
+        case Delivered():
+            return DeliveryEvent.CONFIRM, ""
+        case Refused(reason):
+            return DeliveryEvent.REFUSE, reason
+        case Erred(reason) if maximum_errors is not None and errors >= maximum_errors:
+            return DeliveryEvent.GIVE_UP, f"{reason}, {errors} times"
+        case Erred(reason) | Unreachable(reason):
+            return DeliveryEvent.RETRY, reason
 
 
 def move_delivery(
@@ -358,6 +405,7 @@ def _delivery(row: sa.Row[Any]) -> Delivery:
         last_error=row.last_error,
         created_at=row.created_at,
         updated_at=row.updated_at,
+        errors=row.errors,
     )
 
 
