@@ -6,6 +6,7 @@ A *field* here is a string that is already encoded: only the functions of this m
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
 from phoi_edge_node.person_name import PersonName
@@ -14,6 +15,22 @@ from phoi_edge_node.terms import Term, plain_text
 SEGMENT_END = "\r"
 ENCODING_CHARACTERS = r"^~\&"
 _ESCAPES = {"\\": "\\E\\", "|": "\\F\\", "^": "\\S\\", "&": "\\T\\", "~": "\\R\\"}
+
+
+@dataclass(frozen=True)
+class OutgoingSegment:
+    """A segment before it is written.
+
+    Attributes:
+        fields: by position, counted from 1; those of MSH from 3 on.
+    """
+
+    name: str
+    fields: Mapping[int, str]
+
+    def encoded(self) -> str:
+        """The segment, without its end."""
+        return header(self.fields) if self.name == "MSH" else segment(self.name, self.fields)
 
 
 def text(value: str) -> str:
@@ -34,11 +51,6 @@ def repeated(*fields: str) -> str:
 def coded(term: Term) -> str:
     """CE: code, text, name of coding system."""
     return components(term.code, term.en, term.scheme.designator)
-
-
-def coded_bilingual(term: Term) -> str:
-    """CWE: as ``coded``, with the Vietnamese as original text (CWE.9)."""
-    return components(term.code, term.en, term.scheme.designator, "", "", "", "", "", term.vi)
 
 
 def extended_name(name: PersonName) -> str:

@@ -12,8 +12,8 @@ import structlog
 
 from phoi_edge_node.hl7v2.fields import SEGMENT_END, components, header, segment, text, timestamp
 from phoi_edge_node.hl7v2.incoming import BadMessage, IncomingMessage, Segment, parse
+from phoi_edge_node.hl7v2.known_values import APPLICATION
 from phoi_edge_node.hl7v2.orders import read_message
-from phoi_edge_node.hl7v2.oru_r01 import APPLICATION
 from phoi_edge_node.orders import OrderStore
 from phoi_edge_node.ports import Clock, UidSource
 
