@@ -26,6 +26,7 @@ from phoi_edge_node.ports import (
     Destination,
     Document,
     DocumentKind,
+    Erred,
     Refused,
     Unreachable,
 )
@@ -73,6 +74,7 @@ class Lane:
         down: nobody listens.
         refusing: its peer understands ``document`` and says no; its words name the patient.
         kept: how many documents the peer of ``up`` has.
+        erring: its peer fails on ``document``; None where a peer of this kind never says so.
     """
 
     up: Destination
@@ -80,6 +82,7 @@ class Lane:
     refusing: Destination
     document: Document
     kept: Callable[[], int]
+    erring: Destination | None = None
 
 
 @contextmanager
@@ -87,8 +90,9 @@ def fake_lane(folder: Path) -> Iterator[Lane]:
     up = FakeDestination()
     down = FakeDestination(answers=[Unreachable("down")] * 3)
     refusing = FakeDestination(answers=[Refused("no")] * 3)
+    erring = FakeDestination(answers=[Erred("not now")] * 3)
     document = Document(DocumentKind.STRUCTURED_REPORT, "2.25.1", b"content")
-    yield Lane(up, down, refusing, document, kept=lambda: len(up.received))
+    yield Lane(up, down, refusing, document, lambda: len(up.received), erring)
 
 
 @contextmanager
@@ -99,9 +103,11 @@ def mllp_lane(folder: Path) -> Iterator[Lane]:
     settings = Hl7Settings(host="127.0.0.1", port=1)
     (document,) = OruEncoder(settings, SITE, CountingUids(), PHOI_VERSION).encode(case())
     refusal = acknowledging("AR|{id}|patient Nguyễn Thị Ánh Tuyết is unknown")
+    failure = acknowledging("AE|{id}|patient Nguyễn Thị Ánh Tuyết is locked")
     with (
         listening("phoi_edge_node.stand_ins.mllp", folder) as port,
         mllp_peer(refusal) as refusing,
+        mllp_peer(failure) as erring,
     ):
         yield Lane(
             at(port),
@@ -109,6 +115,7 @@ def mllp_lane(folder: Path) -> Iterator[Lane]:
             at(refusing),
             document,
             kept=lambda: len(list(folder.glob("*.hl7"))),
+            erring=at(erring),
         )
 
 
@@ -125,13 +132,18 @@ def fhir_lane(folder: Path) -> Iterator[Lane]:
 
     settings = FhirSettings(base_url="http://127.0.0.1:9/fhir")
     (document,) = FhirEncoder(settings, SITE, CountingUids(), PHOI_VERSION).encode(case())
-    with running_fhir_server(folder) as base_url, fhir_peer(422, OUTCOME) as refusing:
+    with (
+        running_fhir_server(folder) as base_url,
+        fhir_peer(422, OUTCOME) as refusing,
+        fhir_peer(500, OUTCOME) as erring,
+    ):
         yield Lane(
             at(base_url),
             at(f"http://127.0.0.1:{free_port()}/fhir"),
             at(refusing.base_url),
             document,
             kept=lambda: reports_on(base_url),
+            erring=at(erring.base_url),
         )
 
 
@@ -141,13 +153,18 @@ def dicom_lane(folder: Path) -> Iterator[Lane]:
         settings = ArchiveSettings(ae_title=ae_title, host="127.0.0.1", port=port, timeout_s=5)
         return DicomArchive(settings, "PHOI")
 
-    with storescp(folder / "kept") as archive, answering_scp(0xA900) as refusing:
+    with (
+        storescp(folder / "kept") as archive,
+        answering_scp(0xA900) as refusing,
+        answering_scp(0x0110) as erring,
+    ):
         yield Lane(
             at(archive.peer.port),
             at(free_port()),
             at(refusing),
             Document(DocumentKind.STRUCTURED_REPORT, "2.25.7", report_file("2.25.7")),
             kept=lambda: len(list(archive.folder.iterdir())),
+            erring=at(erring),
         )
 
 
@@ -219,10 +236,17 @@ def test_a_refusal_is_for_good_and_says_why(lane: Lane) -> None:
     assert outcome.reason
 
 
+def test_a_failure_on_the_document_is_neither_for_good_nor_silence(lane: Lane) -> None:
+    if lane.erring is None:
+        assert isinstance(lane.up, MlflowTracker), "whose counters the next report replaces"
+        return
+    outcome = lane.erring.send(lane.document)
+    assert isinstance(outcome, Erred)
+    assert outcome.reason
+
+
 def test_no_outcome_names_the_patient(lane: Lane) -> None:
-    outcomes = [
-        lane.up.check(),
-        *(d.send(lane.document) for d in (lane.up, lane.down, lane.refusing)),
-    ]
+    ends = (lane.up, lane.down, lane.refusing, *([lane.erring] if lane.erring else []))
+    outcomes = [lane.up.check(), *(end.send(lane.document) for end in ends)]
     for outcome in outcomes:
         assert not any(secret in str(outcome) for secret in SECRETS)

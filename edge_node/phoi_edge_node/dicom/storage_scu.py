@@ -18,7 +18,7 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import build_context, build_role
 
 from phoi_edge_node.errors import EdgeError
-from phoi_edge_node.ports import Delivered, Refused, SendOutcome, Unreachable
+from phoi_edge_node.ports import Delivered, Erred, Refused, SendOutcome, Unreachable
 from phoi_edge_node.settings import ArchiveSettings
 
 # A file's data set goes out byte for byte. pynetdicom knows this only as a setting of the process.
@@ -33,8 +33,14 @@ _MAXIMUM_PDU = 128 * 1024
 
 _SUCCESS = 0x0000
 _WARNINGS = range(0xB000, 0xC000)
+# About the archive, not the object: its disk is full (PS3.4 Table B.2-1), or it has no room for the
+# operation now (PS3.7 C.5.21).
 _OUT_OF_RESOURCES = range(0xA700, 0xA800)
-_PASSING = frozenset({0x0110, 0x0213})  # processing failure, resource limitation (PS3.7 C)
+_RESOURCE_LIMITATION = 0x0213
+# It tried and failed. "Cannot understand" (PS3.4 Table B.2-1) should be for good, but archives also
+# answer it when their database is locked; "processing failure" (PS3.7 C.5.14) is any such trouble.
+_CANNOT_UNDERSTAND = range(0xC000, 0xD000)
+_PROCESSING_FAILURE = 0x0110
 
 
 class PeerUnreachable(EdgeError):
@@ -184,8 +190,9 @@ def echo(peer: Peer, calling_ae_title: str) -> SendOutcome:
 def outcome(response: Dataset) -> SendOutcome:
     """What the status of a response means for the document that was sent.
 
-    Success and warnings count as delivered: the archive has stored it. Out of resources, and no
-    answer at all, will pass. Every other failure is about the object itself.
+    Success and warnings count as delivered: the archive has stored it. What is about the archive,
+    and no answer at all, will pass. Where it tried and failed, trying again may help. Every other
+    failure is about the object itself.
     """
     status = response.get("Status")
     if status is None:
@@ -193,8 +200,10 @@ def outcome(response: Dataset) -> SendOutcome:
     text = f"status 0x{status:04X}"
     if status == _SUCCESS or status in _WARNINGS:
         return Delivered(text)
-    if status in _OUT_OF_RESOURCES or status in _PASSING:
+    if status in _OUT_OF_RESOURCES or status == _RESOURCE_LIMITATION:
         return Unreachable(text)
+    if status in _CANNOT_UNDERSTAND or status == _PROCESSING_FAILURE:
+        return Erred(text)
     return Refused(text)
 
 
