@@ -390,6 +390,9 @@ class FhirSettings(_Section):
         patient_identifier_systems: the EMR's identifier system (a URI) for each Issuer of Patient
             ID, "" for images that name none. Without it the EMR cannot know its own patients.
         oauth2: how a token is got; not together with ``bearer_token_file``.
+        tls_ca: PEM file of the authority of the server and of the authorisation server; None: the
+            system's list.
+        tls_certificate, tls_key: PEM files that Phoi shows to them; None: none.
         vn_core: patients' identifiers as the draft Viet Nam Core (0.6.0) has them.
     """
 
@@ -399,12 +402,21 @@ class FhirSettings(_Section):
     patient_identifier_systems: Mapping[str, str] = Field(default_factory=dict)
     timeout_s: float = Field(default=30.0, gt=0)
     oauth2: FhirOAuth2Settings | None = None
+    tls_ca: Path | None = None
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
     vn_core: bool = False
 
     @model_validator(mode="after")
     def _one_token(self) -> FhirSettings:
         if self.oauth2 is not None and self.bearer_token_file is not None:
             raise ValueError("set either bearer_token_file or oauth2")
+        return self
+
+    @model_validator(mode="after")
+    def _certificate_with_key(self) -> FhirSettings:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("set both tls_certificate and tls_key, or neither")
         return self
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,9 +29,13 @@ class FhirPeer:
 
 @contextmanager
 def fhir_peer(
-    status: int, body: bytes, drip_s: float = 0.0, location: str = ""
+    status: int,
+    body: bytes,
+    drip_s: float = 0.0,
+    headers: Mapping[str, str] | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> Iterator[FhirPeer]:
-    """A server on 127.0.0.1 that answers every request alike."""
+    """A server on 127.0.0.1, by TLS on localhost, that answers every request alike."""
     peer = FhirPeer(status, body, drip_s)
 
     class Handler(BaseHTTPRequestHandler):
@@ -39,8 +44,8 @@ def fhir_peer(
             authorization = self.headers.get("Authorization", "")
             peer.requests.append((self.command, self.path, authorization))
             self.send_response(peer.status)
-            if location:
-                self.send_header("Location", location)
+            for name, value in (headers or {}).items():
+                self.send_header(name, value)
             self.send_header("Content-Length", str(len(peer.body)))
             self.end_headers()
             with suppress(OSError):  # the client hangs up on what is too long or too slow
@@ -62,6 +67,12 @@ def fhir_peer(
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True
         peer.base_url = f"http://127.0.0.1:{server.server_port}/fhir"
+        if tls:
+            # The handshake in the thread of the request, so that one that fails ends no other.
+            server.socket = tls.wrap_socket(
+                server.socket, server_side=True, do_handshake_on_connect=False
+            )
+            peer.base_url = f"https://localhost:{server.server_port}/fhir"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:

@@ -5,57 +5,68 @@ What a server says is never passed on in words: an OperationOutcome may quote th
 
 from __future__ import annotations
 
-import json
+import logging
 import re
-import ssl
-import time
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from pathlib import Path
+import threading
+from collections.abc import Collection
 from typing import Any
 
-import httpx
+import structlog
 
+from phoi_edge_node.fhir import capability
+from phoi_edge_node.fhir.http import Answer, Http, NoAnswer
+from phoi_edge_node.fhir.tokens import (
+    ClientCredentials,
+    NoToken,
+    NoTokens,
+    TokenFile,
+    TokenSource,
+)
 from phoi_edge_node.ports import (
+    Clock,
     Delivered,
     Document,
     DocumentKind,
+    Erred,
     Refused,
     SendOutcome,
+    UidSource,
     Unreachable,
 )
 from phoi_edge_node.settings import FhirSettings
+from phoi_edge_node.system import RandomUids, SystemClock
+
+log = structlog.get_logger(__name__)
 
 FHIR_JSON = "application/fhir+json"
-MAXIMUM_ANSWER = 16 * 1024 * 1024
-# Not the document's fault: a token that ran out, a conflict of versions, a busy server.
-PASSING = frozenset({401, 408, 409, 429})
-_BEARER_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, 2.1
+# Not the document's fault: a token that ran out, a busy server, one that starts.
+PASSING = frozenset({401, 408, 423, 425, 429})
+# What a proxy answers where the server behind it is away; only a FHIR server means the document.
+PROXY_UNLESS_FHIR = frozenset({404, 405, 410, 500, 501})
+# Perhaps the document's: a person may mend it, or it passes.
+ERRING = frozenset({403, 409, 500})
+ASKING_FOR_PATIENCE = frozenset({429, 503})
+LONGEST_WAIT_S = 3600.0
 _ISSUE_CODE = re.compile(r"[a-z][a-z-]{1,30}")
-
-
-class _AnswerTooLong(Exception):
-    """The server sends more than any answer to Phoi can be."""
-
-
-class _NoToken(Exception):
-    """The file of the bearer token holds none that could be sent."""
-
-
-@dataclass(frozen=True)
-class _Answer:
-    status: int
-    body: dict[str, Any]  # {} where it was no JSON object
 
 
 class FhirDestination:
     """An EMR with a FHIR R4 server."""
 
     def __init__(
-        self, settings: FhirSettings, monotonic: Callable[[], float] = time.monotonic
+        self,
+        settings: FhirSettings,
+        clock: Clock | None = None,
+        uids: UidSource | None = None,
     ) -> None:
         self._settings = settings
-        self._monotonic = monotonic
+        self._base_url = settings.base_url.rstrip("/")
+        self._clock = clock or SystemClock()
+        self._http = Http(settings, self._clock.monotonic)
+        self._tokens = self._token_source(uids or RandomUids())
+        self._lock = threading.Lock()  # it is asked whether it is there while documents are sent
+        self._ask_again_at = 0.0
+        self._told: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -69,104 +80,92 @@ class FhirDestination:
 
     def send(self, document: Document) -> SendOutcome:
         """Post one transaction and wait for its response."""
-        answer = self._request("POST", self._settings.base_url.rstrip("/"), document.content)
+        answer = self._ask("POST", self._base_url, document.content)
         return answer if isinstance(answer, Unreachable) else _judge(answer)
 
     def check(self) -> SendOutcome:
-        """Read the CapabilityStatement: is this an R4 server?"""
-        answer = self._request("GET", f"{self._settings.base_url.rstrip('/')}/metadata")
+        """Read the CapabilityStatement: is this an R4 server that takes what Phoi sends?
+
+        Shows the token as well, so that credentials that are not accepted are found here.
+        """
+        answer = self._ask("GET", f"{self._base_url}/metadata")
         if isinstance(answer, Unreachable):
             return answer
-        if answer.body.get("resourceType") != "CapabilityStatement":
+        found = capability.read(answer.body)
+        if found is None:
             return Unreachable(f"HTTP {answer.status}, not a FHIR server: check fhir.base_url")
-        version = str(answer.body.get("fhirVersion", ""))
-        if not version.startswith("4."):
+        if not found.speaks_r4:
             return Refused("the server does not speak FHIR R4")
-        return Delivered("FHIR R4")
+        if not found.transactions:
+            return Refused("the server does not say that it takes transactions: ask its owner")
+        return Delivered(self._told_once(found))
 
-    def _request(self, method: str, url: str, content: bytes = b"") -> _Answer | Unreachable:
+    def _told_once(self, found: capability.Capability) -> str:
+        """What was found, in words; written to the log when it is new."""
+        words = f"FHIR {found.version}"
+        if found.unsaid:
+            words += f"; the server does not name {'; '.join(found.unsaid)}"
+        with self._lock:
+            new, self._told = found.unsaid != self._told, found.unsaid
+        if new:
+            level = logging.WARNING if found.unsaid else logging.INFO
+            log.log(level, "a FHIR server's capabilities", destination=self.name, found=words)
+        return words
+
+    def _ask(self, method: str, url: str, content: bytes = b"") -> Answer | Unreachable:
+        """One exchange; another with a new token where the first one's was refused."""
+        with self._lock:
+            wait_s = self._ask_again_at - self._clock.monotonic()
+        if wait_s > 0:
+            return Unreachable(f"the server asked to be left alone for {wait_s:.0f} s more")
         try:
-            with (
-                self._client() as client,
-                client.stream(method, url, content=content, headers=self._headers()) as response,
-            ):
-                return _Answer(response.status_code, _json_object(self._body(response)))
-        except (httpx.TimeoutException, TimeoutError):
-            return Unreachable(f"no answer within {self._settings.timeout_s:g} s")
-        except httpx.HTTPError as error:
-            return Unreachable(f"no connection: {type(error).__name__}")
-        except _AnswerTooLong:
-            return Unreachable(f"the answer exceeds {MAXIMUM_ANSWER} bytes")
-        except _NoToken:
-            return Unreachable("the file fhir.bearer_token_file holds no token that can be read")
+            token = self._tokens.token()
+            answer = self._http.exchange(method, url, _headers(token), content)
+            if answer.status == 401 and (renewed := self._tokens.token(refused=token)) != token:
+                answer = self._http.exchange(method, url, _headers(renewed), content)
+        except (NoAnswer, NoToken) as error:
+            return Unreachable(str(error))
+        if answer.status in ASKING_FOR_PATIENCE:
+            with self._lock:
+                asked_s = min(answer.wait_s(self._clock.now()), LONGEST_WAIT_S)
+                self._ask_again_at = self._clock.monotonic() + asked_s
+        return answer
 
-    def _client(self) -> httpx.Client:
-        # Not by way of a proxy that happens to stand in the environment; the system's own list of
-        # authorities, which is where a hospital adds its own.
-        return httpx.Client(
-            timeout=self._settings.timeout_s,
-            verify=ssl.create_default_context(),
-            trust_env=False,
-        )
-
-    def _headers(self) -> dict[str, str]:
-        headers = {"Accept": FHIR_JSON, "Accept-Encoding": "identity", "Content-Type": FHIR_JSON}
-        if self._settings.bearer_token_file:
-            headers["Authorization"] = f"Bearer {_token(self._settings.bearer_token_file)}"
-        return headers
-
-    def _body(self, response: httpx.Response) -> bytes:
-        """The body, within the time and length that are granted to the whole of it."""
-        deadline = self._monotonic() + self._settings.timeout_s
-        body = bytearray()
-        for chunk in response.iter_bytes():
-            body += chunk
-            if len(body) > MAXIMUM_ANSWER:
-                raise _AnswerTooLong
-            if self._monotonic() > deadline:
-                raise TimeoutError
-        return bytes(body)
+    def _token_source(self, uids: UidSource) -> TokenSource:
+        settings = self._settings
+        if settings.oauth2:
+            return ClientCredentials(settings.oauth2, self._base_url, self._http, self._clock, uids)
+        return TokenFile(settings.bearer_token_file) if settings.bearer_token_file else NoTokens()
 
 
-def _token(path: Path) -> str:
-    """The token, read for each request: tokens are renewed behind our back."""
-    try:
-        token = path.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError):
-        raise _NoToken from None
-    if not _BEARER_TOKEN.fullmatch(token):
-        raise _NoToken
-    return token
+def _headers(token: str) -> dict[str, str]:
+    headers = {"Accept": FHIR_JSON, "Accept-Encoding": "identity", "Content-Type": FHIR_JSON}
+    return headers | ({"Authorization": f"Bearer {token}"} if token else {})
 
 
-def _json_object(body: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _judge(answer: _Answer) -> SendOutcome:
+def _judge(answer: Answer) -> SendOutcome:
     """What an answer to a transaction means."""
     status, body = answer.status, answer.body
-    if 200 <= status < 300:
+    if answer.good:
         if (body.get("resourceType"), body.get("type")) == ("Bundle", "transaction-response"):
             return Delivered(f"HTTP {status}")
         # A log-in page or a captive portal answers 200 as well: nothing was stored.
         return Unreachable(f"HTTP {status}, not a transaction response: check fhir.base_url")
     codes = _issue_codes(body)
     reason = f"HTTP {status}" + (f" ({', '.join(codes)})" if codes else "")
-    if 400 <= status < 500 and status not in PASSING:
+    if status in PROXY_UNLESS_FHIR and body.get("resourceType") != "OperationOutcome":
+        return Unreachable(f"{reason}, not from a FHIR server: is fhir.base_url right?")
+    if status in ERRING:
+        return Erred(reason)
+    if status == 401:
+        return Unreachable(f"{reason}: the server does not accept Phoi's credentials")
+    if status == 501 or (400 <= status < 500 and status not in PASSING):
         return Refused(reason)
     return Unreachable(reason)
 
 
 def _issue_codes(body: dict[str, Any]) -> tuple[str, ...]:
     """The codes of an OperationOutcome, as far as they are codes."""
-    issues = body.get("issue")
-    found = (
-        [i.get("code") for i in issues if isinstance(i, dict)] if isinstance(issues, list) else []
-    )
+    found = (issue.get("code") for issue in capability.objects(body.get("issue")))
     codes = (c for c in found if isinstance(c, str) and _ISSUE_CODE.fullmatch(c))
     return tuple(dict.fromkeys(codes))[:5]

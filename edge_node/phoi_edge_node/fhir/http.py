@@ -1,0 +1,130 @@
+"""One HTTP exchange: within the time and the length that are granted to the whole of it.
+
+What a server says is never passed on in words: an answer may quote the patient.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx
+
+from phoi_edge_node.settings import FhirSettings
+
+MAXIMUM_ANSWER = 16 * 1024 * 1024
+
+
+class NoAnswer(Exception):
+    """None that could be used. The text says why, without patient data."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back.
+
+    Attributes:
+        body: {} where it was no JSON object.
+        retry_after: the header of that name, or "".
+    """
+
+    status: int
+    body: dict[str, Any]
+    retry_after: str = ""
+
+    @property
+    def good(self) -> bool:
+        """Is it a success?"""
+        return 200 <= self.status < 300
+
+    def wait_s(self, now: datetime) -> float:
+        """How long the server asks to be left alone, s (RFC 9110, 10.2.3); 0 where it does not."""
+        if self.retry_after.isascii() and self.retry_after.isdigit():
+            return float(self.retry_after[:9])
+        try:
+            return max(0.0, (parsedate_to_datetime(self.retry_after) - now).total_seconds())
+        except (ValueError, TypeError):  # no date, or one without a zone
+            return 0.0
+
+
+class Http:
+    """HTTP as the settings of the FHIR server ask for it."""
+
+    def __init__(self, settings: FhirSettings, monotonic: Callable[[], float]) -> None:
+        self._settings = settings
+        self._monotonic = monotonic
+
+    def exchange(
+        self, method: str, url: str, headers: Mapping[str, str], content: bytes = b""
+    ) -> Answer:
+        """Send one request and wait for its answer. No redirect is followed.
+
+        Raises:
+            NoAnswer: none came in time, or it was too long.
+        """
+        try:
+            with (
+                self._client() as client,
+                client.stream(method, url, content=content, headers=headers) as response,
+            ):
+                wait = response.headers.get("Retry-After", "")
+                return Answer(response.status_code, _json_object(self._body(response)), wait)
+        except (httpx.TimeoutException, TimeoutError):
+            raise NoAnswer(f"no answer within {self._settings.timeout_s:g} s") from None
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise NoAnswer(_connection(error)) from None
+
+    def _client(self) -> httpx.Client:
+        # Not by way of a proxy that happens to stand in the environment.
+        return httpx.Client(timeout=self._settings.timeout_s, verify=self._tls(), trust_env=False)
+
+    def _tls(self) -> ssl.SSLContext:
+        """The system's own list of authorities, which is where most hospitals add their own."""
+        settings = self._settings
+        try:
+            context = ssl.create_default_context(cafile=settings.tls_ca)
+            if settings.tls_certificate and settings.tls_key:
+                context.load_cert_chain(
+                    settings.tls_certificate, settings.tls_key, password=_no_password
+                )
+        except OSError:  # ssl.SSLError is one
+            raise NoAnswer(
+                "the files fhir.tls_ca, fhir.tls_certificate and fhir.tls_key cannot be used: "
+                "PEM, readable by Phoi, the key without a password"
+            ) from None
+        return context
+
+    def _body(self, response: httpx.Response) -> bytes:
+        deadline = self._monotonic() + self._settings.timeout_s
+        body = bytearray()
+        for chunk in response.iter_bytes():
+            body += chunk
+            if len(body) > MAXIMUM_ANSWER:
+                raise NoAnswer(f"the answer exceeds {MAXIMUM_ANSWER} bytes")
+            if self._monotonic() > deadline:
+                raise TimeoutError
+        return bytes(body)
+
+
+def _connection(error: Exception) -> str:
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return "its TLS certificate is not trusted: set fhir.tls_ca to its authority's PEM file"
+    return f"no connection: {type(error).__name__}"
+
+
+def _no_password() -> str:
+    """A service cannot be asked for one: a key with a password is refused, not waited for."""
+    return ""
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
