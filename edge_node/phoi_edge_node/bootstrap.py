@@ -51,6 +51,7 @@ from phoi_edge_node.fhir.client import FhirDestination
 from phoi_edge_node.grpc.client import GrpcInference
 from phoi_edge_node.grpc.sources import SourceServer
 from phoi_edge_node.grpc.volume_folder import VolumeFolder
+from phoi_edge_node.hl7v2.mapping import site_mapping
 from phoi_edge_node.hl7v2.mllp import MllpDestination
 from phoi_edge_node.hl7v2.oru_r01 import OruEncoder
 from phoi_edge_node.intake import StudyIntake
@@ -137,7 +138,8 @@ def make_encoders(
     phoi_version = version("phoi")
     encoders: list[DocumentEncoder] = [DicomEncoder(instance_root, uids, phoi_version)]
     if settings.hl7 is not None:
-        encoders.append(OruEncoder(settings.hl7, settings.site, uids, phoi_version))
+        mapping = site_mapping(settings.hl7)
+        encoders.append(OruEncoder(settings.hl7, settings.site, uids, phoi_version, mapping))
     if settings.fhir is not None:
         encoders.append(FhirEncoder(settings.fhir, settings.site, uids, phoi_version))
     return tuple(encoders)

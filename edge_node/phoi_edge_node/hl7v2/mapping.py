@@ -28,6 +28,7 @@ from phoi_edge_node.hl7v2.places import (
     require_constant,
     require_optional,
 )
+from phoi_edge_node.settings import Hl7Settings
 from phoi_edge_node.terms import COMPLETENESS, IMPRESSION, OUTCOME_OF_TRIAGE, Term, plain_text
 
 # Without them a result could be taken for another one, or for a physician's.
@@ -201,6 +202,15 @@ def _require_value(place: Place, path: str) -> None:
     require_changeable(place)
     if place.segment not in KNOWN_VALUES[path].segments:
         raise ValueError(f"{place}: {path} may not stand in {place.segment}")
+
+
+def site_mapping(settings: Hl7Settings) -> MessageMapping:
+    """The mapping that the settings name; one that changes nothing where they name none.
+
+    Raises:
+        SettingsError: as ``read_mapping``.
+    """
+    return read_mapping(settings.mapping) if settings.mapping else MessageMapping()
 
 
 def read_mapping(path: Path) -> MessageMapping:
