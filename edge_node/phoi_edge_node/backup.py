@@ -41,6 +41,7 @@ from phoi_edge_node.sql.dump import (
 
 _MANIFEST = "manifest.json"
 _FORMAT = 1
+_LAST = "last-backup"
 _DATA_KEYS = ("session.key", "pseudonyms.key")
 _IMAGES = ("studies", "quarantine")
 
@@ -123,7 +124,16 @@ def make_backup(
         for old in _backups_of(destination, node_id)[: -max(keep, 1)]:
             (old / _MANIFEST).unlink()  # half removed it counts no more
             shutil.rmtree(old)
+        write_atomically(settings.data / _LAST, now.isoformat().encode())
     return folder
+
+
+def last_backup(data: Path) -> datetime | None:
+    """When the latest backup of a data folder was made, UTC; None where none is known of."""
+    try:
+        return datetime.fromisoformat((data / _LAST).read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def _write(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from phoi_edge_node.checks import Health, check_quarantine
+from phoi_edge_node.checks.catalogue import Health, Language
+from phoi_edge_node.checks.node import check_quarantine
 from phoi_edge_node.commitment import CommitmentState
 from phoi_edge_node.receiving_state import ReceivingCollector, ReceivingState
 from prometheus_client import CollectorRegistry
@@ -38,4 +39,4 @@ def test_the_doctor_names_a_quarantine_that_is_not_empty(tmp_path: Path) -> None
     (folder / "ab.dcm").write_bytes(b"")
     finding = check_quarantine(tmp_path)
     assert finding.health is Health.WARNING
-    assert "1 instances" in finding.seen
+    assert "1 instances" in finding.told(Language.EN).seen

@@ -82,9 +82,14 @@ def _begin_sqlite(connection: sa.Connection) -> None:
     driver.execute("BEGIN IMMEDIATE")
 
 
-def _upgrade(engine: sa.Engine) -> None:
+def _config() -> Config:
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS))
+    return config
+
+
+def _upgrade(engine: sa.Engine) -> None:
+    config = _config()
     connection = engine.connect().execution_options(phoi_writes=True)
     with connection, _tables_may_be_rebuilt(connection), connection.begin():
         _refuse_later_schema(connection, config)
@@ -119,12 +124,21 @@ def _require_sound_keys(connection: sa.Connection) -> None:
 
 def _refuse_later_schema(connection: sa.Connection, config: Config) -> None:
     present = MigrationContext.configure(connection).get_current_revision()
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    if present is not None and present not in known:
+    if present is not None and present not in _revisions(config):
         raise EdgeError(
             f"the database was written by a later version of Phoi (schema {present}): install that "
             "version, or restore a backup that this one made"
         )
+
+
+def known_schemas() -> tuple[str, frozenset[str]]:
+    """The schema of this version of Phoi, and all that it can bring forward to it."""
+    config = _config()
+    return str(ScriptDirectory.from_config(config).get_current_head()), _revisions(config)
+
+
+def _revisions(config: Config) -> frozenset[str]:
+    return frozenset(s.revision for s in ScriptDirectory.from_config(config).walk_revisions())
 
 
 class Database:

@@ -1,0 +1,105 @@
+"""``phoi doctor``: the checks, with real ends to ask. Knows adapters; changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from phoi_models.home import Home
+from phoi_models.identity import ModelIdentity
+
+from phoi_edge_node.backup import last_backup
+from phoi_edge_node.bootstrap import MLFLOW, Connections, make_destinations, make_sources, node_runs
+from phoi_edge_node.checks.finding import Finding, found
+from phoi_edge_node.checks.machine import Machine
+from phoi_edge_node.checks.network import TIMEOUT_S
+from phoi_edge_node.checks.probes import Installation, Probes
+from phoi_edge_node.checks.run import checks_of, run_checks
+from phoi_edge_node.dicom import doctor as dicom
+from phoi_edge_node.dicom.storage_scu import Peer
+from phoi_edge_node.dicom.tls import client_context
+from phoi_edge_node.errors import SettingsError
+from phoi_edge_node.mlflow.rest import MlflowRest
+from phoi_edge_node.mlflow.tracker import MlflowTracker
+from phoi_edge_node.ports import Destination
+from phoi_edge_node.settings import (
+    ArchiveSettings,
+    EdgeSettings,
+    SiteMode,
+    read_settings,
+)
+from phoi_edge_node.sql.records import read_records
+
+
+def examine(
+    settings_file: Path,
+    home: Home,
+    now: Callable[[], datetime],
+    machine: Machine | None = None,
+) -> Iterator[Finding]:
+    """Look at one installation; the findings as they come, in a fixed order."""
+    try:
+        settings = _in_haste(read_settings(settings_file))
+    except SettingsError as error:
+        for line in str(error).splitlines():
+            yield found("settings.unusable", "settings", reason=line)
+        return
+    probes = _probes(settings, home, now)
+    installation = Installation(settings, str(settings_file), home, probes)
+    yield from run_checks(checks_of(installation, machine))
+
+
+def _probes(settings: EdgeSettings, home: Home, now: Callable[[], datetime]) -> Probes:
+    dicom_settings = settings.dicom
+
+    def peer(archive: ArchiveSettings) -> Peer:
+        return Peer.of(archive, client_context(dicom_settings))
+
+    def own_echo(calling_ae_title: str) -> bool:
+        host = "127.0.0.1" if dicom_settings.host == "0.0.0.0" else dicom_settings.host  # noqa: S104
+        own = Peer(dicom_settings.ae_title, host, dicom_settings.port, TIMEOUT_S)
+        return dicom.answers(own, calling_ae_title)
+
+    def models() -> Sequence[ModelIdentity]:
+        beside = settings.model_copy(update={"mlflow": None, "hl7": None, "fhir": None})
+        with Connections(beside.model_copy(update={"archives": ()}), home) as connections:
+            return connections.inference.models()
+
+    return Probes(
+        now=now,
+        node_runs=lambda: (settings.data / "edge.lock").exists() and node_runs(settings.data),
+        echo=lambda archive: dicom.echo(peer(archive), dicom_settings.ae_title),
+        own_echo=own_echo,
+        takes_commitment=lambda a: dicom.takes_commitment(peer(a), dicom_settings.ae_title),
+        destinations=lambda: _destinations(settings),
+        sources=lambda: make_sources(settings),
+        models=models,
+        records=lambda: read_records(settings.resolved_database_url),
+        last_backup=lambda: last_backup(settings.data),
+    )
+
+
+def _destinations(settings: EdgeSettings) -> Sequence[Destination]:
+    """Every lane of the settings: what is wrong is to be known before the site goes live."""
+    live = settings.site.model_copy(update={"mode": SiteMode.PACS_EMR})
+    lanes = list(make_destinations(settings.model_copy(update={"site": live, "archives": ()})))
+    if settings.mlflow:
+        lanes.append(MlflowTracker(MlflowRest(settings.mlflow), MLFLOW))
+    return lanes
+
+
+def _in_haste(settings: EdgeSettings) -> EdgeSettings:
+    """The same with short time-outs, and not in the way of an edge that serves voxels just now."""
+    short = {"timeout_s": TIMEOUT_S}
+    inference = settings.inference
+    if inference.source_listen:
+        inference = inference.model_copy(update={"source_listen": "127.0.0.1:0"})
+    return settings.model_copy(
+        update={
+            "archives": tuple(archive.model_copy(update=short) for archive in settings.archives),
+            "hl7": settings.hl7 and settings.hl7.model_copy(update=short),
+            "fhir": settings.fhir and settings.fhir.model_copy(update=short),
+            "inference": inference,
+        }
+    )
