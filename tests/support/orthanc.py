@@ -41,19 +41,18 @@ class Orthanc:
 def orthanc(
     folder: Path, *, plugins: tuple[Path, ...] = (), **configuration: Any
 ) -> Iterator[Orthanc]:
-    """Orthanc with an empty storage in ``folder``, stopped at the end.
+    """Orthanc with its storage in ``folder``, found again if there is one; stopped at the end.
 
     Args:
-        configuration: sections of its configuration file, besides those made here.
+        configuration: sections of its configuration file, besides or in place of those made here.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    http_port, dicom_port = free_port(), free_port()
     settings: Mapping[str, Any] = {
         "Name": "ORTHANC",
         "StorageDirectory": str(folder / "storage"),
         "IndexDirectory": str(folder / "storage"),
-        "HttpPort": http_port,
-        "DicomPort": dicom_port,
+        "HttpPort": free_port(),
+        "DicomPort": free_port(),
         "DicomAet": "ORTHANC",
         "RemoteAccessAllowed": False,
         "AuthenticationEnabled": False,
@@ -68,16 +67,21 @@ def orthanc(
     }
     file = folder / "orthanc.json"
     file.write_text(json.dumps(settings), encoding="utf-8")
-    log = (folder / "orthanc.log").open("wb")
+    log = (folder / "orthanc.log").open("ab")
     with (
         log,
-        process(["/usr/sbin/Orthanc", str(file)], log.fileno(), subprocess.DEVNULL),
+        process(
+            ["/usr/sbin/Orthanc", str(file)],
+            log.fileno(),
+            subprocess.DEVNULL,
+            {"TCP_NODELAY": "1"},  # DCMTK's: else every C-STORE waits for a delayed acknowledgement
+        ),
         httpx.Client(
-            base_url=f"http://127.0.0.1:{http_port}", trust_env=False, timeout=60
+            base_url=f"http://127.0.0.1:{settings['HttpPort']}", trust_env=False, timeout=60
         ) as client,
     ):
         _wait_until_it_answers(client, folder / "orthanc.log")
-        yield Orthanc(client, http_port, dicom_port)
+        yield Orthanc(client, settings["HttpPort"], settings["DicomPort"])
 
 
 def _wait_until_it_answers(client: httpx.Client, log: Path, timeout_s: float = 60) -> None:
