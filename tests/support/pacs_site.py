@@ -62,7 +62,9 @@ class Pacs:
                 "phoi": {"AET": "PHOI", "Host": "127.0.0.1", "Port": self.phoi_port}
             },
         }
-        self._orthanc = self._running.enter_context(orthanc(self.folder, **sections | self.options))
+        self._orthanc = self._running.enter_context(
+            orthanc(self.folder, plugins=self.plugins, **sections)
+        )
 
     def stop(self) -> None:
         self._orthanc = None
