@@ -67,7 +67,7 @@ from phoi_edge_node.store import (
 )
 from phoi_edge_node.study import AnalysisState, DeliveryState, StudyState
 from phoi_edge_node.watchdog import Watchdog
-from phoi_edge_node.workflow import EncodingFailed, Outbox, signed_before, told_before
+from phoi_edge_node.workflow import EncodingFailed, Outbox, told_before, was_signed_before
 
 _ANALYSED = frozenset({Outcome.POSITIVE, Outcome.NEGATIVE, Outcome.LIMITED})
 _VOLUMES_KEPT = 3
@@ -360,7 +360,7 @@ class ReviewDesk:
             choice, volume = self._analysed(instances, view.result)
         except _NotThose as refusal:
             raise ReviewConflict(self._why(view.result, refusal)) from None
-        corrects = signed_before(self._store, uid) is not None
+        corrects = was_signed_before(self._store, uid, analysis.id)
         return ReportedCase(
             study=view.header,
             result=view.result,

@@ -27,6 +27,7 @@ from phoi_edge_node.ports import (
     ReportStatus,
     SendOutcome,
 )
+from phoi_edge_node.recalled import RecallItem, RecallStore
 from phoi_edge_node.reconciled import Reconciliation, ReconciliationReport
 from phoi_edge_node.result import (
     Completeness,
@@ -61,6 +62,7 @@ class StoredStudy:
             signed, and nobody has signed again.
         late_images: new images came after retention had removed the others, and those did not come
             back: the result stands, and is not about the new ones.
+        recalled: the result that a person signed was recalled, and nobody has looked again.
     """
 
     header: StudyHeader
@@ -72,6 +74,7 @@ class StoredStudy:
     instance_count: int
     changed_after_signing: bool = False
     late_images: bool = False
+    recalled: bool = False
 
 
 @dataclass(frozen=True)
@@ -313,7 +316,7 @@ class Use:
     result_to_review_s: float | None
 
 
-class StudyStore(OrderStore, CommitmentLedger, Protocol):
+class StudyStore(OrderStore, CommitmentLedger, RecallStore, Protocol):
     """The edge's memory. What a person changes is audited in the same transaction."""
 
     # studies
@@ -400,15 +403,19 @@ class StudyStore(OrderStore, CommitmentLedger, Protocol):
         ...
 
     # analyses
-    def claim_analysis(self, excluded_models: Collection[str] = ()) -> StoredAnalysis | None:
+    def claim_analysis(
+        self, excluded_models: Collection[str] = (), *, unpinned: bool = True
+    ) -> StoredAnalysis | None:
         """Start the queued analysis that is due and whose turn is first (``scheduling.py``).
 
-        Analyses pinned to a model in ``excluded_models`` stay queued.
+        Args:
+            excluded_models: "NAME" or "NAME@VERSION": analyses pinned to one of them stay queued.
+            unpinned: False: those without a model stay queued too.
         """
         ...
 
-    def pin_model(self, analysis_id: str, model: ModelIdentity) -> None:
-        """Fix the model of a running analysis, if none is pinned yet."""
+    def pin_model(self, analysis_id: str, model: ModelIdentity) -> bool:
+        """Fix the model of a running analysis, if none is pinned yet; False if it is paused."""
         ...
 
     def report_progress(self, analysis_id: str, step: str, fraction: float) -> None:
@@ -470,6 +477,21 @@ class StudyStore(OrderStore, CommitmentLedger, Protocol):
 
     def requeue_interrupted(self) -> int:
         """At start: what was running or being sent when the process died goes back in the queue."""
+        ...
+
+    def tell_withdrawal(
+        self, item: RecallItem, outgoing: Sequence[Outgoing], patient: Patient
+    ) -> bool:
+        """Queue the notice that a result is withdrawn, for whoever was told of it.
+
+        Args:
+            outgoing: with all destinations of this site: only those that got, or may have got,
+                something of the study are sent it.
+            patient: whom the notice names.
+
+        Returns:
+            False, and nothing happens, where the study's patient is another by now.
+        """
         ...
 
     def identities(self, study_instance_uid: str) -> Mapping[DocumentKind, tuple[str, ...]]:

@@ -36,7 +36,7 @@ from phoi_edge_node.ports import (
 )
 from phoi_edge_node.result import ResultIdentity, SignedReview, StudyHeader, TriageResult
 from phoi_edge_node.store import Outgoing, StoredAnalysis, StudyStore
-from phoi_edge_node.study import AnalysisEvent, DeliveryState, ReviewState
+from phoi_edge_node.study import AnalysisEvent, AnalysisState, DeliveryState, ReviewState
 from phoi_edge_node.triage import (
     failed_result,
     known_completeness,
@@ -198,17 +198,18 @@ class Analyst:
         if "everything" in paused:
             return False
         excluded = [t.removeprefix("model:") for t in paused if t.startswith("model:")]
-        if not excluded or self._model_runs(excluded):
-            analysis = self._store.claim_analysis(excluded)
-            if analysis is not None:
-                self._run(analysis, stopping)
-                return True
-        return False
+        analysis = self._store.claim_analysis(excluded, unpinned=self._model_runs(excluded))
+        if analysis is None:
+            return False
+        self._run(analysis, stopping)
+        return True
 
     def _model_runs(self, excluded: Collection[str]) -> bool:
         # A queued analysis has no model yet: it would get the current one.
+        if not excluded:
+            return True
         try:
-            return self._current_model().name not in excluded
+            return not self._current_model().is_any_of(excluded)
         except InferenceUnavailable:
             return False
 
@@ -240,7 +241,8 @@ class Analyst:
         try:
             if model is None:
                 model = self._current_model()
-                self._store.pin_model(analysis.id, model)
+                if not self._store.pin_model(analysis.id, model):
+                    return _Passing("its model was paused a moment ago", False, None)
             choice = self._reader.choose(self._store.instances(analysis.study_instance_uid))
             self._store.report_progress(analysis.id, "read", 0.0)
             volume = self._reader.read(choice)
@@ -281,6 +283,7 @@ class Analyst:
             result = earlier.result
             if (
                 result is not None
+                and earlier.state is not AnalysisState.WITHDRAWN
                 and result.identity.model == analysis.model
                 and result.identity.input_digest == volume.digest()
                 and result.completeness
@@ -385,6 +388,12 @@ def signed_before(store: StudyStore, study_instance_uid: str) -> SignedReview | 
         if review.state is ReviewState.SIGNED:
             return review.signed
     return None
+
+
+def was_signed_before(store: StudyStore, study_instance_uid: str, analysis_id: str) -> bool:
+    """Did a person sign another revision, whatever became of that report since?"""
+    others = [a.id for a in store.analyses(study_instance_uid) if a.id != analysis_id]
+    return any(review.signed for review in store.reviews(others).values())
 
 
 def told_before(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass
 
 
@@ -22,6 +23,10 @@ class ModelIdentity:
     version: str
     bundle_hash: str
     operating_point: str = "default"
+
+    def is_any_of(self, names: Collection[str]) -> bool:
+        """Is it named by one of these: "NAME", for every version, or "NAME@VERSION"?"""
+        return not {self.name, f"{self.name}@{self.version}"}.isdisjoint(names)
 
     @property
     def device_uid(self) -> str:

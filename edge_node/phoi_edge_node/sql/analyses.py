@@ -17,7 +17,7 @@ from phoi_edge_node.scheduling import turn_at
 from phoi_edge_node.sql import tables
 from phoi_edge_node.sql.damages import images_of
 from phoi_edge_node.sql.deliveries import enqueue, supersede_deliveries
-from phoi_edge_node.sql.engine import Database, due, for_update
+from phoi_edge_node.sql.engine import Database, due, for_update, hold
 from phoi_edge_node.sql.figures import count_ended, count_pinned
 from phoi_edge_node.store import Outgoing, StoredAnalysis
 from phoi_edge_node.study import (
@@ -32,24 +32,23 @@ from phoi_edge_node.study import (
 )
 
 RANK = {Priority.STAT: 0, Priority.URGENT: 1, Priority.ROUTINE: 2}
+PAUSES = "pauses"  # whoever pins a model, or recalls one, holds this name
 _PRIORITY = {rank: priority for priority, rank in RANK.items()}
 
 
 class Analyses(Database):
     """The part of the store that analysing uses."""
 
-    def claim_analysis(self, excluded_models: Collection[str] = ()) -> StoredAnalysis | None:
+    def claim_analysis(
+        self, excluded_models: Collection[str] = (), *, unpinned: bool = True
+    ) -> StoredAnalysis | None:
         """Start the queued analysis that is due and whose turn is first."""
         table = tables.analyses
         now = self._clock.now()
         query = (
             sa.select(table)
             .where(table.c.state == AnalysisState.QUEUED, due(table.c.due_at, now))
-            .where(
-                sa.or_(
-                    table.c.model_name.is_(None), table.c.model_name.not_in(list(excluded_models))
-                )
-            )
+            .where(_may_run(excluded_models, unpinned=unpinned))
             .order_by(table.c.turn_at, table.c.created_at)
             .limit(1)
         )
@@ -74,10 +73,12 @@ class Analyses(Database):
             row = connection.execute(sa.select(table).where(table.c.id == row.id)).one()
         return _analysis(row)
 
-    def pin_model(self, analysis_id: str, model: ModelIdentity) -> None:
-        """Fix the model of a running analysis, if none is pinned yet."""
+    def pin_model(self, analysis_id: str, model: ModelIdentity) -> bool:
+        """Fix the model of a running analysis, if none is pinned yet; False if it is paused."""
         table = tables.analyses
         with self._write() as connection:
+            if _is_paused(connection, model):
+                return False
             pinned = connection.execute(
                 table.update()
                 .where(table.c.id == analysis_id, table.c.model.is_(None))
@@ -85,6 +86,7 @@ class Analyses(Database):
             ).rowcount
             if pinned:
                 count_pinned(connection, analysis_id, model)
+        return True
 
     def report_progress(self, analysis_id: str, step: str, fraction: float) -> None:
         """For people who watch; 0 to 1."""
@@ -222,6 +224,26 @@ class Analyses(Database):
                 kind = DocumentKind(row.kind)
                 found[kind] = (*found.get(kind, ()), row.identity)
         return found
+
+
+def priority_of(rank: int) -> Priority:
+    """As it is stored."""
+    return _PRIORITY[rank]
+
+
+def _may_run(excluded_models: Collection[str], *, unpinned: bool) -> sa.ColumnElement[bool]:
+    """By their pinned model, named as "NAME" or "NAME@VERSION"."""
+    table, excluded = tables.analyses, list(excluded_models)
+    version = table.c.model_name + "@" + table.c.model_version
+    runs = sa.and_(table.c.model_name.not_in(excluded), version.not_in(excluded))
+    return sa.or_(table.c.model_name.is_(None), runs) if unpinned else runs
+
+
+def _is_paused(connection: sa.Connection, model: ModelIdentity) -> bool:
+    """Asked in the transaction that pins: a recall that pauses it finds what was pinned before."""
+    hold(connection, [PAUSES])
+    targets = connection.scalars(sa.select(tables.pauses.c.target))
+    return model.is_any_of([t.removeprefix("model:") for t in targets if t.startswith("model:")])
 
 
 def queue_analysis(

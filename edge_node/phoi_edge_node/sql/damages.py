@@ -25,6 +25,7 @@ from phoi_edge_node.study import (
 _STUDIES, _INSTANCES = tables.studies, tables.instances
 _ANALYSES, _DAMAGES = tables.analyses, tables.damages
 _NOT_ENDED = (AnalysisState.QUEUED, AnalysisState.RUNNING)
+_WITHOUT_RESULT = (AnalysisState.SUPERSEDED, AnalysisState.WITHDRAWN)
 
 
 class Damages(Database):
@@ -92,7 +93,7 @@ def is_known(connection: sa.Connection, study_instance_uid: str) -> bool:
         .limit(1)
     )
     latest = connection.execute(query).one_or_none()
-    if latest is None or latest.state in {*_NOT_ENDED, AnalysisState.SUPERSEDED}:
+    if latest is None or latest.state in {*_NOT_ENDED, *_WITHOUT_RESULT}:
         return False
     return bool(latest.images == images_of(connection, study_instance_uid))
 

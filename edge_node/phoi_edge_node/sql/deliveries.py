@@ -304,16 +304,25 @@ def supersede_deliveries(connection: sa.Connection, analysis_id: str, now: datet
 
 
 def outdate_documents(connection: sa.Connection, study_instance_uid: str, now: datetime) -> None:
-    """The patient's data changed: no document that says what they were goes out, signed or not."""
+    """The patient's data changed: no document that says what they were goes out, signed or not.
+
+    But for the notice that a result is withdrawn: it takes back what was told of that patient.
+    """
     deliveries, documents = tables.deliveries, tables.documents
     connection.execute(
         documents.update()
         .where(documents.c.study_instance_uid == study_instance_uid)
+        .where(documents.c.status != ReportStatus.WITHDRAWN)
         .values(outdated=True)
     )
-    waiting = sa.select(deliveries.c.id).where(
-        deliveries.c.study_instance_uid == study_instance_uid,
-        deliveries.c.state.in_(_NOT_ARRIVED),
+    waiting = (
+        sa.select(deliveries.c.id)
+        .join(documents)
+        .where(
+            deliveries.c.study_instance_uid == study_instance_uid,
+            deliveries.c.state.in_(_NOT_ARRIVED),
+            documents.c.outdated,
+        )
     )
     for delivery_id in connection.scalars(waiting).all():
         move_delivery(connection, delivery_id, DeliveryEvent.SUPERSEDE, now)
@@ -354,18 +363,28 @@ def _is_replaced(connection: sa.Connection, delivery_id: int) -> bool:
     """Has a later revision taken the place of what it tells, or is the patient's data not right?"""
     analyses, documents, deliveries = tables.analyses, tables.documents, tables.deliveries
     query = (
-        sa.select(analyses.c.state, documents.c.outdated)
+        sa.select(analyses.c.state, documents.c.outdated, documents.c.status)
         .select_from(deliveries.join(documents).join(analyses))
         .where(deliveries.c.id == delivery_id)
     )
     row = connection.execute(query).one_or_none()
-    return row is not None and (row.outdated or row.state == AnalysisState.SUPERSEDED)
+    if row is None:
+        return False
+    superseded = row.state == AnalysisState.SUPERSEDED
+    return bool(row.outdated) or superseded or _is_withdrawn(row.state, row.status)
+
+
+def _is_withdrawn(analysis: str, document: str) -> bool:
+    """Its result was recalled, and it is not the notice that says so."""
+    return analysis == AnalysisState.WITHDRAWN and document != ReportStatus.WITHDRAWN
 
 
 def _require_latest(connection: sa.Connection, row: sa.Row[Any]) -> None:
     """Nothing goes out again that is not right any more, or would overwrite a later document."""
     if row.outdated:
         raise IllegalTransition("the patient's data changed after it was written")
+    if _of_withdrawn(connection, row):
+        raise IllegalTransition("its result was recalled")
     table = tables.deliveries
     later = (
         _delivery_query()
@@ -375,6 +394,17 @@ def _require_latest(connection: sa.Connection, row: sa.Row[Any]) -> None:
     )
     if connection.execute(later.limit(1)).first() is not None:
         raise IllegalTransition("a later document of this kind exists")
+
+
+def _of_withdrawn(connection: sa.Connection, row: sa.Row[Any]) -> bool:
+    analyses, documents = tables.analyses, tables.documents
+    query = (
+        sa.select(analyses.c.state, documents.c.status)
+        .join_from(documents, analyses)
+        .where(documents.c.id == row.document_id)
+    )
+    of_analysis = connection.execute(query).one_or_none()  # none: usage figures
+    return of_analysis is not None and _is_withdrawn(of_analysis.state, of_analysis.status)
 
 
 def _delivery_query(*extra: sa.Column[Any]) -> sa.Select[Any]:

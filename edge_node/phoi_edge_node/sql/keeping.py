@@ -7,6 +7,7 @@ from itertools import islice
 
 import sqlalchemy as sa
 
+from phoi_edge_node.recalled import Again, Notice
 from phoi_edge_node.sql import tables
 from phoi_edge_node.sql.expired import Expired, remember_expired
 from phoi_edge_node.store import SettledStudy
@@ -25,6 +26,7 @@ _ANALYSES, _REVIEWS, _DELIVERIES = tables.analyses, tables.reviews, tables.deliv
 
 _ARRIVED_OR_REPLACED = (DeliveryState.DELIVERED, DeliveryState.SUPERSEDED)
 _NOT_ENDED = (AnalysisState.QUEUED, AnalysisState.RUNNING)
+_RECALLED = tables.recall_items
 _PATHS_A_QUERY = 500
 
 
@@ -98,7 +100,7 @@ class Keeping(Expired):
 
 
 def _nothing_needs_images() -> tuple[sa.ColumnElement[bool], ...]:
-    """It is complete, its revisions have ended, and every document has arrived."""
+    """It is complete, its revisions have ended, every document arrived, and no recall waits."""
     uid = _STUDIES.c.study_instance_uid
     unfinished = sa.exists().where(
         _ANALYSES.c.study_instance_uid == uid, _ANALYSES.c.state.in_(_NOT_ENDED)
@@ -107,4 +109,8 @@ def _nothing_needs_images() -> tuple[sa.ColumnElement[bool], ...]:
         _DELIVERIES.c.study_instance_uid == uid,
         _DELIVERIES.c.state.not_in(_ARRIVED_OR_REPLACED),
     )
-    return _STUDIES.c.state == StudyState.COMPLETE, ~unfinished, ~undelivered
+    recalled = sa.exists().where(
+        _RECALLED.c.study_instance_uid == uid,
+        sa.or_(_RECALLED.c.again == Again.WAITING, _RECALLED.c.notice == Notice.WAITING),
+    )
+    return _STUDIES.c.state == StudyState.COMPLETE, ~unfinished, ~undelivered, ~recalled

@@ -140,7 +140,7 @@ class Reviews(Database):
                 analysis_id,
                 analysis.study_instance_uid,
                 analysis.revision,
-                ReportStatus.CORRECTED if earlier else ReportStatus.FINAL,
+                _status(connection, analysis.study_instance_uid, analysis_id),
                 outgoing,
                 signed.signed_at,
             )
@@ -154,6 +154,19 @@ class Reviews(Database):
                 uid = _study_uid(connection, analysis_id)
                 self._audit(connection, username, "acknowledge", uid)
                 drop_dead_letters(connection, uid, now, keep=analysis_id)
+
+
+def _status(connection: sa.Connection, study_instance_uid: str, analysis_id: str) -> ReportStatus:
+    """Final, but a correction where another signed report of the study went out before."""
+    reviews, analyses = tables.reviews, tables.analyses
+    before = (
+        sa.select(reviews.c.analysis_id)
+        .join(analyses)
+        .where(analyses.c.study_instance_uid == study_instance_uid)
+        .where(reviews.c.signed.is_not(None), reviews.c.analysis_id != analysis_id)
+    )
+    signed = connection.execute(before.limit(1)).first()
+    return ReportStatus.CORRECTED if signed else ReportStatus.FINAL
 
 
 def _move(

@@ -12,6 +12,7 @@ from phoi_edge_node.sql.deliveries import Deliveries, drop_if_replaced, move_del
 from phoi_edge_node.sql.keeping import Keeping
 from phoi_edge_node.sql.orders import Orders
 from phoi_edge_node.sql.people import People
+from phoi_edge_node.sql.recalls import Recalls
 from phoi_edge_node.sql.reconciliations import Reconciliations
 from phoi_edge_node.sql.reviews import Reviews
 from phoi_edge_node.sql.statistics import Statistics
@@ -34,6 +35,7 @@ class SqlStore(
     Reviews,
     Statistics,
     Reconciliations,
+    Recalls,
     Keeping,
     Commitments,
     People,

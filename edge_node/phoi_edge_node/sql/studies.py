@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from phoi_edge_node.codec import from_json
 from phoi_edge_node.orders import more_urgent
 from phoi_edge_node.ports import ReceivedInstance
+from phoi_edge_node.recalled import RecallAction
 from phoi_edge_node.result import Completeness, Priority, StudyHeader
 from phoi_edge_node.sql import tables
 from phoi_edge_node.sql.analyses import queue_analysis
@@ -135,6 +136,7 @@ def _waiting(connection: sa.Connection, limit: int) -> Iterator[str]:
         (sa.select(studies.c.study_instance_uid), studies.c.state, received),
         (sa.select(uid), analyses.c.state, unfinished),
         (open_reviews, reviews.c.state, (ReviewState.OPEN,)),
+        (open_reviews.where(_left_to_people()), reviews.c.state, (ReviewState.SIGNED,)),
     ):
         since = state.table.c.state_since
         yield from connection.scalars(
@@ -165,7 +167,18 @@ def _study_query() -> sa.Select[Any]:
     )
     changed = changed_after_signing().label("changed_after_signing")
     late = has_late_images(tables.studies.c.study_instance_uid).label("late_images")
-    return sa.select(tables.studies, count.label("instance_count"), changed, late)
+    recalled = _signed(_left_to_people()).label("recalled")
+    return sa.select(tables.studies, count.label("instance_count"), changed, late, recalled)
+
+
+def _left_to_people() -> sa.ColumnElement[bool]:
+    """An analysis was recalled, and its signature left to people, none of whom has looked yet."""
+    items = tables.recall_items
+    return sa.exists().where(
+        items.c.analysis_id == tables.analyses.c.id,
+        items.c.action == RecallAction.LEAVE_SIGNED,
+        items.c.confirmed_at.is_(None),
+    )
 
 
 def changed_after_signing() -> sa.ColumnElement[bool]:
@@ -223,6 +236,7 @@ def _study(row: sa.Row[Any]) -> StoredStudy:
         instance_count=row.instance_count,
         changed_after_signing=row.changed_after_signing,
         late_images=row.late_images,
+        recalled=row.recalled,
     )
 
 

@@ -321,10 +321,45 @@ reconciliations = sa.Table(
     sa.Column("report", sa.Text),
 )
 
+recalls = sa.Table(
+    "recalls",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("criteria", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("asked_by", sa.String(64), nullable=False),
+    sa.Column("asked_at", UtcDateTime, nullable=False),
+    sa.Column("signed_too", sa.Boolean, nullable=False),
+    sa.Column("replacement", sa.String(208), nullable=False),
+)
+
+# The results of a recall, each with what is done to it: see recalls.py.
+recall_items = sa.Table(
+    "recall_items",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("recall_id", sa.Integer, sa.ForeignKey("recalls.id"), nullable=False, index=True),
+    sa.Column(
+        "analysis_id", sa.String(64), sa.ForeignKey("analyses.id"), nullable=False, index=True
+    ),
+    sa.Column("study_instance_uid", UID, nullable=False, index=True),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("action", sa.String(16), nullable=False),
+    sa.Column("notice", sa.String(16), nullable=False),
+    sa.Column("again", sa.String(16), nullable=False),
+    sa.Column("due_at", UtcDateTime, nullable=False),
+    sa.Column("trouble", sa.Text, nullable=False),
+    # A person looked at the signed report and let it stand.
+    sa.Column("confirmed_by", sa.String(64)),
+    sa.Column("confirmed_at", UtcDateTime),
+    sa.Index("notices_to_write", "notice", "due_at"),
+    sa.Index("to_analyse_again", "again", "due_at"),
+)
+
 pauses = sa.Table(
     "pauses",
     metadata,
-    sa.Column("target", sa.String(160), primary_key=True),
+    sa.Column("target", sa.String(208), primary_key=True),
     sa.Column("username", sa.String(64), nullable=False),
     sa.Column("at", UtcDateTime, nullable=False),
 )

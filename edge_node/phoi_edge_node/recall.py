@@ -1,0 +1,234 @@
+"""Works off recalls: tells whoever was told of a result that it is withdrawn, and has it redone.
+
+All notices come first, so that nobody reads a bad result longer than must be; then the studies are
+analysed again, one by one. Each is one transaction: a crash leaves it done or to be done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+from typing import Protocol
+
+import structlog
+from phoi_models.identity import ModelIdentity
+
+from phoi_edge_node.errors import InferenceUnavailable
+from phoi_edge_node.ports import (
+    Clock,
+    DocumentKind,
+    InferenceService,
+    ReceivedInstance,
+    ReportedCase,
+    ReportStatus,
+)
+from phoi_edge_node.recalled import (
+    CURRENT_MODEL,
+    Again,
+    Recall,
+    RecalledResult,
+    RecallError,
+    RecallItem,
+)
+from phoi_edge_node.result import StudyHeader
+from phoi_edge_node.store import Delivery, StoredAnalysis, StudyStore
+from phoi_edge_node.study import DeliveryState
+from phoi_edge_node.workflow import EncodingFailed, Outbox, told_before
+
+log = structlog.get_logger(__name__)
+
+_TRY_AGAIN_AFTER = timedelta(minutes=1)
+_CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
+
+
+class SiteModel(Protocol):
+    """The model that new analyses get."""
+
+    def get(self) -> ModelIdentity:
+        """As it is now.
+
+        Raises:
+            InferenceUnavailable: none was ever chosen.
+        """
+        ...
+
+    def set(self, model: ModelIdentity) -> None:
+        """Another one from now on."""
+        ...
+
+
+class RecallDesk:
+    """Takes the next step of whatever was recalled."""
+
+    def __init__(
+        self,
+        store: StudyStore,
+        outbox: Outbox,
+        inference: InferenceService,
+        model: SiteModel,
+        clock: Clock,
+    ) -> None:
+        self._store = store
+        self._outbox = outbox
+        self._inference = inference
+        self._model = model
+        self._clock = clock
+
+    def run_next(self) -> bool:
+        """One notice, or one study that is analysed again; False if nothing is due."""
+        item = self._store.next_notice()
+        if item is not None:
+            self._tell(item)
+            return True
+        item = self._store.next_again()
+        if item is not None:
+            self._analyse_again(item)
+            return True
+        return False
+
+    def _tell(self, item: RecallItem) -> None:
+        case = withdrawn_case(self._store, item)
+        try:
+            outgoing = self._outbox.encode(case)
+        except EncodingFailed as error:
+            self._put_off(item, str(error))
+            return
+        if self._store.tell_withdrawal(item, outgoing, case.study.patient):
+            log.info("withdrawal told", **_names(item))
+
+    def _analyse_again(self, item: RecallItem) -> None:
+        try:
+            model = self._replacement(item)
+        except (InferenceUnavailable, RecallError) as trouble:
+            self._put_off(item, str(trouble))
+            return
+        if self._store.analyse_again(item.id, model) is Again.WAITING:
+            self._put_off(item, "images of it are being received")
+
+    def _replacement(self, item: RecallItem) -> ModelIdentity:
+        """The model that takes the place of the recalled one, for new studies too.
+
+        Raises:
+            InferenceUnavailable: no worker has it.
+            RecallError: it is paused, perhaps since it is the recalled one.
+        """
+        if item.replacement == CURRENT_MODEL:
+            model = self._model.get()
+        else:
+            model = self._offered(item.replacement)
+        paused = [pause.target.removeprefix("model:") for pause in self._store.pauses()]
+        if model.is_any_of(paused):
+            which = f"{model.name}@{model.version}"
+            raise RecallError(f"{which} is paused: resume it, or recall with another model")
+        if item.criteria.model and self._model.get().is_any_of([item.criteria.model]):
+            self._model.set(model)
+        return model
+
+    def _offered(self, name: str) -> ModelIdentity:
+        for model in self._inference.models():
+            if model.is_any_of([name]):
+                return model
+        raise InferenceUnavailable(f"no worker offers {name}: see `phoi models list`")
+
+    def _put_off(self, item: RecallItem, trouble: str) -> None:
+        log.warning("recall waits", trouble=trouble, **_names(item))
+        self._store.put_off(item.id, trouble, self._clock.now() + _TRY_AGAIN_AFTER)
+
+
+def withdrawn_case(store: StudyStore, item: RecallItem) -> ReportedCase:
+    """What the notice of a withdrawn result is made of; its images need not be here."""
+    uid = item.study_instance_uid
+    study = store.study(uid)
+    analysis = next(a for a in store.analyses(uid) if a.id == item.analysis_id)
+    if study is None or analysis.result is None:
+        raise AssertionError("what is withdrawn is the result of a study")
+    return ReportedCase(
+        study=study.header,
+        result=analysis.result,
+        status=ReportStatus.WITHDRAWN,
+        instances=tuple(store.instances(uid)) or (_removed(store, study.header, analysis),),
+        choice=None,
+        volume=None,
+        predecessors=_sent(store.deliveries(uid)),
+        told_before=told_before(store, uid, item.revision + 1),
+        order=store.order_of(uid),
+        withdrawn_at=item.at,
+    )
+
+
+def _sent(deliveries: Sequence[Delivery]) -> Mapping[DocumentKind, tuple[str, ...]]:
+    """Identities of the documents that went out, or may have, by kind, latest last."""
+    found: dict[DocumentKind, dict[str, None]] = {}
+    for delivery in deliveries:
+        if delivery.attempts > 0:
+            found.setdefault(delivery.kind, {})[delivery.identity] = None
+    return {kind: tuple(identities) for kind, identities in found.items()}
+
+
+def _removed(store: StudyStore, study: StudyHeader, analysis: StoredAnalysis) -> ReceivedInstance:
+    """What is still known of an image that retention removed: enough to name it as evidence."""
+    expired = store.expired_images(study.study_instance_uid)
+    series = analysis.result.identity.series_instance_uid if analysis.result else ""
+    series = series if series in expired else min(expired)
+    return ReceivedInstance(
+        sop_instance_uid=min(expired[series]),
+        sop_class_uid=_CT_IMAGE_STORAGE,
+        series_instance_uid=series,
+        transfer_syntax_uid="",
+        path="removed",
+        sha256="",
+        size=0,
+        modality="CT",
+        calling_ae_title="",
+        received_at=analysis.created_at,
+        study=study,
+    )
+
+
+def result_line(result: RecalledResult) -> str:
+    """One result, for a person: no name of a patient."""
+    where = "; ".join(
+        f"{name}: {', '.join(f'{n} {state.value}' for state, n in states.items())}"
+        for name, states in result.deliveries.items()
+    )
+    parts = (
+        f"{result.finished_at:%Y-%m-%d %H:%M}" if result.finished_at else "under way",
+        result.study_instance_uid,
+        f"revision {result.revision}",
+        result.model or "no model",
+        result.outcome.value if result.outcome else "-",
+        f"review {result.review.value}" if result.review else "no review",
+        where or "sent nowhere",
+        "images here" if result.images_here else "images removed",
+        f"-> {result.action.value}",
+    )
+    return "  ".join(parts)
+
+
+def recall_lines(
+    recall: Recall, withdrawals: Mapping[str, Mapping[DeliveryState, int]]
+) -> Iterator[str]:
+    """How far a recall is, for a person."""
+    state = "done" if recall.done else "under way"
+    yield f"recall {recall.id}: {recall.criteria} ({state})"
+    yield f"  asked for {recall.asked_at:%Y-%m-%d %H:%M} UTC by {recall.asked_by}: {recall.reason}"
+    for title, counts in (
+        ("results", recall.actions),
+        ("notices", recall.notices),
+        ("analysed again", recall.again),
+    ):
+        told = ", ".join(f"{n} {key.value}" for key, n in counts.items() if key.value != "none")
+        yield f"  {title}: {told or 'none'}"
+    for name, states in withdrawals.items():
+        told = ", ".join(f"{n} {state.value}" for state, n in states.items())
+        yield f"  withdrawals to {name}: {told}"
+    if recall.trouble:
+        yield f"  waits: {recall.trouble}"
+
+
+def _names(item: RecallItem) -> dict[str, object]:
+    return {
+        "recall": item.recall_id,
+        "study_instance_uid": item.study_instance_uid,
+        "revision": item.revision,
+    }
