@@ -20,19 +20,25 @@ def answering_scp(
     *,
     sop_class: str = Comprehensive3DSRStorage,
     allowed_calling_ae_titles: tuple[str, ...] = (),
+    comment: str = "",
 ) -> Iterator[int]:
     """A storage SCP, AE title ARCHIVE, that answers every C-STORE with one status; its port.
 
     Args:
         status: None aborts the association instead.
         sop_class: the only one it takes.
+        comment: Error Comment (0000,0902) of each answer.
     """
 
-    def answer(event: evt.Event) -> int:
+    def answer(event: evt.Event) -> int | Dataset:
         if status is None:
             event.assoc.abort()
             return 0
-        return status
+        told = Dataset()
+        told.Status = status
+        if comment:
+            told.ErrorComment = comment
+        return told
 
     entity = AE(ae_title="ARCHIVE")
     entity.require_calling_aet = list(allowed_calling_ae_titles)

@@ -7,7 +7,7 @@ the left stays on the left, whichever way the table went in.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +27,8 @@ from pydicom.uid import (
     generate_uid,
 )
 from scipy import ndimage
+
+from support import planted
 
 Position = Literal["HFS", "FFS", "HFP", "FFP"]
 POSITIONS: tuple[Position, ...] = ("HFS", "FFS", "HFP", "FFP")
@@ -73,10 +75,10 @@ class SeriesOptions:
     intercept: float = -1024.0
     signed: bool = False
     padding_value: int | None = None
-    patient_id: str = "PHANTOM-1"
-    patient_name: str = "Nguyễn^Thị Ánh Tuyết"
+    patient_id: str = planted.PATIENT_ID
+    patient_name: str = planted.NAME
     character_set: str = "ISO_IR 192"
-    accession_number: str = "ACC-1"
+    accession_number: str = planted.ACCESSION_NUMBER
     seed: str = "phoi-phantom"
     study: int = 1
     series: int = 1
@@ -216,7 +218,7 @@ def _describe_study(dataset: Dataset, options: SeriesOptions) -> None:
     dataset.StudyDescription = "CT ngực"
     dataset.PatientName = options.patient_name
     dataset.PatientID = options.patient_id
-    dataset.PatientBirthDate = "19600229"
+    dataset.PatientBirthDate = planted.BIRTH_DATE
     dataset.PatientSex = "F"
     dataset.BodyPartExamined = "CHEST"
     dataset.KVP = "120"
@@ -278,14 +280,20 @@ def _outside_field_of_view(shape: tuple[int, ...]) -> NDArray[np.bool_]:
     return outside
 
 
-def short_study(folder: Path, seed: str, slices: int) -> tuple[list[Path], str]:
-    """A CT of water in slices of 3 mm: its files in their order, and its Study Instance UID."""
+def short_study(
+    folder: Path, seed: str, slices: int, options: SeriesOptions | None = None
+) -> tuple[list[Path], str]:
+    """A CT of water in slices of 3 mm: its files in their order, and its Study Instance UID.
+
+    Args:
+        options: in place of a phantom's usual ones, with this seed.
+    """
     geometry = Geometry(
         shape=(slices, 32, 32),
         spacing_mm=(3.0, 2.0, 2.0),
         origin_lps_mm=(0.0, 0.0, 0.0),
         axes_lps=((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0)),
     )
-    options = SeriesOptions(seed=seed)
+    options = replace(options or SeriesOptions(), seed=seed)
     volume = Volume(np.zeros(geometry.shape, np.int16), geometry)
     return list(write_series(folder, volume, options)), options.study_instance_uid

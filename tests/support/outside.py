@@ -178,6 +178,10 @@ class Page:
         assert answer.status_code == httpx.codes.OK, (path, answer.status_code)
         return answer.text
 
+    def ask(self, path: str) -> int:
+        """Ask for a page that need not be there; the status of the answer."""
+        return self._http.get(path).status_code
+
     def tracking_uids(self, study_instance_uid: str, revision: int = 1) -> list[str]:
         viewer = f"/studies/{study_instance_uid}/revisions/{revision}/viewer.json"
         return [nodule["tracking_uid"] for nodule in json.loads(self.get(viewer))["nodules"]]

@@ -32,6 +32,7 @@ from phoi_models.errors import NotAnalysableReason
 from phoi_models.findings import LungCoverage, NoduleMask, Side
 from phoi_models.geometry import Geometry
 from pydicom import Dataset
+from support import planted
 from support.chests import plain_chest
 from support.dicom_phantom import SeriesOptions, write_series
 from support.reported_cases import MODEL, CountingUids, Images, ball, case_of, read_images
@@ -491,7 +492,7 @@ def test_nothing_that_was_said_of_a_corrected_name_or_birth_date_is_left(tmp_pat
     }
     images = _images(tmp_path, SeriesOptions(header=tuple(old.items())))
     case = _positive(images)
-    patient = replace(case.study.patient, patient_id="PHANTOM-1")
+    patient = replace(case.study.patient, patient_id=planted.PATIENT_ID)
     same = replace(case, study=replace(case.study, patient=patient))
     for dataset in _encode(images, same).values():
         assert {keyword: str(dataset.get(keyword)) for keyword in old} == old
@@ -509,7 +510,7 @@ def test_a_number_that_is_too_long_for_dicom_is_not_cut(images: Images) -> None:
     case = _positive(images)
     patient = replace(case.study.patient, patient_id="9" * 65, issuer="BV-B")
     made = _encode(images, replace(case, study=replace(case.study, patient=patient)))
-    assert {dataset.PatientID for dataset in made.values()} == {"PHANTOM-1"}
+    assert {dataset.PatientID for dataset in made.values()} == {planted.PATIENT_ID}
     assert not any("IssuerOfPatientID" in dataset for dataset in made.values())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from dataclasses import replace
 from datetime import timedelta
 from http import HTTPStatus
 from pathlib import Path
@@ -113,7 +114,8 @@ def _explain(request: Request, error: Exception) -> Response:
 
 
 def _answer(request: Request, status: int, key: str, **values: object) -> Response:
-    visitor: Visitor = anyone(request)
+    # The address may name a patient: not even the form for the language goes back to it.
+    visitor: Visitor = replace(anyone(request), path="/")
     text = say(visitor.language, key, **values)
     if _wants_json(request):
         return JSONResponse({"error": text}, status)

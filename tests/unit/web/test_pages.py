@@ -302,6 +302,13 @@ def test_what_does_not_exist(reviewer: httpx.Client) -> None:
     assert reviewer.get("/studies/robert'); drop").status_code == 422
 
 
+def test_an_error_page_does_not_echo_its_address(reviewer: httpx.Client) -> None:
+    for path in ("/nguyen-thi-anh-tuyet", "/studies/nguyen-thi-anh-tuyet"):
+        response = reviewer.get(path)
+        assert response.is_client_error
+        assert "tuyet" not in response.text
+
+
 def test_an_unexpected_error_shows_and_logs_no_patient(
     reviewer: httpx.Client, desk: FakeDesk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
