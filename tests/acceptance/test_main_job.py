@@ -18,6 +18,7 @@ from phoi_edge_node.stand_ins.hospital import Hospital
 from phoi_edge_node.store import StoredAccount
 from phoi_edge_node.system import SystemClock
 from pydicom import Dataset, dcmread
+from support.emr import fhir_faults
 from support.outside import Arrived, Page, arrived, metric, send, settle, wait_for, wait_for_result
 from support.real_ct import lidc_idri_0001
 from support.validators import dciodvfy_errors
@@ -140,6 +141,21 @@ def test_a_person_reviews_and_signs_and_the_final_result_replaces(
     statuses = [_obr_25(message) for message in final.messages]
     assert sorted(statuses) == ["F", "P"]
     assert metric(site, "phoi_deliveries", to="pacs", state="dead") == 0
+
+
+def test_the_bundles_that_went_out_are_valid_for_others(
+    site: Hospital, result: Arrived, study_uid: str
+) -> None:
+    documents = open_storage(site.settings, SystemClock())
+    with documents.engine.connect() as connection:
+        rows = connection.exec_driver_sql(
+            "SELECT status, content FROM documents WHERE kind = 'fhir' AND study_instance_uid = ?",
+            (study_uid,),
+        )
+        bundles = {str(status): bytes(content) for status, content in rows}
+    documents.engine.dispose()
+    assert "preliminary" in bundles
+    assert fhir_faults(bundles) == []
 
 
 def _obr_25(message: str) -> str:

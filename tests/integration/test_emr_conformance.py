@@ -3,50 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from phoi_edge_node.fhir.bundle import FhirEncoder
 from phoi_edge_node.hl7v2.oru_r01 import OruEncoder
-from phoi_edge_node.ports import DocumentEncoder, ReportedCase, ReportStatus, ToldBefore
-from phoi_edge_node.result import Completeness, Outcome, Patient
+from phoi_edge_node.ports import DocumentEncoder, ReportedCase
 from phoi_edge_node.settings import FhirSettings, Hl7Settings, SiteSettings
-from support.cases import (
-    ORDER,
-    PHOI_VERSION,
-    STUDY,
-    CountingUids,
-    case,
-    known,
-    mixed_review,
-    result,
-)
+from support.cases import PHOI_VERSION, CountingUids, case
 from support.emr import fhir_faults, hl7_faults
+from support.told_cases import CASES
 
 SITE = SiteSettings(name="bvdk")
-UNKNOWN = replace(
-    STUDY,
-    patient=Patient("", "", "", None, ""),
-    accession_number="",
-    description="",
-    referring_physician="",
-    started_at=None,
-)
-CASES: dict[str, ReportedCase] = {
-    f"{outcome.value}-{status.value}": case(outcome, status)
-    for outcome in Outcome
-    for status in ReportStatus
-} | {
-    "reviewed": case(Outcome.POSITIVE, ReportStatus.FINAL, mixed_review()),
-    "ordered": replace(case(), order=ORDER),
-    "nameless": replace(case(), study=UNKNOWN),
-    **{how.value: replace(case(), result=known(Outcome.POSITIVE, how)) for how in Completeness},
-    "corrected-after-review": replace(
-        case(Outcome.POSITIVE, ReportStatus.CORRECTED),
-        told_before=(ToldBefore(result(Outcome.POSITIVE), mixed_review()),),
-    ),
-}
 
 
 def content(encoder: DocumentEncoder, of: ReportedCase) -> bytes:

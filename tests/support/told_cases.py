@@ -1,0 +1,33 @@
+"""Cases of every outcome and status, and those that were hard once: what an EMR must take."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from phoi_edge_node.ports import ReportedCase, ReportStatus, ToldBefore
+from phoi_edge_node.result import Completeness, Outcome, Patient
+
+from support.cases import ORDER, STUDY, case, known, mixed_review, result
+
+UNKNOWN = replace(
+    STUDY,
+    patient=Patient("", "", "", None, ""),
+    accession_number="",
+    description="",
+    referring_physician="",
+    started_at=None,
+)
+CASES: dict[str, ReportedCase] = {
+    f"{outcome.value}-{status.value}": case(outcome, status)
+    for outcome in Outcome
+    for status in ReportStatus
+} | {
+    "reviewed": case(Outcome.POSITIVE, ReportStatus.FINAL, mixed_review()),
+    "ordered": replace(case(), order=ORDER),
+    "nameless": replace(case(), study=UNKNOWN),
+    **{how.value: replace(case(), result=known(Outcome.POSITIVE, how)) for how in Completeness},
+    "corrected-after-review": replace(
+        case(Outcome.POSITIVE, ReportStatus.CORRECTED),
+        told_before=(ToldBefore(result(Outcome.POSITIVE), mixed_review()),),
+    ),
+}
