@@ -1,17 +1,15 @@
-"""ORU^R01 and Bundles of every outcome and status before validators that were not written here."""
+"""Bundles of every outcome and status before validators that were not written here."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-import pytest
 from phoi_edge_node.fhir.bundle import FhirEncoder
-from phoi_edge_node.hl7v2.oru_r01 import OruEncoder
 from phoi_edge_node.ports import DocumentEncoder, ReportedCase
-from phoi_edge_node.settings import FhirSettings, Hl7Settings, SiteSettings
+from phoi_edge_node.settings import FhirSettings, SiteSettings
 from support.cases import PHOI_VERSION, CountingUids, case
-from support.emr import fhir_faults, hl7_faults
+from support.emr import fhir_faults
 from support.told_cases import CASES
 
 SITE = SiteSettings(name="bvdk")
@@ -20,20 +18,6 @@ SITE = SiteSettings(name="bvdk")
 def content(encoder: DocumentEncoder, of: ReportedCase) -> bytes:
     (document,) = encoder.encode(of)
     return document.content
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_hl7apy_finds_no_fault(name: str) -> None:
-    settings = Hl7Settings(host="127.0.0.1", port=1)
-    encoder = OruEncoder(settings, SITE, CountingUids(), PHOI_VERSION)
-    assert hl7_faults(content(encoder, CASES[name])) == []
-
-
-def test_hl7apy_would_find_a_fault() -> None:
-    settings = Hl7Settings(host="127.0.0.1", port=1)
-    message = content(OruEncoder(settings, SITE, CountingUids(), PHOI_VERSION), case())
-    assert hl7_faults(message.replace(b"\rOBR|", b"\rNTE|"))
-    assert hl7_faults(message.replace(b"|nodule-triage^", b"||nodule-triage^"))
 
 
 def test_fhir_validators_find_no_fault() -> None:

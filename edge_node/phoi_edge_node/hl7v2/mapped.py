@@ -13,7 +13,7 @@ from phoi_edge_node.hl7v2.places import FIELDS, Hl7Version, Place
 from phoi_edge_node.ports import ReportedCase
 from phoi_edge_node.terms import IMPRESSION, OUTCOME_OF_TRIAGE, Term
 
-_LINE_BREAK = r"\.br\ "[:-1]  # chapter 2.7.6; in FT only
+_LINE_BREAK = "\\.br\\"  # chapter 2.7.6; in FT only
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,10 @@ def _put(field: str, component: int, said: Components) -> str:
 def chosen(items: Iterable[Observation], mapping: MessageMapping) -> Iterator[Observation]:
     """What of all that is observed is sent, with the flags of the mapping."""
     for item in _selected(tuple(items), mapping):
-        flags = mapping.flags
-        yield replace(item, flag={"A": flags.A, "AA": flags.AA}.get(item.flag, item.flag))
+        flags = {"A": mapping.flags.A, "AA": mapping.flags.AA}
+        # 2.3.1 has OBX-4 as required.
+        sub_id = item.sub_id or ("0" if mapping.version is Hl7Version.V2_3_1 else "")
+        yield replace(item, flag=flags.get(item.flag, item.flag), sub_id=sub_id)
 
 
 def _selected(items: Sequence[Observation], mapping: MessageMapping) -> Iterable[Observation]:

@@ -36,7 +36,9 @@ _FRAME = "it is what makes this an ORU^R01 of Phoi"
 _PERSON = "the patient is told as the images have it, or as [patient] says"
 _RESULT = "it says what was found, and how far it is to be trusted"
 _OWNED: Mapping[str, str] = {
-    **dict.fromkeys(("MSH-1", "MSH-2", "MSH-9", "MSH-10", "PID-1", "OBR-1", "OBX-1"), _FRAME),
+    **dict.fromkeys(
+        ("MSH-1", "MSH-2", "MSH-7", "MSH-9", "MSH-10", "PID-1", "OBR-1", "OBX-1"), _FRAME
+    ),
     "MSH-12": "write version",
     "MSH-15": "Phoi waits for one acknowledgement only, that of the original mode",
     "MSH-16": "Phoi waits for one acknowledgement only, that of the original mode",
@@ -51,7 +53,7 @@ _OWNED: Mapping[str, str] = {
     "OBX-8": "write [flags]",
     "OBX-11": _RESULT,
 }
-_REQUIRED = frozenset({"MSH-7", "MSH-11", "PV1-2", "ORC-1", "ORC-3", "OBR-3", "OBR-4"})
+_REQUIRED = frozenset({"MSH-11", "PV1-2", "ORC-1", "ORC-3", "OBR-3", "OBR-4"})
 # Each report, patient and visit has its own.
 _NUMBERS = frozenset(
     {"PV1-5", "PV1-19", "PV1-50", "ORC-2", "ORC-3", "ORC-4", "ORC-8", "OBR-2", "OBR-3", "OBR-29"}
