@@ -270,3 +270,37 @@ def test_send_fails_plainly(shell: Shell, tmp_path: Path) -> None:
         assert done.status == 1
         assert said in done.stderr
     assert shell.phoi("send", tmp_path / "no", "--to", f"A@h:{port}").status == 1
+
+
+def test_the_objects_that_an_archive_would_get_are_written(
+    shell: Shell, chest: Volume, tmp_path: Path
+) -> None:
+    write_series(tmp_path / "ct", chest)
+    done = shell.phoi("analyze", tmp_path / "ct", "--objects", tmp_path / "made")
+    assert done.status == 0, done.stderr
+    made = {path.stem: dcmread(path) for path in (tmp_path / "made").iterdir()}
+    assert {kind: dataset.Modality for kind, dataset in made.items()} == {
+        "seg": "SEG",
+        "sr": "SR",
+        "sc": "OT",
+        "kos": "KO",
+    }
+    (study,) = {dataset.StudyInstanceUID for dataset in made.values()}
+    assert study == dcmread(next((tmp_path / "ct").glob("*.dcm"))).StudyInstanceUID
+
+
+def test_a_study_that_cannot_be_analysed_gives_objects_too(shell: Shell, tmp_path: Path) -> None:
+    write_series(tmp_path / "ct", plain_chest(spacing_mm=(60.0, 6.0, 6.0)))
+    done = shell.phoi("analyze", tmp_path / "ct", "--objects", tmp_path / "made")
+    assert done.status == 3, done.stderr
+    assert {path.stem for path in (tmp_path / "made").iterdir()} == {"sr", "sc"}
+
+
+def test_objects_of_a_file_that_names_no_patient_are_not_made_up(
+    shell: Shell, chest: Volume, tmp_path: Path
+) -> None:
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(chest.hu), str(tmp_path / "ct.nii.gz"))
+    done = shell.phoi("analyze", tmp_path / "ct.nii.gz", "--objects", tmp_path / "made")
+    assert done.status == 1
+    assert "--objects needs DICOM files" in done.stderr
+    assert not (tmp_path / "made").exists()

@@ -1,4 +1,8 @@
-"""SEG, SR and Secondary Capture of one real chest CT, judged by tools that are not ours."""
+"""Every DICOM object of a result, judged by tools that are not ours.
+
+First what the model that comes with Phoi found in a real CT and in a phantom of healthy lungs; then
+made-up results on the real CT, for every outcome and every kind of content.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -22,10 +27,24 @@ from phoi_edge_node.result import (
 )
 from phoi_models.errors import NotAnalysableReason
 from phoi_models.findings import Attenuation, Lobe, LungCoverage, Side
+from phoi_models.phantom import chest_phantom
+from support.analysed import objects_of
+from support.dicom_phantom import write_series
+from support.real_ct import NODULE_LPS_MM as READERS_CENTER
 from support.real_ct import lidc_idri_0001
 from support.reported_cases import CountingUids, Images, ball, case_of, read_images
 from support.seg_reader import read_segments
-from support.validators import dciodvfy_errors, dcmdump_value, dsrdump, gdcminfo, pixelmed_errors
+from support.validators import (
+    dciodvfy_errors,
+    dciodvfy_warnings,
+    dcm2json,
+    dcmdump_value,
+    dcmqi_groups,
+    dcmqi_segments,
+    dsrdump,
+    gdcminfo,
+    pixelmed_errors,
+)
 
 NAME = "Nguyễn^Thị Ánh Tuyết"
 # The nodule that four readers marked, and a place in the other lung.
@@ -130,13 +149,86 @@ def files(
 
 
 Files = Mapping[str, Mapping[DocumentKind, Path]]
+SEG, SR, SC, KOS = (
+    DocumentKind.SEGMENTATION,
+    DocumentKind.STRUCTURED_REPORT,
+    DocumentKind.SECONDARY_CAPTURE,
+    DocumentKind.KEY_OBJECTS,
+)
+
+
+# --- what the shipped model found ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def analysed(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """LIDC-IDRI-0001, and a phantom without nodules, each analysed by ``phoi analyze``."""
+    folder = tmp_path_factory.mktemp("analysed")
+    healthy = chest_phantom(np.random.default_rng(102), (2.5, 1.4, 1.4))
+    write_series(folder / "healthy", healthy)
+    cts = {"lidc": lidc_idri_0001(), "phantom": folder / "healthy"}
+    return {name: objects_of(ct, folder / f"of-{name}") for name, ct in cts.items()}
+
+
+def test_the_real_nodule_gives_every_object_and_the_phantom_those_of_nothing_found(
+    analysed: Files,
+) -> None:
+    assert set(analysed["lidc"]) == {SEG, SR, SC, KOS}
+    assert set(analysed["phantom"]) == {SR, SC}
+    assert '(negative,99PHOI,"NEGATIVE: no lung nodule found")' in dsrdump(analysed["phantom"][SR])
+
+
+@pytest.mark.parametrize("name", ["lidc", "phantom"])
+def test_dciodvfy_finds_nothing_that_was_not_judged(analysed: Files, name: str) -> None:
+    for path in analysed[name].values():
+        assert (path.name, dciodvfy_errors(path)) == (path.name, [])
+        assert (path.name, dciodvfy_warnings(path)) == (path.name, [])
+
+
+@pytest.mark.parametrize(("name", "kind"), [("lidc", SR), ("lidc", KOS), ("phantom", SR)])
+def test_pixelmed_finds_no_true_error(analysed: Files, name: str, kind: DocumentKind) -> None:
+    assert pixelmed_errors(analysed[name][kind]) == []
+
+
+def test_dcmtk_and_gdcm_read_all_of_it(analysed: Files) -> None:
+    for path in (p for paths in analysed.values() for p in paths.values()):
+        dataset = pydicom.dcmread(path)
+        written = dcm2json(path)
+        assert written["00080018"]["Value"] == [dataset.SOPInstanceUID]
+        assert dcmdump_value(path, "0010,0020") == dataset.PatientID
+        if dataset.Modality in {"SR", "KO"}:
+            assert dataset.SeriesDescription in dsrdump(path)
+        else:
+            assert f"MediaStorage is {dataset.SOPClassUID}" in gdcminfo(path)
+
+
+def test_dcmqi_reads_the_segments_where_the_readers_saw_the_nodule(
+    analysed: Files, tmp_path: Path
+) -> None:
+    segments = dcmqi_segments(analysed["lidc"][SEG], tmp_path)
+    groups = dcmqi_groups(analysed["lidc"][SR], tmp_path)
+    np.testing.assert_allclose(segments[0].center_lps_mm, READERS_CENTER, atol=3.0)
+    by_segment = {g["ReferencedSegment"]: g for g in groups if "ReferencedSegment" in g}
+    assert set(by_segment) == {s.number for s in segments}
+    for segment in segments:
+        group = by_segment[segment.number]
+        assert group["TrackingIdentifier"] == segment.label
+        volume = _measured(group)["Volume"]
+        assert segment.volume_mm3 == pytest.approx(volume, abs=0.1)
+
+
+def _measured(group: Mapping[str, Any]) -> dict[str, float]:
+    return {i["quantity"]["CodeMeaning"]: float(i["value"]) for i in group["measurementItems"]}
+
+
+# --- every outcome -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_dciodvfy_finds_no_error(files: Files, name: str) -> None:
-    assert {kind: dciodvfy_errors(path) for kind, path in files[name].items()} == {
-        kind: [] for kind in files[name]
-    }
+    for path in files[name].values():
+        assert (path.name, dciodvfy_errors(path)) == (path.name, [])
+        assert (path.name, dciodvfy_warnings(path)) == (path.name, [])
 
 
 def test_dciodvfy_would_find_one(files: Files, tmp_path: Path) -> None:
@@ -146,10 +238,13 @@ def test_dciodvfy_would_find_one(files: Files, tmp_path: Path) -> None:
     assert len(dciodvfy_errors(tmp_path / "broken.dcm")) == 1
 
 
-# 20 s a file: these two have every kind of content between them.
-@pytest.mark.parametrize("name", ["signed", "not_analysable"])
-def test_pixelmed_finds_no_true_error_in_the_report(files: Files, name: str) -> None:
-    assert pixelmed_errors(files[name][DocumentKind.STRUCTURED_REPORT]) == []
+# Seconds a file: these have every kind of content between them.
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("signed", SR), ("not_analysable", SR), ("withdrawn", DocumentKind.REJECTION_NOTE)],
+)
+def test_pixelmed_finds_no_true_error_in(files: Files, name: str, kind: DocumentKind) -> None:
+    assert pixelmed_errors(files[name][kind]) == []
 
 
 @pytest.mark.parametrize("name", CASES)

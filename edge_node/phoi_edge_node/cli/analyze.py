@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Annotated
 
@@ -24,11 +24,19 @@ from rich.progress import Progress
 from rich.table import Table
 
 from phoi_edge_node.cli.analysis_json import analysis_json
+from phoi_edge_node.dicom.documents import DicomEncoder
 from phoi_edge_node.dicom.headers import BadHeader, instance_from_file
 from phoi_edge_node.dicom.series_reader import DicomSeriesReader
 from phoi_edge_node.errors import EdgeError, InferenceFailed
 from phoi_edge_node.logs import configure_logs
-from phoi_edge_node.ports import AnalysisRequest, InferenceService, ReceivedInstance
+from phoi_edge_node.ports import (
+    AnalysisRequest,
+    InferenceService,
+    ReceivedInstance,
+    ReportedCase,
+    ReportStatus,
+    SeriesChoice,
+)
 from phoi_edge_node.result import Outcome, ResultIdentity, TriageResult
 from phoi_edge_node.system import RandomUids, SystemClock
 from phoi_edge_node.triage import make_result, not_analysable_result
@@ -44,6 +52,10 @@ def command(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the result as JSON to this file.")
     ] = None,
+    objects: Annotated[
+        Path | None,
+        typer.Option(help="Write the DICOM objects that an archive would get to this folder."),
+    ] = None,
     roi: Annotated[
         Region, typer.Option(help="Look inside the lungs, or at the whole volume.")
     ] = Region.LUNGS,
@@ -55,9 +67,11 @@ def command(
     Exit status: 0 analysed, 3 the images cannot be analysed, 1 error.
     """
     configure_logs("warning")
-    result = analyze(path, roi)
+    case, result = analyze(path, roi)
     if json_file is not None:
         _write(json_file, result)
+    if objects is not None:
+        _write_objects(objects, case, result)
     _show(result)
     if result.outcome is Outcome.NOT_ANALYSABLE:
         raise typer.Exit(_NOT_ANALYSABLE_STATUS)
@@ -71,18 +85,61 @@ def _write(json_file: Path, result: TriageResult) -> None:
         raise EdgeError(f"{json_file} cannot be written: {error.strerror}") from None
 
 
-@dataclass(frozen=True, eq=False)
-class _Case:
-    """What is to be analysed. UIDs are "" where a file has none."""
+def _write_objects(folder: Path, case: Case, result: TriageResult) -> None:
+    """What DICOM archives would get of a first, preliminary result.
 
-    study_instance_uid: str
-    series_instance_uid: str
+    Raises:
+        EdgeError: the volume is of no DICOM file, or the folder cannot be written to.
+    """
+    if not case.instances:
+        raise EdgeError("--objects needs DICOM files: other files do not say whose CT it is")
+    volume = case.content if isinstance(case.content, Volume) else None
+    reported = ReportedCase(
+        study=case.instances[0].study,
+        result=result,
+        status=ReportStatus.PRELIMINARY,
+        instances=case.instances,
+        choice=case.choice,
+        volume=volume,
+    )
+    encoder = DicomEncoder(case.root, RandomUids(), version("phoi"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for document in encoder.encode(reported):
+            (folder / f"{document.kind.value}.dcm").write_bytes(document.content)
+    except OSError as error:
+        raise EdgeError(f"{folder} cannot be written to: {error.strerror}") from None
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """What is to be analysed.
+
+    Attributes:
+        root: the folder of the instances.
+        instances: of the study; none where the volume comes from another kind of file.
+        choice: None where no series could be chosen, or there are none.
+    """
+
+    root: Path
+    instances: tuple[ReceivedInstance, ...]
+    choice: SeriesChoice | None
     series_reason: str
     content: Volume | NotAnalysable
 
+    @property
+    def study_instance_uid(self) -> str:
+        """UID of the study, or "" where a file has none."""
+        return self.instances[0].study_instance_uid if self.instances else ""
 
-def analyze(path: Path, roi: Region) -> TriageResult:
-    """The result for the CT at ``path``, with a progress bar on stderr.
+    @property
+    def series_instance_uid(self) -> str:
+        """UID of the series that was chosen, or ""."""
+        return self.choice.series_instance_uid if self.choice else ""
+
+
+def analyze(path: Path, roi: Region) -> tuple[Case, TriageResult]:
+    """The CT at ``path`` and the result for it, with a progress bar on stderr.
 
     Raises:
         PhoiError: nothing there, several studies, no model, or the analysis failed.
@@ -103,7 +160,8 @@ def analyze(path: Path, roi: Region) -> TriageResult:
             lambda step, done: progress.update(task, description=step, completed=done),
         )
     total_s = time.perf_counter() - started
-    return replace(result, timing_s={"read": read_s, **result.timing_s, "total": total_s})
+    timing_s = {"read": read_s, **result.timing_s, "total": total_s}
+    return case, replace(result, timing_s=timing_s)
 
 
 def _in_process() -> InferenceService:
@@ -128,7 +186,7 @@ def _newest(inference: InferenceService) -> ModelIdentity:
 
 
 def _analyze(
-    case: _Case,
+    case: Case,
     model: ModelIdentity,
     inference: InferenceService,
     roi: Region,
@@ -150,7 +208,7 @@ def _analyze(
     return make_result(identity, analysis, case.series_reason, RandomUids(), now)
 
 
-def _read(path: Path) -> _Case:
+def _read(path: Path) -> Case:
     if not path.exists():
         raise EdgeError(f"{path}: no such file or folder")
     if path.is_file() and is_volume_file(path):
@@ -158,28 +216,27 @@ def _read(path: Path) -> _Case:
     return _read_study(path)
 
 
-def _read_file(path: Path) -> _Case:
+def _read_file(path: Path) -> Case:
     reason = f"the only volume of {path.name}"
     try:
-        return _Case("", "", reason, read_volume_file(path))
+        return Case(path.parent, (), None, reason, read_volume_file(path))
     except NotAnalysable as refusal:
-        return _Case("", "", reason, refusal)
+        return Case(path.parent, (), None, reason, refusal)
 
 
-def _read_study(path: Path) -> _Case:
+def _read_study(path: Path) -> Case:
     root = path if path.is_dir() else path.parent
     instances = _find_instances(root, path)
-    study = instances[0].study_instance_uid
     reader = DicomSeriesReader(root)
     try:
         choice = reader.choose(instances)
     except NotAnalysable as refusal:
-        return _Case(study, "", "", refusal)
+        return Case(root, instances, None, "", refusal)
     try:
         volume = reader.read(choice)
     except NotAnalysable as refusal:
-        return _Case(study, choice.series_instance_uid, choice.reason, refusal)
-    return _Case(study, choice.series_instance_uid, choice.reason, volume)
+        return Case(root, instances, choice, choice.reason, refusal)
+    return Case(root, instances, choice, choice.reason, volume)
 
 
 def _find_instances(root: Path, path: Path) -> tuple[ReceivedInstance, ...]:
