@@ -113,6 +113,22 @@ def test_success_without_a_transaction_response_is_none(body: bytes) -> None:
     assert "base_url" in outcome.reason
 
 
+@pytest.mark.parametrize(
+    ("statuses", "expected"),
+    [
+        (["201 Created", "200", "304 Not Modified"], Delivered("HTTP 200")),
+        (["200 OK", "400", "412"], Erred("HTTP 200, but 2 of 3 resources were not stored")),
+    ],
+)
+def test_each_resource_of_a_transaction_must_be_stored(
+    statuses: list[str], expected: Delivered | Erred
+) -> None:
+    entries = [{"response": {"status": status}} for status in statuses]
+    body = json.dumps(json.loads(ACCEPTED) | {"entry": entries}).encode()
+    with fhir_peer(200, body) as peer:
+        assert to(peer.base_url).send(BUNDLE) == expected
+
+
 def test_no_redirect_is_followed() -> None:
     with (
         fhir_peer(200, ACCEPTED) as elsewhere,

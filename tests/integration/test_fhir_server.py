@@ -11,11 +11,12 @@ import httpx
 import pytest
 from phoi_edge_node.fhir.bundle import FhirEncoder
 from phoi_edge_node.fhir.client import FhirDestination
-from phoi_edge_node.ports import Delivered, Document, ReportedCase, ReportStatus
+from phoi_edge_node.ports import Delivered, Document, ReportedCase, ReportStatus, ToldBefore
 from phoi_edge_node.settings import FhirSettings, SiteSettings
 from support.cases import (
     PATIENT,
     PHOI_VERSION,
+    SIGNED_AT,
     STUDY,
     CountingUids,
     case,
@@ -147,3 +148,43 @@ def test_a_correction_replaces_the_signed_report(
     assert entry["resource"]["status"] == "corrected"
     history = httpx.get(f"{server}/DiagnosticReport/{entry['resource']['id']}/_history").json()
     assert [e["resource"]["status"] for e in history["entry"]] == ["corrected", "final"]
+
+
+def test_the_whole_life_of_a_report_leaves_one_of_each_with_its_history(
+    server: str, emr: FhirDestination, new_case: ReportedCase
+) -> None:
+    before = totals(server)
+    final = signed(new_case)
+    earlier = ToldBefore(final.result, final.review)
+    life = (
+        new_case,
+        final,
+        replace(final, status=ReportStatus.CORRECTED),
+        replace(
+            new_case, status=ReportStatus.WITHDRAWN, told_before=(earlier,), withdrawn_at=SIGNED_AT
+        ),
+    )
+    for told in life:
+        document = encode(told)
+        for _ in range(2):
+            assert isinstance(emr.send(document), Delivered)
+    added = {name: number - before[name] for name, number in totals(server).items()}
+    assert added == {
+        "Patient": 1,
+        "ImagingStudy": 1,
+        "Device": 0 if before["Device"] else 1,
+        "Observation": 4,  # the outcome, two of the model, one that the reviewer added
+        "DiagnosticReport": 1,
+        "Task": 1,
+        "Provenance": len(life),
+    }
+    nodule = found(server, "Observation", new_case.result.nodules[0].tracking_uid)
+    assert nodule["status"] == "entered-in-error"
+    history = httpx.get(f"{server}/Observation/{nodule['id']}/_history").json()
+    kept = [entry["resource"]["status"] for entry in history["entry"]]
+    assert list(dict.fromkeys(reversed(kept))) == [
+        "preliminary",
+        "final",
+        "corrected",
+        "entered-in-error",
+    ]

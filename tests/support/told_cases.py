@@ -7,7 +7,7 @@ from dataclasses import replace
 from phoi_edge_node.ports import ReportedCase, ReportStatus, ToldBefore
 from phoi_edge_node.result import Completeness, Outcome, Patient
 
-from support.cases import ORDER, STUDY, case, known, mixed_review, result
+from support.cases import ORDER, SIGNED_AT, STUDY, case, known, mixed_review, result
 
 UNKNOWN = replace(
     STUDY,
@@ -29,5 +29,11 @@ CASES: dict[str, ReportedCase] = {
     "corrected-after-review": replace(
         case(Outcome.POSITIVE, ReportStatus.CORRECTED),
         told_before=(ToldBefore(result(Outcome.POSITIVE), mixed_review()),),
+    ),
+    "withdrawn-after-review": replace(
+        case(),
+        status=ReportStatus.WITHDRAWN,
+        told_before=(ToldBefore(result(Outcome.POSITIVE), mixed_review()),),
+        withdrawn_at=SIGNED_AT,
     ),
 }

@@ -148,7 +148,7 @@ def _judge(answer: Answer) -> SendOutcome:
     status, body = answer.status, answer.body
     if answer.good:
         if (body.get("resourceType"), body.get("type")) == ("Bundle", "transaction-response"):
-            return Delivered(f"HTTP {status}")
+            return _stored(status, body)
         # A log-in page or a captive portal answers 200 as well: nothing was stored.
         return Unreachable(f"HTTP {status}, not a transaction response: check fhir.base_url")
     codes = _issue_codes(body)
@@ -162,6 +162,20 @@ def _judge(answer: Answer) -> SendOutcome:
     if status == 501 or (400 <= status < 500 and status not in PASSING):
         return Refused(reason)
     return Unreachable(reason)
+
+
+def _stored(status: int, response: dict[str, Any]) -> SendOutcome:
+    """A transaction is all or nothing; a server that ran it as a batch says so entry by entry."""
+    told = [
+        str(answer["status"])
+        for entry in capability.objects(response.get("entry"))
+        for answer in capability.objects([entry.get("response")])
+        if "status" in answer
+    ]
+    failed = [words for words in told if not words.startswith(("2", "304"))]
+    if failed:
+        return Erred(f"HTTP {status}, but {len(failed)} of {len(told)} resources were not stored")
+    return Delivered(f"HTTP {status}")
 
 
 def _issue_codes(body: dict[str, Any]) -> tuple[str, ...]:
