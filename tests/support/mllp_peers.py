@@ -38,7 +38,10 @@ def received(connection: socket.socket) -> bytes:
     """One framed message, without its frame."""
     data = b""
     while b"\x1c\r" not in data:
-        data += connection.recv(65536)
+        chunk = connection.recv(65536)
+        if not chunk:
+            break
+        data += chunk
     return data.split(b"\x1c\r")[0].removeprefix(b"\x0b")
 
 
@@ -47,11 +50,21 @@ def control_id(message: bytes) -> str:
     return message.split(b"\r")[0].split(b"|")[9].decode()
 
 
-def acknowledging(msa: str, error: str = "") -> Behaviour:
-    """Answers ``MSA|msa``, with MSH-10 for ``{id}`` in it, and the ``ERR`` segment given."""
+def acknowledging(
+    msa: str, error: str = "", taken: Callable[[str], object] = lambda _: None
+) -> Behaviour:
+    """Answers ``MSA|msa``, with MSH-10 for ``{id}`` in it, and the ``ERR`` segment given.
+
+    Args:
+        taken: is told MSH-10 of each message before it is answered.
+    """
 
     def behave(connection: socket.socket, stopped: threading.Event) -> None:
-        number = control_id(received(connection))
+        message = received(connection)
+        if not message:
+            return  # somebody only looked whether the port is open
+        number = control_id(message)
+        taken(number)
         segments = ["MSH|^~\\&|EMR|BV|PHOI|bvdk|20261123||ACK^R01^ACK|1|P|2.5.1"]
         segments.append(f"MSA|{msa.replace('{id}', number)}")
         if error:
