@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -61,11 +62,6 @@ def _probes(settings: EdgeSettings, home: Home, now: Callable[[], datetime]) -> 
         own = Peer(dicom_settings.ae_title, host, dicom_settings.port, TIMEOUT_S)
         return dicom.answers(own, calling_ae_title)
 
-    def models() -> Sequence[ModelIdentity]:
-        beside = settings.model_copy(update={"mlflow": None, "hl7": None, "fhir": None})
-        with Connections(beside.model_copy(update={"archives": ()}), home) as connections:
-            return connections.inference.models()
-
     return Probes(
         now=now,
         node_runs=lambda: (settings.data / "edge.lock").exists() and node_runs(settings.data),
@@ -74,10 +70,19 @@ def _probes(settings: EdgeSettings, home: Home, now: Callable[[], datetime]) -> 
         takes_commitment=lambda a: dicom.takes_commitment(peer(a), dicom_settings.ae_title),
         destinations=lambda: _destinations(settings),
         sources=lambda: make_sources(settings),
-        models=models,
+        models=lambda: _models(settings, home),
         records=lambda: read_records(settings.resolved_database_url),
         last_backup=lambda: last_backup(settings.data),
     )
+
+
+def _models(settings: EdgeSettings, home: Home) -> Sequence[ModelIdentity]:
+    """Asked with a folder for voxels of its own, since opening the node's would sweep it."""
+    with tempfile.TemporaryDirectory(prefix="phoi-doctor-") as folder:
+        inference = settings.inference.model_copy(update={"volumes": Path(folder)})
+        alone = {"inference": inference, "archives": (), "hl7": None, "fhir": None, "mlflow": None}
+        with Connections(settings.model_copy(update=alone), home) as connections:
+            return connections.inference.models()
 
 
 def _destinations(settings: EdgeSettings) -> Sequence[Destination]:

@@ -25,11 +25,25 @@ class Certificates:
         certificate = builder.sign(self._key, hashes.SHA256())
         (folder / "authority.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, name: str) -> TlsFiles:
-        """A certificate for localhost, and its key."""
+    def issue(
+        self,
+        name: str,
+        host: str = "localhost",
+        *,
+        begins: timedelta = timedelta(minutes=-5),
+        ends: timedelta = timedelta(days=1),
+    ) -> TlsFiles:
+        """A certificate for a host, and its key, for its owner only.
+
+        Args:
+            host: its alternative name; "": none.
+            begins, ends: when it is valid, from now.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
-        names = x509.SubjectAlternativeName([x509.DNSName("localhost")])
-        builder = self._builder(_name(name), key).add_extension(names, critical=False)
+        builder = self._builder(_name(name), key, begins, ends)
+        if host:
+            names = x509.SubjectAlternativeName([x509.DNSName(host)])
+            builder = builder.add_extension(names, critical=False)
         certificate = builder.sign(self._key, hashes.SHA256())
         files = TlsFiles(
             self._folder / f"{name}.pem",
@@ -44,10 +58,15 @@ class Certificates:
                 serialization.NoEncryption(),
             )
         )
+        files.key.chmod(0o600)
         return files
 
     def _builder(
-        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey
+        self,
+        subject: x509.Name,
+        key: ec.EllipticCurvePrivateKey,
+        begins: timedelta = timedelta(minutes=-5),
+        ends: timedelta = timedelta(days=1),
     ) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
         return (
@@ -56,8 +75,8 @@ class Certificates:
             .issuer_name(self._name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(minutes=5))
-            .not_valid_after(now + timedelta(days=1))
+            .not_valid_before(now + begins)
+            .not_valid_after(now + ends)
         )
 
 

@@ -19,7 +19,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["states.md", "settings.md", "commands.md"])
+@pytest.mark.parametrize("name", ["states.md", "settings.md", "commands.md", "doctor.md"])
 def test_the_reference_is_what_the_code_says(written: Path, name: str) -> None:
     committed = (ROOT / "docs/reference" / name).read_text(encoding="utf-8")
     assert committed == (written / name).read_text(encoding="utf-8"), "run scripts/generate-docs"

@@ -148,11 +148,11 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType(
         ),
         "clock.skewed": _bad(
             (
-                "lệch {seconds} giây so với {name}",
+                "lệch {seconds} giây so với {peer}",
                 "Đồng bộ cả hai máy với cùng máy chủ NTP: `timedatectl set-ntp true`.",
             ),
             (
-                "differs by {seconds} s from that of {name}",
+                "differs by {seconds} s from that of {peer}",
                 "Synchronise both with the same NTP server: `timedatectl set-ntp true`.",
             ),
         ),

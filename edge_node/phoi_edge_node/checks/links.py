@@ -242,7 +242,7 @@ def _skew(answer: httpx.Response, now: datetime, page: _Page) -> Iterator[Findin
         return
     seconds = abs((now - theirs).total_seconds())
     if seconds > _LARGEST_SKEW_S:
-        yield found("clock.skewed", "clock", seconds=f"{seconds:.0f}", name=page.name or "MLflow")
+        yield found("clock.skewed", "clock", seconds=f"{seconds:.0f}", peer=page.name or "MLflow")
 
 
 # --- inference -------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -48,7 +49,13 @@ class _Running:
         except PhoiError as error:  # a setting that an adapter cannot use
             self.findings.append(found("settings.unusable", subject, name, reason=error))
         except Exception as error:  # whatever it is: the other checks are to be told
-            self.findings.append(found("check.failed", subject, name, kind=type(error).__name__))
+            self.findings.append(found("check.failed", subject, name, kind=_place(error)))
+
+
+def _place(error: Exception) -> str:
+    """Kind and place of an error of ours; its text might quote anything."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}, {Path(last.filename).name}:{last.lineno}"
 
 
 def run_checks(checks: Sequence[Check], limit_s: float = LIMIT_S) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from phoi_edge_node.checks.finding import Finding
 from phoi_edge_node.cli.options import DEFAULT_SETTINGS, SettingsFile
 from phoi_edge_node.doctor import examine
 from phoi_edge_node.errors import SettingsError
+from phoi_edge_node.logs import configure_logs
 from phoi_edge_node.settings import read_settings
 from phoi_edge_node.system import SystemClock
 
@@ -58,6 +59,7 @@ def command(
     that runs the edge. Ends within a minute. Names no patient, so its output may be sent to whoever
     helps. Exit status: 0 nothing is bad, 1 something is.
     """
+    configure_logs("error")
     language = language or _language(settings_file)
     findings = examine(settings_file, find_home(), SystemClock().now)
     if as_json:
