@@ -17,6 +17,7 @@ from phoi_edge_node.result import (
     Disposition,
     Nodule,
     Outcome,
+    Priority,
     SignedReview,
     TriageResult,
     Verdict,
@@ -32,9 +33,7 @@ from phoi_edge_node.terms import (
     WITHDRAWN,
     Term,
 )
-from phoi_edge_node.triage import outcome_of_nothing_found
-
-_NOTHING_KNOWN = frozenset({Outcome.NOT_ANALYSABLE, Outcome.FAILED})
+from phoi_edge_node.triage import NOTHING_KNOWN, outcome_of_nothing_found
 
 
 @dataclass(frozen=True)
@@ -199,11 +198,19 @@ def warnings(case: ReportedCase) -> tuple[tuple[str, str], ...]:
     return ((f"{term.en}.", f"{term.vi}."),)
 
 
-def suggests_priority(case: ReportedCase) -> bool:
-    """Not where nothing is known of the lungs, nor once a person has read the study."""
-    if case.status is ReportStatus.WITHDRAWN:
-        return False
-    return case.review is None and case.result.outcome not in _NOTHING_KNOWN
+def told_priority(case: ReportedCase) -> Priority | None:
+    """What the systems outside are to take the study's priority for; None once a person read it."""
+    if case.status is ReportStatus.WITHDRAWN or case.review is not None:
+        return None
+    if case.result.told_priority is not None:
+        return case.result.told_priority.priority
+    return None if case.result.outcome in NOTHING_KNOWN else case.result.suggested_priority
+
+
+def stated_priority(case: ReportedCase) -> Priority | None:
+    """What the report states as suggested; None where only the order's own priority is told on."""
+    told = case.result.told_priority
+    return None if told is not None and told.as_ordered else told_priority(case)
 
 
 def reported_at(case: ReportedCase) -> datetime:

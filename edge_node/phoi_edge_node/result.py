@@ -32,6 +32,21 @@ class Priority(StrEnum):
     STAT = "stat"
 
 
+@dataclass(frozen=True)
+class ToldPriority:
+    """The priority that is told outward, and why it is that one.
+
+    Attributes:
+        priority: None: none is told.
+        rule: name of the rule of the site's policy; "": as suggested.
+        as_ordered: the order asks for more than that, and no result lowers an order's priority.
+    """
+
+    priority: Priority | None
+    rule: str = ""
+    as_ordered: bool = False
+
+
 class Completeness(StrEnum):
     """How it is known that a study is whole."""
 
@@ -130,6 +145,8 @@ class TriageResult:
         passed_over: why each other series was not analysed, by Series Instance UID.
         completeness: how it is known that the study was whole; None in results of earlier versions
             of Phoi, which did not ask.
+        told_priority: what the site's policy makes of the suggestion; None in results of earlier
+            versions of Phoi, which told the suggestion.
     """
 
     identity: ResultIdentity
@@ -145,6 +162,7 @@ class TriageResult:
     passed_over: Mapping[str, str] = field(default_factory=dict)
     runtime: str = ""
     completeness: Completeness | None = None
+    told_priority: ToldPriority | None = None
 
 
 class Verdict(StrEnum):

@@ -25,6 +25,8 @@ from phoi_edge_node.result import (
 # A lung nodule is no emergency, so STAT is never suggested. Categories 4A and 4B are those for
 # which Lung-RADS v2022 advises work-up within three months.
 _URGENT_CATEGORIES = frozenset({"4A", "4B"})
+NOTHING_KNOWN = frozenset({Outcome.NOT_ANALYSABLE, Outcome.FAILED})
+"""Of the lungs: the suggested priority of such a result means nothing."""
 
 
 def make_result(

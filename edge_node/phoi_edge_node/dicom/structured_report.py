@@ -27,7 +27,7 @@ from phoi_edge_node.dicom.observers import display_name, observers
 from phoi_edge_node.dicom.stamp import NewInstance, Stamp
 from phoi_edge_node.dicom.uids import series_of
 from phoi_edge_node.ports import DocumentKind, ReportedCase, ReportStatus
-from phoi_edge_node.reported import impression, outcome_term, suggests_priority
+from phoi_edge_node.reported import impression, outcome_term, stated_priority
 from phoi_edge_node.result import SignedReview
 
 
@@ -105,8 +105,8 @@ def _circumstances(case: ReportedCase) -> Iterable[ContentSequence]:
     if case.result.completeness:
         completeness = codes.coded(terms.COMPLETENESSES[case.result.completeness])
         yield QualitativeEvaluation(codes.coded(terms.COMPLETENESS), completeness)
-    if suggests_priority(case):
-        priority = codes.coded(terms.PRIORITIES[case.result.suggested_priority])
+    if (stated := stated_priority(case)) is not None:
+        priority = codes.coded(terms.PRIORITIES[stated])
         yield QualitativeEvaluation(codes.coded(terms.SUGGESTED_PRIORITY), priority)
 
 

@@ -23,7 +23,7 @@ from phoi_edge_node.reported import (
     impression,
     reported_nodules,
     reported_outcome,
-    suggests_priority,
+    stated_priority,
     warnings,
 )
 from phoi_edge_node.result import Outcome, StudyHeader, Verdict
@@ -152,8 +152,8 @@ def _draw_outcome(page: _Page, case: ReportedCase) -> None:
         page.line(warning_en, 20, _ORANGE)
     if outcome in _NO_ANSWER:
         page.line("Hãy đọc phim như khi không có AI / Read the images as without AI", 26, colour)
-    if suggests_priority(case):
-        priority = terms.PRIORITIES[case.result.suggested_priority]
+    if (stated := stated_priority(case)) is not None:
+        priority = terms.PRIORITIES[stated]
         page.line(f"Đề xuất ưu tiên / Suggested priority: {priority.vi} / {priority.en}", 20)
     colour = _AMBER if case.status is ReportStatus.PRELIMINARY else _WHITE
     notice_en, notice_vi = terms.STATUS_NOTICES[case.status]

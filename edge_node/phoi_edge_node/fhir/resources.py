@@ -39,7 +39,8 @@ from phoi_edge_node.reported import (
     reported_nodules,
     reported_outcome,
     retracted_nodules,
-    suggests_priority,
+    stated_priority,
+    told_priority,
 )
 from phoi_edge_node.result import Outcome, SignedReview
 from phoi_edge_node.terms import (
@@ -272,9 +273,8 @@ def _outcome(context: Context) -> Entry:
     if case.result.completeness and outcome:
         completeness = COMPLETENESSES[case.result.completeness]
         made["component"].append(_concept_component(COMPLETENESS, completeness))
-    if suggests_priority(case):
-        priority = PRIORITIES[case.result.suggested_priority]
-        made["component"].append(_concept_component(SUGGESTED_PRIORITY, priority))
+    if (priority := stated_priority(case)) is not None:
+        made["component"].append(_concept_component(SUGGESTED_PRIORITY, PRIORITIES[priority]))
     return Entry("outcome", made, matching(known_as))
 
 
@@ -375,8 +375,8 @@ def _task(context: Context) -> Entry:
         "requester": DEVICE,
         "reasonReference": REPORT,
     }
-    if suggests_priority(case):
-        made["priority"] = case.result.suggested_priority.value
+    if (priority := told_priority(case)) is not None:
+        made["priority"] = priority.value
     return Entry("task", made, matching(known_as))
 
 

@@ -27,7 +27,7 @@ from phoi_edge_node.reported import (
     reported_nodules,
     reported_outcome,
     retracted_nodules,
-    suggests_priority,
+    stated_priority,
     told_earlier,
 )
 from phoi_edge_node.result import Completeness, Outcome
@@ -175,9 +175,8 @@ def _of_study(case: ReportedCase) -> Iterator[Observation]:
     if completeness and outcome:
         flag = "A" if completeness is Completeness.UNCONFIRMED else ""
         yield Observation("CWE", COMPLETENESS, COMPLETENESSES[completeness], flag=flag)
-    if suggests_priority(case):
-        priority = PRIORITIES[case.result.suggested_priority]
-        yield Observation("CWE", SUGGESTED_PRIORITY, priority)
+    if (priority := stated_priority(case)) is not None:
+        yield Observation("CWE", SUGGESTED_PRIORITY, PRIORITIES[priority])
     yield Observation("TX", IMPRESSION, Lines(impression(case)))
 
 

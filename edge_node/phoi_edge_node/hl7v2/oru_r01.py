@@ -33,7 +33,7 @@ from phoi_edge_node.reported import (
     accession_number,
     filler_number,
     reported_at,
-    suggests_priority,
+    told_priority,
 )
 from phoi_edge_node.result import Priority
 from phoi_edge_node.settings import Hl7Settings, SiteSettings
@@ -94,8 +94,8 @@ class OruEncoder:
         yield _pv1(case)
         yield _orc(case)
         yield _obr(case)
-        if suggests_priority(case):
-            yield _tq1(case)
+        if (priority := told_priority(case)) is not None:
+            yield _tq1(priority)
         told = observations(case, preliminary=self._mapping.preliminary)
         for number, item in enumerate(chosen(told, self._mapping), start=1):
             yield self._obx(case, number, item)
@@ -214,7 +214,7 @@ def _orc(case: ReportedCase) -> OutgoingSegment:
 
 def _obr(case: ReportedCase) -> OutgoingSegment:
     review = case.review
-    priority = _PRIORITY[case.result.suggested_priority] if suggests_priority(case) else ""
+    priority = told_priority(case)
     return OutgoingSegment(
         "OBR",
         {
@@ -227,7 +227,7 @@ def _obr(case: ReportedCase) -> OutgoingSegment:
             22: timestamp(reported_at(case)),
             24: "CT",
             25: _STATUS[case.status],
-            27: f"^^^^^{priority}" if priority else "",
+            27: f"^^^^^{_PRIORITY[priority]}" if priority else "",
             29: _parent(case),
             31: components("", case.order.clinical_question) if case.order else "",
             32: f"{text(review.reviewer)}&{text(review.reviewer_name)}" if review else "",
@@ -235,9 +235,8 @@ def _obr(case: ReportedCase) -> OutgoingSegment:
     )
 
 
-def _tq1(case: ReportedCase) -> OutgoingSegment:
-    """Only where there is a priority to suggest."""
-    priority = case.result.suggested_priority
+def _tq1(priority: Priority) -> OutgoingSegment:
+    """Only where there is a priority to tell."""
     return OutgoingSegment(
         "TQ1",
         {1: "1", 9: components(_PRIORITY[priority], PRIORITIES[priority].en, "HL70485")},
