@@ -71,6 +71,7 @@ from phoi_edge_node.ports import (
     InferenceService,
     UidSource,
 )
+from phoi_edge_node.recall import RecallDesk
 from phoi_edge_node.receiving_state import ReceivingCollector, ReceivingState
 from phoi_edge_node.reconciliation import Reconciler, ReconciliationDesk
 from phoi_edge_node.reporting import Reporter
@@ -99,6 +100,7 @@ LINK_CHECK_S = 15.0
 DECODE_S = 0.05
 WATCHDOG_S = 60.0
 VERIFY_S = 60.0  # from one study to the next
+RECALL_LOOK_S = 1.0
 RECONCILE_LOOK_S = 2.0
 RETENTION_S = 20.0  # a study each time: 4,320 a day
 STOP_WITHIN_S = 10.0
@@ -508,6 +510,7 @@ class EdgeNode:
             *self._counting_loops(),
             *self._committing.loops,
             *self._reconciling_loops(),
+            self._recalling_loop(),
             Loop("retention", self._retention.run, RETENTION_S),
             Loop("decode", self._decoder.begin_next, DECODE_S),
             Loop("links", self._links.check_inference, LINK_CHECK_S),
@@ -551,6 +554,19 @@ class EdgeNode:
         )
         loop = Loop("reconcile", desk.run_next, RECONCILE_LOOK_S)
         return [loop]
+
+    def _recalling_loop(self) -> Loop:
+        desk = RecallDesk(
+            self.storage.store, self._outbox, self._inference, self.model, self._clock
+        )
+
+        def step() -> bool:
+            did = desk.run_next()
+            if did:
+                self._nudge()
+            return did
+
+        return Loop("recall", step, RECALL_LOOK_S)
 
     def _mlflow_loops(self) -> Sequence[Loop]:
         settings: MlflowSettings | None = self._settings.mlflow

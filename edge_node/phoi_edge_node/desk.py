@@ -22,6 +22,7 @@ from phoi_edge_node.circuit import CircuitState
 from phoi_edge_node.orders import ImagingOrder
 from phoi_edge_node.policies import Act, Life
 from phoi_edge_node.ports import DocumentKind
+from phoi_edge_node.recalled import RecallBook
 from phoi_edge_node.reconciled import Reconciliation
 from phoi_edge_node.result import (
     Correction,
@@ -106,6 +107,7 @@ class WorklistRow:
             signed, and nobody has signed again.
         late_images: new images came after the others had been removed here: the result is not about
             them, until the whole study is here again.
+        recalled: what somebody signed rests on a result that was recalled, and nobody has looked.
     """
 
     study_instance_uid: str
@@ -131,6 +133,7 @@ class WorklistRow:
     unconfirmed: bool = False
     changed_after_signing: bool = False
     late_images: bool = False
+    recalled: bool = False
     ordered: Priority | None = None
 
 
@@ -141,15 +144,15 @@ def in_worklist_order(rows: Iterable[WorklistRow]) -> tuple[WorklistRow, ...]:
     """Open studies by priority, then age, oldest first; closed ones below, latest first.
 
     A study without a result counts as what was ordered, at least as routine: what Phoi cannot judge
-    must not sink. One that changed after it was signed stands above all: what was sent of it may no
-    longer be true.
+    must not sink. One that changed after it was signed, or whose model was recalled since, stands
+    above all: what was sent of it may no longer be true.
     """
     rows = tuple(rows)
-    todo = [row for row in rows if row.phase not in DONE]
-    done = [row for row in rows if row.phase in DONE]
+    todo = [row for row in rows if row.phase not in DONE or row.recalled]
+    done = [row for row in rows if row.phase in DONE and not row.recalled]
     todo.sort(
         key=lambda r: (
-            not r.changed_after_signing,
+            not (r.changed_after_signing or r.recalled),
             min(_URGENCY[p or Priority.ROUTINE] for p in (r.priority, r.ordered)),
             r.received_at,
         )
@@ -643,6 +646,19 @@ class Desk(Protocol):
 
     def switches(self) -> tuple[Switch, ...]:
         """Every switch there is: everything, each model, each destination."""
+        ...
+
+    @property
+    def recalls(self) -> RecallBook:
+        """What was, and can be, recalled."""
+        ...
+
+    def confirm_recalled(self, study_instance_uid: str, reviewer: Account) -> None:
+        """Let the signed report of a study stand although its model was recalled.
+
+        Raises:
+            ReviewConflict: nobody asks for that.
+        """
         ...
 
     def pause(self, target: str, reviewer: Account) -> None:

@@ -26,9 +26,11 @@ from phoi_edge_node.recalled import (
     CURRENT_MODEL,
     Again,
     Recall,
+    RecallCriteria,
     RecalledResult,
     RecallError,
     RecallItem,
+    RecallRequest,
 )
 from phoi_edge_node.result import StudyHeader
 from phoi_edge_node.store import Delivery, StoredAnalysis, StudyStore
@@ -78,13 +80,21 @@ class RecallDesk:
         """One notice, or one study that is analysed again; False if nothing is due."""
         item = self._store.next_notice()
         if item is not None:
-            self._tell(item)
+            self._tell_or_put_off(item)
             return True
         item = self._store.next_again()
         if item is not None:
             self._analyse_again(item)
             return True
         return False
+
+    def _tell_or_put_off(self, item: RecallItem) -> None:
+        """One notice that cannot be written must not hold up the others."""
+        try:
+            self._tell(item)
+        except Exception as error:
+            log.exception("a withdrawal could not be told", **_names(item))
+            self._put_off(item, f"internal error: {type(error).__name__}")
 
     def _tell(self, item: RecallItem) -> None:
         case = withdrawn_case(self._store, item)
@@ -167,11 +177,13 @@ def _sent(deliveries: Sequence[Delivery]) -> Mapping[DocumentKind, tuple[str, ..
 
 def _removed(store: StudyStore, study: StudyHeader, analysis: StoredAnalysis) -> ReceivedInstance:
     """What is still known of an image that retention removed: enough to name it as evidence."""
-    expired = store.expired_images(study.study_instance_uid)
+    uid = study.study_instance_uid
     series = analysis.result.identity.series_instance_uid if analysis.result else ""
-    series = series if series in expired else min(expired)
+    lost = {series: {damage.sop_instance_uid for damage in store.damages(uid)}}
+    known = store.expired_images(uid) or lost
+    series = series if series in known else min(known)
     return ReceivedInstance(
-        sop_instance_uid=min(expired[series]),
+        sop_instance_uid=min(known[series]),
         sop_class_uid=_CT_IMAGE_STORAGE,
         series_instance_uid=series,
         transfer_syntax_uid="",
@@ -183,6 +195,36 @@ def _removed(store: StudyStore, study: StudyHeader, analysis: StoredAnalysis) ->
         received_at=analysis.created_at,
         study=study,
     )
+
+
+class StoredRecallBook:
+    """``recalled.RecallBook`` on the store."""
+
+    def __init__(self, store: StudyStore) -> None:
+        self._store = store
+
+    def models(self) -> tuple[str, ...]:
+        """Every "NAME@VERSION" that was ever used here."""
+        used = (use.model for use in self._store.use().models)
+        return tuple(dict.fromkeys(f"{m.name}@{m.version}" for m in used))
+
+    def recallable(
+        self, criteria: RecallCriteria, *, signed_too: bool = False
+    ) -> Sequence[RecalledResult]:
+        """As ``RecallStore.recallable``."""
+        return self._store.recallable(criteria, signed_too=signed_too)
+
+    def unknown_senders(self) -> int:
+        """As ``RecallStore.unknown_senders``."""
+        return self._store.unknown_senders()
+
+    def ask(self, request: RecallRequest) -> int:
+        """Recall; its number."""
+        return self._store.ask_recall(request)
+
+    def recalls(self) -> tuple[tuple[Recall, Mapping[str, Mapping[DeliveryState, int]]], ...]:
+        """The latest recalls, newest first, each with how far its notices came."""
+        return tuple((r, self._store.withdrawals(r.id)) for r in self._store.recalls())
 
 
 def result_line(result: RecalledResult) -> str:

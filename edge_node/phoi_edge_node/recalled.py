@@ -273,3 +273,29 @@ class RecallStore(Protocol):
     def confirm_recalled(self, study_instance_uid: str, username: str) -> bool:
         """A person says that the signed report stands, recall or not; False if none asks."""
         ...
+
+
+class RecallBook(Protocol):
+    """What an administrator sees and asks for of recalls, on the page and at the command line."""
+
+    def models(self) -> tuple[str, ...]:
+        """Every "NAME@VERSION" that was ever used here."""
+        ...
+
+    def recallable(
+        self, criteria: RecallCriteria, *, signed_too: bool = False
+    ) -> Sequence[RecalledResult]:
+        """As ``RecallStore.recallable``."""
+        ...
+
+    def unknown_senders(self) -> int:
+        """As ``RecallStore.unknown_senders``."""
+        ...
+
+    def ask(self, request: RecallRequest) -> int:
+        """Recall; its number."""
+        ...
+
+    def recalls(self) -> Sequence[tuple[Recall, Mapping[str, Mapping[DeliveryState, int]]]]:
+        """The latest recalls, newest first, each with how far its notices came."""
+        ...

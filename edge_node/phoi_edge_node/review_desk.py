@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -46,6 +46,8 @@ from phoi_edge_node.ports import (
     SeriesReader,
     UidSource,
 )
+from phoi_edge_node.recall import StoredRecallBook
+from phoi_edge_node.recalled import RecallBook
 from phoi_edge_node.reconciled import Reconciliation
 from phoi_edge_node.result import (
     Completeness,
@@ -164,7 +166,7 @@ class ReviewDesk:
         analysis = self._store.latest_analyses([study_instance_uid]).get(study_instance_uid)
         review = self._store.reviews([analysis.id]).get(analysis.id) if analysis else None
         deliveries = self._store.deliveries(study_instance_uid)
-        result = analysis.result if analysis else None
+        result = _standing(analysis)
         signed = review.signed if review else None
         return StudyView(
             row=_row(
@@ -456,7 +458,7 @@ class ReviewDesk:
         pauses = {pause.target: pause for pause in self._store.pauses()}
         all_of_them = (
             Switch(SwitchKind.EVERYTHING),
-            *(Switch(SwitchKind.MODEL, name) for name in self._model_names),
+            *(Switch(SwitchKind.MODEL, name) for name in self._models_to_switch(pauses)),
             *(Switch(SwitchKind.DESTINATION, name) for name in self._destinations),
         )
         return tuple(
@@ -465,6 +467,22 @@ class ReviewDesk:
             else s
             for s in all_of_them
         )
+
+    def _models_to_switch(self, paused: Collection[str]) -> tuple[str, ...]:
+        """The site's models, and what a recall has stopped: a version, or an earlier model."""
+        prefix = f"{SwitchKind.MODEL.value}:"
+        stopped = sorted(t.removeprefix(prefix) for t in paused if t.startswith(prefix))
+        return tuple(dict.fromkeys([*self._model_names, *stopped]))
+
+    @property
+    def recalls(self) -> RecallBook:
+        """What was, and can be, recalled."""
+        return StoredRecallBook(self._store)
+
+    def confirm_recalled(self, study_instance_uid: str, reviewer: Account) -> None:
+        """Let the signed report of a study stand although its model was recalled."""
+        if not self._store.confirm_recalled(study_instance_uid, reviewer.username):
+            raise ReviewConflict(Conflict.CHANGED)
 
     def pause(self, target: str, reviewer: Account) -> None:
         """Turn a switch off."""
@@ -531,7 +549,7 @@ def _row(
     now: datetime,
 ) -> WorklistRow:
     header = study.header
-    result = analysis.result if analysis else None
+    result = _standing(analysis)
     nodules = result.nodules if result else ()
     phase = phase_of(
         study.state, analysis.state if analysis else None, review.state if review else None
@@ -561,7 +579,15 @@ def _row(
         unconfirmed=result is not None and result.completeness is Completeness.UNCONFIRMED,
         changed_after_signing=study.changed_after_signing,
         late_images=study.late_images,
+        recalled=study.recalled,
     )
+
+
+def _standing(analysis: StoredAnalysis | None) -> TriageResult | None:
+    """The result to show: none of it where it was recalled."""
+    if analysis is None or analysis.state is AnalysisState.WITHDRAWN:
+        return None
+    return analysis.result
 
 
 def _state_view(

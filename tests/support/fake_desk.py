@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import count
@@ -36,6 +36,15 @@ from phoi_edge_node.errors import Conflict, ReviewConflict, UnknownStudy
 from phoi_edge_node.orders import ImagingOrder
 from phoi_edge_node.policies import LIVES, Act, Life
 from phoi_edge_node.ports import Clock, DocumentKind
+from phoi_edge_node.recalled import (
+    Again,
+    Notice,
+    Recall,
+    RecallAction,
+    RecallCriteria,
+    RecalledResult,
+    RecallRequest,
+)
 from phoi_edge_node.reconciled import (
     NIGHTLY,
     Lack,
@@ -57,7 +66,7 @@ from phoi_edge_node.result import (
     TriageResult,
     Verdict,
 )
-from phoi_edge_node.study import DeliveryState, ReviewState
+from phoi_edge_node.study import AnalysisState, DeliveryState, ReviewState
 from phoi_models.errors import NotAnalysableReason
 from phoi_models.findings import Attenuation, Finding, LungCoverage, NoduleMask, Side
 from phoi_models.geometry import Triple
@@ -95,6 +104,7 @@ class FakeStudy:
     order: ImagingOrder | None = None
     changed_after_signing: bool = False
     late_images: bool = False
+    recalled: bool = False
 
     @property
     def standing(self) -> dict[str, Disposition]:
@@ -126,6 +136,7 @@ class FakeStudy:
             unconfirmed=bool(self.result and self.result.completeness is Completeness.UNCONFIRMED),
             changed_after_signing=self.changed_after_signing,
             late_images=self.late_images,
+            recalled=self.recalled,
         )
 
     @property
@@ -133,6 +144,65 @@ class FakeStudy:
         if self.signed_at:
             return Phase.SIGNED
         return Phase.ACKNOWLEDGED if self.acknowledged_by else self.phase
+
+
+class FakeRecallBook:
+    """Two results of one version, one of them signed; one recall that is under way."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.asked: list[RecallRequest] = []
+
+    def models(self) -> tuple[str, ...]:
+        return (f"{MODEL.name}@{MODEL.version}",)
+
+    def recallable(
+        self, criteria: RecallCriteria, *, signed_too: bool = False
+    ) -> Sequence[RecalledResult]:
+        left = RecallAction.WITHDRAW if signed_too else RecallAction.LEAVE_SIGNED
+        one = RecalledResult(
+            analysis_id="a1",
+            study_instance_uid="1.2.840.99.1",
+            revision=1,
+            model=criteria.model,
+            finished_at=self._clock.now(),
+            outcome=Outcome.POSITIVE,
+            analysis=AnalysisState.SUCCEEDED,
+            review=ReviewState.OPEN,
+            action=RecallAction.WITHDRAW,
+            images_here=True,
+            deliveries={"pacs": {DeliveryState.DELIVERED: 3}, "emr": {DeliveryState.PENDING: 1}},
+        )
+        uid = "1.2.840.99.2"
+        return (one, replace(one, study_instance_uid=uid, review=ReviewState.SIGNED, action=left))
+
+    def unknown_senders(self) -> int:
+        return 4
+
+    def ask(self, request: RecallRequest) -> int:
+        self.asked.append(request)
+        return len(self.asked)
+
+    def recalls(self) -> Sequence[tuple[Recall, Mapping[str, Mapping[DeliveryState, int]]]]:
+        return tuple(
+            (
+                Recall(
+                    number,
+                    request.criteria,
+                    request.reason,
+                    request.asked_by,
+                    self._clock.now(),
+                    request.signed_too,
+                    request.replacement,
+                    {RecallAction.WITHDRAW: 1, RecallAction.LEAVE_SIGNED: 1},
+                    {Notice.WAITING: 1, Notice.NONE: 1},
+                    {Again.WAITING: 2},
+                    trouble="no worker offers it",
+                ),
+                {"pacs": {DeliveryState.PENDING: 3}},
+            )
+            for number, request in enumerate(self.asked, start=1)
+        )
 
 
 class FakeDesk:
@@ -143,6 +213,7 @@ class FakeDesk:
         self.studies: dict[str, FakeStudy] = {}
         self.entries: list[AuditEntry] = []
         self.paused: dict[str, Switch] = {}
+        self.recall_book = FakeRecallBook(clock)
         self.reports: list[str] = []
         self.resent: list[int] = []
         self.not_ready: tuple[str, ...] = ()
@@ -297,6 +368,17 @@ class FakeDesk:
             Reconciliation(2, day, day, NIGHTLY, now, now, report),
             Reconciliation(1, day, day, NIGHTLY, now, now, whole),
         )
+
+    @property
+    def recalls(self) -> FakeRecallBook:
+        return self.recall_book
+
+    def confirm_recalled(self, study_instance_uid: str, reviewer: Account) -> None:
+        del reviewer
+        study = self._find(study_instance_uid)
+        if not study.recalled:
+            raise ReviewConflict(Conflict.CHANGED)
+        study.recalled = False
 
     def switches(self) -> tuple[Switch, ...]:
         known = (
