@@ -25,6 +25,7 @@ from phoi_edge_node.ports import (
     SendOutcome,
     SeriesChoice,
     SliceRef,
+    Unreachable,
 )
 
 
@@ -148,6 +149,8 @@ class FakeDestination:
     Attributes:
         received: content by identity, in order of first arrival.
         answers: outcomes to give, one a call, before it takes everything.
+        away: it answers nothing at all; may be changed.
+        checks: how often it was asked whether it is there.
     """
 
     def __init__(
@@ -161,18 +164,23 @@ class FakeDestination:
         self.answers = list(answers)
         self.received: dict[str, bytes] = {}
         self.attempts: list[str] = []
+        self.away = False
+        self.checks = 0
 
     def send(self, document: Document) -> SendOutcome:
         """Keep it, unless told otherwise."""
         self.attempts.append(document.identity)
+        if self.away:
+            return Unreachable("away")
         if self.answers:
             return self.answers.pop(0)
         self.received.setdefault(document.identity, document.content)
         return Delivered("kept")
 
     def check(self) -> SendOutcome:
-        """Always there."""
-        return Delivered()
+        """There, unless told otherwise."""
+        self.checks += 1
+        return Unreachable("away") if self.away else Delivered()
 
 
 class FakeImageSource:
