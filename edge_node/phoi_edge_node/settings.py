@@ -393,7 +393,8 @@ class FhirSettings(_Section):
         tls_ca: PEM file of the authority of the server and of the authorisation server; None: the
             system's list.
         tls_certificate, tls_key: PEM files that Phoi shows to them; None: none.
-        vn_core: patients' identifiers as the draft Viet Nam Core (0.6.0) has them.
+        vn_core: name citizens' (CCCD) and health insurance (BHYT) numbers as the draft Viet Nam
+            Core (0.6.0) does; see docs/how-to/connect-a-fhir-server.md.
     """
 
     name: str = Field(default="emr-fhir", pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")

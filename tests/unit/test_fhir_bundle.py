@@ -13,6 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from phoi_edge_node.fhir.bundle import FhirEncoder
 from phoi_edge_node.fhir.elements import identifier, matching
+from phoi_edge_node.fhir.vn_core import CITIZEN, INSURANCE
+from phoi_edge_node.orders import PatientKey
 from phoi_edge_node.ports import DocumentKind, ReportedCase, ReportStatus, ToldBefore
 from phoi_edge_node.result import Completeness, Outcome, Priority
 from phoi_edge_node.settings import FhirSettings, SiteSettings
@@ -282,6 +284,50 @@ def test_the_emrs_own_system_names_the_patient() -> None:
     system = one(encode(elsewhere, settings), "Patient")["identifier"][0]["system"]
     assert system != "http://bvdk.vn/id"
     assert system != one(encode(case()), "Patient")["identifier"][0]["system"]
+
+
+def identifiers(settings: FhirSettings, *keys: PatientKey, own: PatientKey) -> list[Json]:
+    patient = replace(PATIENT, patient_id=own.patient_id, issuer=own.issuer)
+    of = replace(case(), study=replace(STUDY, patient=patient), order=replace(ORDER, patients=keys))
+    found = one(encode(of, settings), "Patient")["identifier"]
+    assert isinstance(found, list)
+    return found
+
+
+VN_CORE = FhirSettings(
+    base_url="http://127.0.0.1:9/fhir",
+    vn_core=True,
+    patient_identifier_systems={"BVDK": "http://bvdk.vn/id", "BCA": CITIZEN},
+)
+OWN = PatientKey("BN-1", "BVDK")
+
+
+def test_viet_nam_core_names_the_citizen_and_the_insurance() -> None:
+    numbers = (
+        OWN,
+        PatientKey("001085012345", "BCA"),
+        PatientKey("HT4790123456789", "BHYT"),
+        PatientKey("12", "CCCD"),  # no citizen's number, whatever it says
+        PatientKey("001085012345", "ELSEWHERE"),
+    )
+    first, *others = identifiers(VN_CORE, *numbers, own=OWN)
+    assert (first["system"], first["value"]) == ("http://bvdk.vn/id", "BN-1")
+    assert first["type"]["coding"][0]["code"] == "MR"
+    assert others == [
+        {"system": CITIZEN, "value": "001085012345"},
+        {"system": INSURANCE, "value": "HT4790123456789"},
+    ]
+    without = VN_CORE.model_copy(update={"vn_core": False})
+    assert identifiers(without, *numbers, own=OWN) == [first]
+
+
+def test_a_citizens_number_may_be_the_hospitals_own() -> None:
+    citizen = PatientKey("001085012345", "CCCD")
+    [only] = identifiers(VN_CORE, citizen, own=citizen)
+    assert only == {"system": CITIZEN, "value": "001085012345"}
+    unfit = PatientKey("00108501234", "CCCD")
+    [own] = identifiers(VN_CORE, unfit, own=unfit)
+    assert own["system"] != CITIZEN
 
 
 def test_patients_without_id_are_never_one_patient() -> None:

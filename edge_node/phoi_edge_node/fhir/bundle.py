@@ -41,6 +41,7 @@ class FhirEncoder:
             document=identity,
             phoi_version=self._phoi_version,
             patient_systems=self._settings.patient_identifier_systems,
+            vn_core=self._settings.vn_core,
         )
         bundle = {
             "resourceType": "Bundle",

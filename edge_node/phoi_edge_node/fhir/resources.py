@@ -27,6 +27,8 @@ from phoi_edge_node.fhir.elements import (
     string,
     tagged,
 )
+from phoi_edge_node.fhir.vn_core import national_identifier, national_identifiers
+from phoi_edge_node.orders import key_of
 from phoi_edge_node.person_name import person_name
 from phoi_edge_node.ports import ReportedCase, ReportStatus
 from phoi_edge_node.reported import (
@@ -115,6 +117,7 @@ class Context:
     Attributes:
         document: identity of the Bundle.
         patient_systems: identifier system by Issuer of Patient ID.
+        vn_core: citizens' and insurance numbers are named as Viet Nam Core does.
     """
 
     case: ReportedCase
@@ -122,6 +125,7 @@ class Context:
     document: str
     phoi_version: str
     patient_systems: Mapping[str, str]
+    vn_core: bool = False
 
     @property
     def number(self) -> str:
@@ -183,7 +187,8 @@ def entries(context: Context) -> Iterator[Entry]:
 def _patient(context: Context) -> Entry:
     patient = context.case.study.patient
     known_as = _patient_identifier(context)
-    made: Json = {"resourceType": "Patient", "identifier": [known_as]}
+    others = [other for other in _national_identifiers(context) if other != known_as]
+    made: Json = {"resourceType": "Patient", "identifier": [known_as, *others]}
     name = person_name(patient.name)
     if name.text:
         parts = {"family": name.family, "given": [p for p in (name.given, name.middle) if p]}
@@ -200,9 +205,19 @@ def _patient_identifier(context: Context) -> Json:
     if not string(patient.patient_id):
         # Two nameless patients must never become one: each is known by the study alone.
         return dicom_identifier(context.case.study.study_instance_uid)
+    national = national_identifier(key_of(patient), context.patient_systems)
+    if context.vn_core and national:
+        return national
     own = phoi_system(f"patients:{context.site}:{string(patient.issuer)}")
     system = context.patient_systems.get(patient.issuer, own)
     return identifier(system, string(patient.patient_id), "MR")
+
+
+def _national_identifiers(context: Context) -> Iterator[Json]:
+    """Of the order behind the study, which names the same patient by other numbers too."""
+    order = context.case.order
+    if context.vn_core and order:
+        yield from national_identifiers(order.patients, context.patient_systems)
 
 
 def _imaging_study(context: Context) -> Entry:
