@@ -71,6 +71,7 @@ from phoi_edge_node.ports import (
     InferenceService,
     UidSource,
 )
+from phoi_edge_node.priority_policy import read_policy
 from phoi_edge_node.recall import RecallDesk
 from phoi_edge_node.receiving_state import ReceivingCollector, ReceivingState
 from phoi_edge_node.reconciliation import Reconciler, ReconciliationDesk
@@ -278,6 +279,7 @@ class EdgeNode:
         self._settings = settings
         self._clock: Clock = SystemClock()
         self._uids: UidSource = RandomUids()
+        self._priorities = read_policy(settings.priority.policy)
         self._resources = ExitStack()
         self._resources.enter_context(only_node(settings.data))
         self.storage = open_storage(settings, self._clock)
@@ -591,6 +593,7 @@ class EdgeNode:
             deadline_s=settings.deadline_s,
             maximum_attempts=settings.maximum_attempts,
             look_after=self._care.look_after,
+            priorities=self._priorities,
         )
 
     # --- steps -------------------------------------------------------------------------------

@@ -565,7 +565,7 @@ def _row(
         phase=phase,
         progress=analysis.fraction if analysis and phase is Phase.ANALYSING else None,
         outcome=result.outcome if result else None,
-        priority=result.suggested_priority if result else None,
+        priority=_priority(result) if result else None,
         nodule_count=len(nodules),
         worst=nodules[0].size_class if nodules else None,
         max_diameter_mm=max((n.finding.mean_diameter_mm for n in nodules), default=None),
@@ -588,6 +588,12 @@ def _standing(analysis: StoredAnalysis | None) -> TriageResult | None:
     if analysis is None or analysis.state is AnalysisState.WITHDRAWN:
         return None
     return analysis.result
+
+
+def _priority(result: TriageResult) -> Priority:
+    """As the site's policy has it, where that tells one."""
+    told = result.told_priority
+    return told.priority if told and told.priority else result.suggested_priority
 
 
 def _state_view(

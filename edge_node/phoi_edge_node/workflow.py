@@ -34,6 +34,7 @@ from phoi_edge_node.ports import (
     ToldBefore,
     UidSource,
 )
+from phoi_edge_node.priority_policy import AS_SUGGESTED, PriorityPolicy
 from phoi_edge_node.result import ResultIdentity, SignedReview, StudyHeader, TriageResult
 from phoi_edge_node.store import Outgoing, StoredAnalysis, StudyStore
 from phoi_edge_node.study import AnalysisEvent, AnalysisState, DeliveryState, ReviewState
@@ -163,6 +164,7 @@ class Analyst:
     Args:
         look_after: looks at the stored images of a study that cannot be read, by Study Instance
             UID; True if some were damaged and are asked for again.
+        priorities: the site's policy of what is told outward.
     """
 
     def __init__(
@@ -179,6 +181,7 @@ class Analyst:
         deadline_s: float,
         maximum_attempts: int,
         look_after: Callable[[str], bool] = lambda _: False,
+        priorities: PriorityPolicy = AS_SUGGESTED,
     ) -> None:
         self._store = store
         self._reader = reader
@@ -191,6 +194,7 @@ class Analyst:
         self._deadline_s = deadline_s
         self._maximum_attempts = maximum_attempts
         self._look_after = look_after
+        self._priorities = priorities
 
     def run_next(self, stopping: Callable[[], bool] = lambda: False) -> bool:
         """Run the next analysis to an end or to its next try; False if none is due."""
@@ -328,11 +332,12 @@ class Analyst:
         )
 
     def _finish(self, analysis: StoredAnalysis, ended: _Ended, study: StudyHeader) -> None:
+        ended = self._prioritised(ended)
         try:
             outgoing = self._documents(analysis, ended, study)
         except EncodingFailed as error:
             # Shown as failed, and told outward as failed by every encoder that manages that.
-            ended = self._failed(analysis, str(error))
+            ended = self._prioritised(self._failed(analysis, str(error)))
             outgoing = self._documents_of_failure(analysis, ended, study)
         stored = insist(
             lambda: self._store.finish_analysis(
@@ -351,6 +356,11 @@ class Analyst:
             nodules=len(ended.result.nodules),
             **_names(analysis),
         )
+
+    def _prioritised(self, ended: _Ended) -> _Ended:
+        order = self._store.order_of(ended.result.identity.study_instance_uid)
+        ordered = order.priority if order else None
+        return replace(ended, result=self._priorities.applied(ended.result, ordered))
 
     def _documents_of_failure(
         self, analysis: StoredAnalysis, ended: _Ended, study: StudyHeader

@@ -35,6 +35,7 @@ _ABOUT = {
     f"{GROUP}.demo": _About("Start a whole hospital on this machine and send one real CT.", "demo"),
     f"{GROUP}.doctor": _About("Say in plain words what is wrong with this installation.", "edge"),
     f"{GROUP}.edge": _About("Receive, analyse, deliver, review: the hospital's node.", "edge"),
+    f"{GROUP}.priority": _About("Check a site's policy of priorities; try it on the past.", "edge"),
     f"{GROUP}.reconcile": _About("Compare with the archives: is any study left behind?", "edge"),
     f"{GROUP}.send": _About("Send DICOM files to an archive or an edge node by C-STORE.", "edge"),
     f"{GROUP}.worker": _About("Run models for edge nodes, over gRPC.", "worker"),

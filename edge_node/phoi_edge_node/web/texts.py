@@ -149,6 +149,18 @@ TEXTS: dict[str, tuple[str, str]] = {
     "priority.urgent": ("Sớm", "Urgent"),
     "priority.routine": ("Thường", "Routine"),
     "priority.none": ("Chưa rõ", "Unknown"),
+    "priority.by_rule": (
+        "Mức ưu tiên theo quy tắc “{rule}” của cơ sở.",
+        "Priority by the site's rule “{rule}”.",
+    ),
+    "priority.nothing_told": (
+        "Không báo mức ưu tiên ra ngoài.",
+        "No priority is told outward.",
+    ),
+    "priority.as_ordered": (
+        "Chỉ định yêu cầu mức cao hơn: giữ mức của chỉ định.",
+        "The order asks for more: its priority is kept.",
+    ),
     "reason.no_ct_images": ("Ca chụp không có ảnh CT.", "The study holds no CT images."),
     "reason.no_suitable_series": (
         "Không có chuỗi CT ngực cắt ngang phù hợp.",
