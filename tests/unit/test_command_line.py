@@ -44,6 +44,7 @@ def test_help_names_every_command_and_imports_none() -> None:
         "demo",
         "doctor",
         "edge",
+        "hl7",
         "models",
         "reconcile",
         "send",
