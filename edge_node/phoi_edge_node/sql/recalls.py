@@ -56,7 +56,6 @@ _WITHDRAWABLE = (
     AnalysisState.FAILED,
     AnalysisState.SUPERSEDED,
 )
-_NOT_ARRIVED = (DeliveryState.PENDING, DeliveryState.DEAD)
 
 
 @dataclass(frozen=True)
@@ -172,6 +171,8 @@ class Recalls(Database):
             if row.notice != Notice.WAITING:
                 return True
             told = told_destinations(connection, item)
+            this = sa.select(_ANALYSES.c.id).where(_ANALYSES.c.id == item.analysis_id)
+            _supersede(connection, this, DeliveryState.DEAD, now)
             notices = [n for one in outgoing if (n := _only_to(one, told)).destinations]
             status, revision = ReportStatus.WITHDRAWN, item.revision
             uid = item.study_instance_uid
@@ -239,9 +240,9 @@ def _fitting(criteria: RecallCriteria) -> Iterable[sa.ColumnElement[bool]]:
     if criteria.until:
         yield _ANALYSES.c.finished_at < criteria.until
     if criteria.outcome:
-        yield sa.exists().where(
-            _FIGURES.c.analysis_id == _ANALYSES.c.id, _FIGURES.c.outcome == criteria.outcome
-        )
+        of_it = _FIGURES.c.analysis_id == _ANALYSES.c.id
+        outcome = sa.exists().where(of_it, _FIGURES.c.outcome == criteria.outcome)
+        yield outcome.correlate(_ANALYSES)
     if criteria.calling_ae_title:
         yield sa.exists().where(
             _INSTANCES.c.study_instance_uid == _ANALYSES.c.study_instance_uid,
@@ -407,12 +408,25 @@ def _withdraw(connection: sa.Connection, number: int, now: datetime, *, signed_t
             values = {"state": after(REVIEW, review, event), "state_since": now}
             here = (_REVIEWS.c.analysis_id.in_(ids), _REVIEWS.c.state == review)
             connection.execute(_REVIEWS.update().where(*here).values(values))
-    documents = sa.select(_DOCUMENTS.c.id).where(_DOCUMENTS.c.analysis_id.in_(ids))
-    for delivery in _NOT_ARRIVED:
-        superseded = after(DELIVERY, delivery, DeliveryEvent.SUPERSEDE)
-        here = (_DELIVERIES.c.document_id.in_(documents), _DELIVERIES.c.state == delivery)
-        values = {"state": superseded, "updated_at": now}
-        connection.execute(_DELIVERIES.update().where(*here).values(values))
+    # Dead letters stay until the notice is written: they tell who never took anything.
+    _supersede(connection, ids, DeliveryState.PENDING, now)
+
+
+def _supersede(
+    connection: sa.Connection,
+    analysis_ids: sa.Select[tuple[str]],
+    state: DeliveryState,
+    now: datetime,
+) -> None:
+    """Nothing of these analyses that is in this state goes out any more."""
+    documents = sa.select(_DOCUMENTS.c.id).where(
+        _DOCUMENTS.c.analysis_id.in_(analysis_ids),
+        _DOCUMENTS.c.status != ReportStatus.WITHDRAWN,
+    )
+    here = (_DELIVERIES.c.document_id.in_(documents), _DELIVERIES.c.state == state)
+    superseded = after(DELIVERY, state, DeliveryEvent.SUPERSEDE)
+    values = {"state": superseded, "updated_at": now}
+    connection.execute(_DELIVERIES.update().where(*here).values(values))
 
 
 def _restart(connection: sa.Connection, meant: Sequence[_Found], now: datetime) -> None:
