@@ -209,10 +209,10 @@ class StoredRecallBook:
         return tuple(dict.fromkeys(f"{m.name}@{m.version}" for m in used))
 
     def recallable(
-        self, criteria: RecallCriteria, *, signed_too: bool = False
+        self, criteria: RecallCriteria, *, signed_too: bool = False, redo: bool = False
     ) -> Sequence[RecalledResult]:
         """As ``RecallStore.recallable``."""
-        return self._store.recallable(criteria, signed_too=signed_too)
+        return self._store.recallable(criteria, signed_too=signed_too, redo=redo)
 
     def unknown_senders(self) -> int:
         """As ``RecallStore.unknown_senders``."""

@@ -80,6 +80,7 @@ class RecallAction(StrEnum):
     WITHDRAW = "withdraw"  # it stands no more, and whoever was told of it is told so
     LEAVE_SIGNED = "leave_signed"  # a person has signed it: that person's colleagues are told
     RESTART = "restart"  # it was under way, had told nothing, and is queued anew
+    ANALYSE_AGAIN = "analyse_again"  # it was withdrawn before, and now there is a better model
     NOTHING = "nothing"  # a later result has replaced it, or it was withdrawn before
 
 
@@ -90,6 +91,7 @@ def action_for(
     replaced: bool,
     told: bool,
     signed_too: bool,
+    redo: bool,
 ) -> RecallAction:
     """What becomes of a result.
 
@@ -98,9 +100,10 @@ def action_for(
         replaced: a later revision of the study has come to its end.
         told: something of it was sent, whatever came of that.
         signed_too: what people have signed is to be withdrawn as well.
+        redo: a model is named that analyses the studies again.
     """
     if analysis is AnalysisState.WITHDRAWN:
-        return RecallAction.NOTHING
+        return RecallAction.ANALYSE_AGAIN if redo and not replaced else RecallAction.NOTHING
     if analysis in _UNDER_WAY:
         return RecallAction.RESTART
     if review is ReviewState.SIGNED:
@@ -229,9 +232,13 @@ class RecallStore(Protocol):
     """The part of the store that recalling uses."""
 
     def recallable(
-        self, criteria: RecallCriteria, *, signed_too: bool = False
+        self, criteria: RecallCriteria, *, signed_too: bool = False, redo: bool = False
     ) -> Sequence[RecalledResult]:
-        """The results that fit, oldest first, and what a recall would do to each."""
+        """The results that fit, oldest first, and what a recall would do to each.
+
+        Args:
+            signed_too, redo: as for ``action_for``.
+        """
         ...
 
     def unknown_senders(self) -> int:
@@ -283,7 +290,7 @@ class RecallBook(Protocol):
         ...
 
     def recallable(
-        self, criteria: RecallCriteria, *, signed_too: bool = False
+        self, criteria: RecallCriteria, *, signed_too: bool = False, redo: bool = False
     ) -> Sequence[RecalledResult]:
         """As ``RecallStore.recallable``."""
         ...

@@ -387,3 +387,18 @@ def test_kinds_of_documents_do_not_matter(site: Site, store: SqlStore) -> None:
     store.ask_recall(REQUEST)
     site.tell()
     assert site.withdrawals("1.1") == {"pacs"}
+
+
+def test_what_was_withdrawn_before_is_analysed_again_once_there_is_a_better_model(
+    site: Site, store: SqlStore
+) -> None:
+    site.result("1.1", "pacs")
+    store.ask_recall(REQUEST)
+    site.tell()
+    (found,) = store.recallable(BAD_VERSION, redo=True)
+    assert found.action is RecallAction.ANALYSE_AGAIN
+    store.ask_recall(replace(REQUEST, replacement="current"))
+    assert store.next_notice() is None
+    item = store.next_again()
+    assert item is not None
+    assert store.analyse_again(item.id, GOOD) is Again.QUEUED

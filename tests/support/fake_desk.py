@@ -10,8 +10,10 @@ from itertools import count
 
 import numpy as np
 from phoi_edge_node.accounts import Account, Role
+from phoi_edge_node.circuit import CircuitState
 from phoi_edge_node.desk import (
     AuditEntry,
+    CircuitView,
     CommitmentView,
     DamagedImage,
     DeliveryView,
@@ -157,8 +159,9 @@ class FakeRecallBook:
         return (f"{MODEL.name}@{MODEL.version}",)
 
     def recallable(
-        self, criteria: RecallCriteria, *, signed_too: bool = False
+        self, criteria: RecallCriteria, *, signed_too: bool = False, redo: bool = False
     ) -> Sequence[RecalledResult]:
+        del redo
         left = RecallAction.WITHDRAW if signed_too else RecallAction.LEAVE_SIGNED
         one = RecalledResult(
             analysis_id="a1",
@@ -338,6 +341,14 @@ class FakeDesk:
         del reviewer
         self.resent.append(delivery_id)
 
+    def resend_dead(self, destination: str, reviewer: Account) -> int:
+        del reviewer
+        dead = [d for d in self.dead_letters(500) if d.destination == destination]
+        if not dead:
+            raise ReviewConflict(Conflict.NOT_RESENT)
+        self.resent += [d.delivery_id for d in dead]
+        return len(dead)
+
     def dead_letters(self, limit: int) -> tuple[DeliveryView, ...]:
         everything = [d for study in self.studies.values() for d in study.deliveries]
         return tuple(d for d in everything if d.state is DeliveryState.DEAD)[:limit]
@@ -351,6 +362,11 @@ class FakeDesk:
                 _link(LinkKind.DESTINATION, "emr-hl7", LinkState.DOWN, "connection refused", now),
                 waiting=3,
                 oldest_waiting_at=now - timedelta(minutes=42),
+                circuit=CircuitView(
+                    CircuitState.OPEN,
+                    now - timedelta(minutes=40),
+                    now + timedelta(seconds=20),
+                ),
             ),
             replace(
                 _link(LinkKind.DESTINATION, "emr-fhir", LinkState.UNKNOWN, "", now),

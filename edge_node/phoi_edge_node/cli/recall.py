@@ -33,6 +33,7 @@ _WORDS = {
     RecallAction.WITHDRAW: "to be withdrawn everywhere they went",
     RecallAction.LEAVE_SIGNED: "signed by a person: left, and put on top of the worklist",
     RecallAction.RESTART: "under way: begun anew",
+    RecallAction.ANALYSE_AGAIN: "withdrawn before: to be analysed again",
     RecallAction.NOTHING: "replaced or withdrawn before: nothing to do",
 }
 
@@ -83,7 +84,7 @@ def recall(
     user = getpass.getuser()
     request = RecallRequest(criteria, reason or "listed", user, signed, replacement, pause)
     with _book(settings) as book:
-        found = book.recallable(criteria, signed_too=signed)
+        found = book.recallable(criteria, signed_too=signed, redo=bool(replacement))
         for line in _listed(criteria, found, book):
             typer.echo(line)
         if not yes:

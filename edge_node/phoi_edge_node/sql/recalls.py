@@ -70,11 +70,11 @@ class Recalls(Database):
     """The part of the store that recalling uses."""
 
     def recallable(
-        self, criteria: RecallCriteria, *, signed_too: bool = False
+        self, criteria: RecallCriteria, *, signed_too: bool = False, redo: bool = False
     ) -> Sequence[RecalledResult]:
         """The results that fit, oldest first, and what a recall would do to each."""
         with self._read() as connection:
-            found = _find(connection, criteria, signed_too=signed_too)
+            found = _find(connection, criteria, signed_too=signed_too, redo=redo)
             sent = _sent(connection, criteria)
         return [_result(one, sent.get(one.row.id, {})) for one in found]
 
@@ -94,7 +94,8 @@ class Recalls(Database):
             if request.pause and request.criteria.pauses:
                 self._pause(connection, request.criteria.pauses, request.asked_by, now)
             _lock(connection, request.criteria)
-            found = _find(connection, request.criteria, signed_too=request.signed_too)
+            redo, signed_too = bool(request.replacement), request.signed_too
+            found = _find(connection, request.criteria, signed_too=signed_too, redo=redo)
             meant = [one for one in found if one.action is not RecallAction.NOTHING]
             _insert_items(connection, number, meant, request, now)
             _withdraw(connection, number, now, signed_too=request.signed_too)
@@ -261,7 +262,9 @@ def _lock(connection: sa.Connection, criteria: RecallCriteria) -> None:
     connection.execute(reviews.with_for_update())
 
 
-def _find(connection: sa.Connection, criteria: RecallCriteria, *, signed_too: bool) -> list[_Found]:
+def _find(
+    connection: sa.Connection, criteria: RecallCriteria, *, signed_too: bool, redo: bool
+) -> list[_Found]:
     later, reviews = _ANALYSES.alias("later"), _REVIEWS
     replaced = sa.exists().where(
         later.c.study_instance_uid == _ANALYSES.c.study_instance_uid,
@@ -301,6 +304,7 @@ def _find(connection: sa.Connection, criteria: RecallCriteria, *, signed_too: bo
                 replaced=row.replaced,
                 told=row.told,
                 signed_too=signed_too,
+                redo=redo,
             ),
         )
         for row in connection.execute(query)
