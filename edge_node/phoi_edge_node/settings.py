@@ -5,6 +5,7 @@ Environment variables override the file: ``PHOI_EDGE__SITE__MODE=pacs``.
 
 from __future__ import annotations
 
+import hashlib
 import tomllib
 from collections.abc import Mapping
 from enum import StrEnum
@@ -142,12 +143,28 @@ class OrdersSettings(_Section):
         allowed_peers: addresses or networks that may connect; empty: this machine's programs.
         default_issuer: who gave the patients' numbers on images that do not say, as messages name
             it; "": unknown.
+        processing_id: MSH-11 of the messages that are taken: production, or, while a site tries its
+            interfaces, those of its test system.
+        tls_certificate, tls_key: PEM files; with them the port speaks TLS only (BCP 195).
+        tls_ca: PEM file; with it every sender must show a certificate that this authority signed.
     """
 
     host: str = "127.0.0.1"
     port: Port = 2575
     allowed_peers: tuple[IPvAnyNetwork, ...] = ()
     default_issuer: str = ""
+    processing_id: Literal["P", "T", "D"] = "P"
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    tls_ca: Path | None = None
+
+    @model_validator(mode="after")
+    def _certificate_with_key(self) -> OrdersSettings:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("set both tls_certificate and tls_key, or neither")
+        if self.tls_ca is not None and self.tls_certificate is None:
+            raise ValueError("tls_ca needs tls_certificate and tls_key too")
+        return self
 
     @model_validator(mode="after")
     def _peers_are_named(self) -> OrdersSettings:
@@ -269,11 +286,13 @@ class LogSettings(_Section):
     """Where log lines go.
 
     Attributes:
+        level: nothing below it is written.
         file: JSON lines; None: to standard error, for the service manager to keep.
         maximum_mb: of one file; then it is set aside and a new one begun.
         keep: how many old files are kept.
     """
 
+    level: Literal["debug", "info", "warning", "error"] = "info"
     file: Path | None = None
     maximum_mb: int = Field(default=50, ge=1)
     keep: int = Field(default=10, ge=1)
@@ -556,6 +575,11 @@ class EdgeSettings(BaseSettings):
     def resolved_database_url(self) -> str:
         """The database in use."""
         return self.database_url or f"sqlite:///{self.data / 'phoi.sqlite'}"
+
+
+def digest(settings: EdgeSettings) -> str:
+    """Twelve digits that change with any value: which settings was it that ran?"""
+    return hashlib.sha256(settings.model_dump_json().encode()).hexdigest()[:12]
 
 
 def read_settings(path: Path) -> EdgeSettings:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-import threading
+import platform
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import structlog
 import typer
 from phoi_models.home import find_home
+from phoi_models.logs import LogFile, configure_logs
+from phoi_models.service_manager import serve_until, stop_signal
 from phoi_protos.transport import TlsFiles
 
 from phoi_inference.errors import SettingsError
@@ -22,6 +23,7 @@ from phoi_inference.settings import WorkerSettings
 # With the end of what is abandoned, this stays within the usual 10 s before a SIGKILL.
 _GRACE_S = 5.0
 _LISTEN = "127.0.0.1:50051"
+_log = structlog.get_logger()
 
 
 def command(
@@ -78,16 +80,25 @@ def command(
     tls_ca: Annotated[
         Path | None, typer.Option(help="Authority of the edges' certificates, PEM.")
     ] = None,
+    log_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="PHOI_WORKER_LOG_FILE",
+            help="JSON lines go there: files of 50 MB, the last ten are kept. Default: stderr.",
+        ),
+    ] = None,
 ) -> None:
     """Run models for edge nodes, over gRPC.
 
     Start it beside an edge node on the same machine and leave everything as it is; run `phoi models
     init` once before. For an edge on another machine, give --listen, --source and the --tls
     options. It stops within 10 seconds of Ctrl-C or SIGTERM: what waits is sent elsewhere, what
-    runs may end. Logs are JSON lines on stderr, without patient data.
+    runs may end. Logs are JSON lines without patient data.
     """
     home = find_home()
-    _configure_logs()
+    configure_logs(file=LogFile(log_file) if log_file else None)
+    _log.info("worker starts", phoi=version("phoi"), python=platform.python_version())
+    stop = stop_signal()
     worker = Worker(
         WorkerSettings(
             listen=tuple(listen or (_LISTEN,)),
@@ -101,10 +112,7 @@ def command(
             scheduler=SchedulerSettings(capacity=queue, parallel=parallel),
         )
     )
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: stop.set())
-    stop.wait()
+    serve_until(stop)
     worker.stop(_GRACE_S)
 
 
@@ -114,15 +122,3 @@ def _tls(certificate: Path | None, key: Path | None, authority: Path | None) -> 
     if certificate or key or authority:
         raise SettingsError("give all three of --tls-certificate, --tls-key and --tls-ca, or none")
     return None
-
-
-def _configure_logs() -> None:
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
-    )

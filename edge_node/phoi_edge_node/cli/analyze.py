@@ -15,6 +15,7 @@ from phoi_models.errors import NotAnalysable
 from phoi_models.findings import Region
 from phoi_models.home import find_home
 from phoi_models.identity import ModelIdentity
+from phoi_models.logs import configure_logs
 from phoi_models.reading.dicom_series import is_dicom
 from phoi_models.reading.files import is_volume_file, read_volume_file
 from phoi_models.volume import Volume
@@ -28,7 +29,6 @@ from phoi_edge_node.dicom.documents import DicomEncoder
 from phoi_edge_node.dicom.headers import BadHeader, instance_from_file
 from phoi_edge_node.dicom.series_reader import DicomSeriesReader
 from phoi_edge_node.errors import EdgeError, InferenceFailed
-from phoi_edge_node.logs import configure_logs
 from phoi_edge_node.ports import (
     AnalysisRequest,
     InferenceService,

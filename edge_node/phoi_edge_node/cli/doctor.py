@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 from phoi_models.home import find_home
+from phoi_models.logs import configure_logs
 from rich.console import Console
 from rich.markup import escape
 
@@ -18,7 +19,6 @@ from phoi_edge_node.checks.finding import Finding
 from phoi_edge_node.cli.options import DEFAULT_SETTINGS, SettingsFile
 from phoi_edge_node.doctor import examine
 from phoi_edge_node.errors import SettingsError
-from phoi_edge_node.logs import configure_logs
 from phoi_edge_node.settings import read_settings
 from phoi_edge_node.system import SystemClock
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import secrets
-import signal
-import threading
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
+import structlog
 import typer
 from phoi_models.home import find_home
+from phoi_models.logs import LogFile, configure_logs
+from phoi_models.service_manager import serve_until, stop_signal
 
 from phoi_edge_node.accounts import Account, Role, hash_password
 from phoi_edge_node.bootstrap import EdgeNode, open_storage
@@ -18,10 +21,12 @@ from phoi_edge_node.cli.backup import backup, restore
 from phoi_edge_node.cli.export import export_feedback
 from phoi_edge_node.cli.options import DEFAULT_SETTINGS, SettingsFile
 from phoi_edge_node.errors import SettingsError
-from phoi_edge_node.logs import configure_logs
-from phoi_edge_node.settings import read_settings
+from phoi_edge_node.settings import LogSettings, digest, read_settings
+from phoi_edge_node.sql.engine import named_database_errors
 from phoi_edge_node.store import StoredAccount
 from phoi_edge_node.system import SystemClock
+
+log = structlog.get_logger(__name__)
 
 app = typer.Typer(
     help="Receive, analyse, deliver, review: the hospital's node.", no_args_is_help=True
@@ -95,16 +100,28 @@ def run(settings_file: SettingsFile = DEFAULT_SETTINGS) -> None:
     """Run the node until Ctrl-C or SIGTERM; it stops within about ten seconds.
 
     Nothing is lost by stopping or killing it: what was received, waits or is under way is taken up
-    at the next start. Logs are JSON lines on stderr, without patient data.
+    at the next start. Logs are JSON lines on stderr, or where `logs` says, without patient data.
     """
-    configure_logs()
-    node = EdgeNode(read_settings(settings_file), find_home())
-    node.start()
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: stop.set())
-    stop.wait()
+    settings = read_settings(settings_file)
+    configure_logs(settings.logs.level, _log_file(settings.logs))
+    log.info(
+        "edge node starts",
+        phoi=version("phoi"),
+        python=platform.python_version(),
+        settings=digest(settings),
+    )
+    stop = stop_signal()
+    with named_database_errors():
+        node = EdgeNode(settings, find_home())
+        node.start()
+    serve_until(stop, lambda: not node.watchdog.troubles())
     node.stop()
+
+
+def _log_file(settings: LogSettings) -> LogFile | None:
+    if settings.file is None:
+        return None
+    return LogFile(settings.file, settings.maximum_mb, settings.keep)
 
 
 @app.command()

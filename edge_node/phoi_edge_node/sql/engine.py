@@ -47,15 +47,26 @@ def open_engine(url: str, default_issuer: str = "") -> sa.Engine:
         sa.event.listen(engine, "connect", _configure_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
     try:
-        _upgrade(engine)
-    except DBAPIError as error:  # no room on the disk, read only, another's file, no server
-        engine.dispose()
-        reason = str(error.orig).splitlines()[0]
-        raise EdgeError(f"cannot use the database: {reason}") from None
+        with named_database_errors():
+            _upgrade(engine)
     except BaseException:
         engine.dispose()
         raise
     return engine.execution_options(phoi_default_issuer=default_issuer)
+
+
+@contextmanager
+def named_database_errors() -> Iterator[None]:
+    """What the database cannot do, in one line that a person can act on.
+
+    Raises:
+        EdgeError: no room on the disk, read only, another's file, no server.
+    """
+    try:
+        yield
+    except DBAPIError as error:
+        reason = str(error.orig).splitlines()[0]
+        raise EdgeError(f"cannot use the database: {reason}") from None
 
 
 def _configure_sqlite(connection: Any, record: object) -> None:

@@ -68,6 +68,7 @@ def server_config(app: ASGIApp, settings: WebSettings) -> uvicorn.Config:
         host=settings.host,
         port=settings.port,
         access_log=False,  # who looked at what belongs in the audit, and only there
+        log_config=None,  # the node's own lines, in its own file
         log_level="warning",
         ws="none",
         server_header=False,
