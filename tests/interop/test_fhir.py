@@ -18,6 +18,7 @@ from phoi_edge_node.fhir.client import FhirDestination
 from phoi_edge_node.ports import Delivered, Document, ReportedCase, ReportStatus
 from phoi_edge_node.result import Outcome
 from phoi_edge_node.settings import FhirSettings, SiteSettings
+from support.analysed import case_of
 from support.cases import PHOI_VERSION, STUDY, CountingUids, case
 from support.told_cases import CASES
 
@@ -85,6 +86,26 @@ def _resolves(bundle: Json, url: str, expected: str) -> bool:
 def test_both_validators_find_no_fault(tmp_path: Path) -> None:
     bundles = {name: json.loads(encode(of).content) for name, of in CASES.items()}
     assert {n: found for n, found in faults(tmp_path, bundles).items() if found} == {}
+
+
+@pytest.fixture(scope="module")
+def real(ct_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> ReportedCase:
+    return case_of(ct_folder, tmp_path_factory.mktemp("ct"))
+
+
+def test_both_validators_find_no_fault_with_a_real_ct(real: ReportedCase, tmp_path: Path) -> None:
+    document = encode(real)
+    [found] = faults(tmp_path, {"real": json.loads(document.content)}).values()
+    _say(f"medplum and fhir: {len(found)} errors or warnings that stand in {_size(document)}")
+    assert found == []
+
+
+def _size(document: Document) -> str:
+    return f"a Bundle of {len(json.loads(document.content)['entry'])} resources"
+
+
+def _say(line: str) -> None:
+    print(line)  # noqa: T201 - a run is quoted: make interop ARGS=-s
 
 
 # --- faults that are planted ----------------------------------------------------------------------
@@ -179,6 +200,16 @@ def test_both_validators_would_find_a_fault(tmp_path: Path) -> None:
 def medplum(node_program: Any) -> Iterator[str]:
     with node_program("medplum_server.mjs") as told:
         yield f"http://127.0.0.1:{told['port']}/fhir"
+
+
+def test_medplum_takes_a_real_ct_twice_and_keeps_it_once(medplum: str, real: ReportedCase) -> None:
+    emr = FhirDestination(SETTINGS.model_copy(update={"base_url": medplum}))
+    document = encode(real)
+    assert emr.send(document) == Delivered("HTTP 200")
+    once = {name: len(found) for name, found in stored(medplum).items()}
+    assert emr.send(document) == Delivered("HTTP 200")
+    assert {name: len(found) for name, found in stored(medplum).items()} == once
+    _say(f"Medplum took {_size(document)} twice without a duplicate")
 
 
 def stored(base_url: str) -> dict[str, list[Json]]:
