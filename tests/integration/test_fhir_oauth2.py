@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote_plus
 
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from joserfc.jwk import ECKey, RSAKey
+from cryptography.hazmat.primitives.asymmetric import ec
 from phoi_edge_node.fhir.client import FhirDestination
 from phoi_edge_node.ports import Delivered, Document, DocumentKind, SendOutcome, Unreachable
 from phoi_edge_node.settings import FhirOAuth2Settings, FhirSettings
@@ -19,29 +17,11 @@ from phoi_edge_node.system import RandomUids
 from phoi_edge_node.testing import FakeClock
 from support.fhir_peers import fhir_peer
 from support.oauth_server import Authorisation, Client, authorisation_server
+from support.signing_keys import SIGNING_KEYS, write_key
 
 BUNDLE = Document(DocumentKind.FHIR_BUNDLE, "2.25.1", b'{"resourceType":"Bundle"}')
 CLIENT = "phoi-bvdk"
 SECRET = "k7_Tq-0.x~9"
-PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
-KEYS: dict[str, Callable[[], PrivateKey]] = {
-    "rsa": lambda: rsa.generate_private_key(65537, 2048),
-    "p384": lambda: ec.generate_private_key(ec.SECP384R1()),
-}
-
-
-def write_key(folder: Path, key: PrivateKey) -> Path:
-    """PEM in ``key.pem``, and the public half as a key set in ``keys.json``."""
-    pem = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    (folder / "key.pem").write_bytes(pem)
-    kind = RSAKey if isinstance(key, rsa.RSAPrivateKey) else ECKey
-    public = kind.import_key(pem, {"kid": "phoi-1"}).as_dict(private=False)
-    (folder / "keys.json").write_text(json.dumps({"keys": [public]}))
-    return folder / "key.pem"
 
 
 @pytest.fixture
@@ -98,9 +78,9 @@ def test_id_and_secret_are_form_encoded_before_they_are_joined(secret_file: Path
     assert [unquote_plus(part) for part in told.split(":")] == ["phoi:1", "a b:c/đ+%"]
 
 
-@pytest.mark.parametrize("kind", KEYS)
+@pytest.mark.parametrize("kind", SIGNING_KEYS)
 def test_a_key_signs_an_assertion(tmp_path: Path, kind: str) -> None:
-    key = write_key(tmp_path, KEYS[kind]())
+    key = write_key(tmp_path, SIGNING_KEYS[kind]())
     client = Client("phoi", "private_key_jwt", keys=tmp_path / "keys.json")
     oauth2 = FhirOAuth2Settings(client_id="phoi", private_key_file=key, key_id="phoi-1")
     with authorisation_server(client) as server:
