@@ -128,6 +128,9 @@ def _log_file(settings: LogSettings) -> LogFile | None:
 def init(
     folder: Annotated[Path, typer.Argument(help="Folder for the settings and the data.")],
     site: Annotated[str, typer.Option(help="Name of this site: small letters, digits, -.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the data, if not beside the settings.")
+    ] = None,
 ) -> None:
     """Write a settings file that starts, with comments on what to change."""
     path = folder / "edge.toml"
@@ -137,7 +140,7 @@ def init(
         raise SettingsError("a site's name has small letters, digits and - only")
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(
-        _TEMPLATE.format(data=(folder / "data").absolute(), site=site), encoding="utf-8"
+        _TEMPLATE.format(data=(data or folder / "data").absolute(), site=site), encoding="utf-8"
     )
     read_settings(path)
     typer.echo(f"Wrote {path}.")
