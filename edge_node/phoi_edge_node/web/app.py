@@ -21,7 +21,7 @@ from phoi_edge_node.desk import Desk
 from phoi_edge_node.errors import ReviewConflict, UnknownStudy
 from phoi_edge_node.ports import Clock
 from phoi_edge_node.settings import SiteSettings, WebSettings
-from phoi_edge_node.web import operations, session, study, worklist
+from phoi_edge_node.web import operations, recalls, session, study, worklist
 from phoi_edge_node.web.security import SecurityHeaders, Sessions
 from phoi_edge_node.web.texts import say
 from phoi_edge_node.web.visitor import Forbidden, NotSignedIn, Visitor, Web, anyone, web_of
@@ -48,7 +48,7 @@ def create_app(
     sessions = Sessions(secret_key, clock, timedelta(hours=settings.session_hours))
     app = FastAPI(title="Phoi", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.web = web_of(desk, settings, site, clock, sessions, secret_key)
-    for routes in (session, worklist, study, operations):
+    for routes in (session, worklist, study, operations, recalls):
         app.include_router(routes.router)
     app.add_api_route("/healthz", _alive, include_in_schema=False)
     app.add_api_route("/readyz", _ready, include_in_schema=False)

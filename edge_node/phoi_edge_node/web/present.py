@@ -36,6 +36,11 @@ def local_time(moment: datetime) -> str:
     return moment.astimezone().strftime("%d/%m/%Y %H:%M (%z)")
 
 
+def clock_time(moment: datetime) -> str:
+    """The time of day of a UTC time, on this machine's own clock."""
+    return moment.astimezone().strftime("%H:%M:%S")
+
+
 def header_time(moment: datetime | None) -> str:
     """A date and time as the modality wrote it, without a zone; a dash where there is none."""
     return moment.strftime("%d/%m/%Y %H:%M") if moment else "—"

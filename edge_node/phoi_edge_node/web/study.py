@@ -165,6 +165,13 @@ def acknowledge(member: PostingMember, uid: Uid, revision: Annotated[int, Form(g
     return RedirectResponse(f"/studies/{uid}", 303)
 
 
+@router.post("/recalled")
+def confirm_recalled(member: PostingMember, uid: Uid) -> Response:
+    """Say that the signed result holds although its model was recalled."""
+    member.web.desk.confirm_recalled(uid, member.account)
+    return RedirectResponse(f"/studies/{uid}", 303)
+
+
 # --- helpers ---------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "nav.operations": ("Vận hành", "Operations"),
     "nav.kpis": ("Chỉ số", "Figures"),
     "nav.audit": ("Nhật ký", "Audit"),
+    "nav.recalls": ("Thu hồi", "Recalls"),
     "nav.report": ("Báo lỗi", "Report a problem"),
     "nav.sign_out": ("Đăng xuất", "Sign out"),
     "nav.skip": ("Đến nội dung chính", "Skip to the main content"),
@@ -75,6 +76,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Changed after reporting",
     ),
     "worklist.late_images": ("Ảnh mới đến muộn", "New images came late"),
+    "worklist.recalled": (
+        "Mô hình của kết quả đã ký bị thu hồi",
+        "The model of the signed result was recalled",
+    ),
     "worklist.truncated": (
         "Chỉ hiển thị {limit} ca đầu tiên.",
         "Only the first {limit} studies are shown.",
@@ -227,6 +232,74 @@ TEXTS: dict[str, tuple[str, str]] = {
     "switch.everything": ("Toàn bộ Phoi", "All of Phoi"),
     "switch.model": ("Mô hình", "Model"),
     "switch.destination": ("Nơi nhận", "Destination"),
+    # recalls
+    "recalls.title": ("Dừng và thu hồi", "Stop and recall"),
+    "recalls.which": ("Những kết quả nào?", "Which results?"),
+    "recalls.first": ("Từ ngày", "From"),
+    "recalls.last": ("Đến ngày", "To"),
+    "recalls.calling_ae": ("AE nơi gửi ảnh", "Calling AE title"),
+    "recalls.signed": ("Cả kết quả đã ký", "Signed ones too"),
+    "recalls.redo": ("Để phân tích lại", "To analyse again"),
+    "recalls.list": ("Liệt kê", "List"),
+    "recalls.found": ("{count} kết quả", "{count} results"),
+    "recalls.unknown": (
+        "{count} ca đã xóa ảnh: không còn biết AE nào đã gửi, nên không được xét.",
+        "{count} studies are not looked at: their images, and so their sender, are gone.",
+    ),
+    "recalls.made": ("Có kết quả lúc", "Made"),
+    "recalls.study": ("Ca chụp", "Study"),
+    "recalls.model": ("Mô hình", "Model"),
+    "recalls.outcome": ("Kết luận", "Outcome"),
+    "recalls.review": ("Duyệt", "Review"),
+    "recalls.sent": ("Đã gửi đến", "Sent to"),
+    "recalls.images": ("Còn ảnh", "Images"),
+    "recalls.action": ("Sẽ làm", "Action"),
+    "recalls.action.withdraw": ("thu hồi", "withdraw"),
+    "recalls.action.leave_signed": ("đã ký: giữ, báo bác sĩ", "signed: left, its people are told"),
+    "recalls.action.restart": ("đang chạy: phân tích lại", "under way: begun anew"),
+    "recalls.action.analyse_again": ("phân tích lại", "analyse again"),
+    "recalls.action.nothing": ("không cần làm gì", "nothing to do"),
+    "recalls.do": ("Thu hồi", "Recall"),
+    "recalls.what_happens": (
+        "Các kết quả này bị thu hồi ngay trong Phoi, những gì chưa gửi sẽ không gửi nữa, và mọi "
+        "nơi đã nhận đều được báo là không được dùng. Không thể hoàn tác.",
+        "These results are withdrawn in Phoi at once, what waits is not sent any more, and whoever "
+        "got something of them is told not to use it. This cannot be taken back.",
+    ),
+    "recalls.signed_too": (
+        "Thu hồi cả những kết quả bác sĩ đã ký.",
+        "What physicians have signed is withdrawn as well.",
+    ),
+    "recalls.replacement": (
+        "Phân tích lại bằng (TÊN@PHIÊN BẢN hoặc current)",
+        "Analyse again with (NAME@VERSION or current)",
+    ),
+    "recalls.pause": ("Dừng mô hình này ngay", "Stop this model at once"),
+    "recalls.reason": ("Lý do", "Reason"),
+    "recalls.no_patient_data": (
+        "Lý do được ghi vào nhật ký: không ghi thông tin bệnh nhân.",
+        "The reason is kept in the audit: no patient data belongs in it.",
+    ),
+    "recalls.confirm": ("Gõ “{name}” để xác nhận", "Type “{name}” to confirm"),
+    "recalls.refused.confirm": (
+        "Nội dung xác nhận không khớp. Chưa thu hồi gì.",
+        "What was typed is not what is listed. Nothing was recalled.",
+    ),
+    "recalls.refused.replacement": (
+        "Mô hình thay thế phải là TÊN@PHIÊN BẢN khác hoặc current. Chưa thu hồi gì.",
+        "The replacement must be another NAME@VERSION, or current. Nothing was recalled.",
+    ),
+    "recalls.done_before": ("Các lần thu hồi", "Recalls so far"),
+    "recalls.never": ("Chưa từng thu hồi.", "Nothing was ever recalled."),
+    "recalls.state.done": ("xong", "done"),
+    "recalls.state.under_way": ("đang làm", "under way"),
+    "recalls.notice.waiting": ("thông báo chờ viết", "notices to be written"),
+    "recalls.notice.queued": ("thông báo đã xếp hàng gửi", "notices in the outbox"),
+    "recalls.notice.nobody_told": ("chưa từng gửi đi", "never sent anywhere"),
+    "recalls.again.waiting": ("chờ phân tích lại", "to be analysed again"),
+    "recalls.again.queued": ("đã xếp hàng phân tích lại", "queued again"),
+    "recalls.again.no_images": ("không còn ảnh", "without images"),
+    "recalls.again.overtaken": ("đã có bản mới hơn", "overtaken by a newer revision"),
     # study page
     "study.title": ("Ca chụp", "Study"),
     "study.born": ("Sinh", "Born"),
@@ -240,6 +313,20 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Ca này vừa có thay đổi. Tải lại trang để xem bản mới.",
         "This study has changed. Reload the page to see the new state.",
     ),
+    "study.withdrawn": (
+        "KẾT QUẢ AI CỦA CA NÀY ĐÃ BỊ THU HỒI. Không dùng bất cứ điều gì Phoi đã báo về ca này; hãy "
+        "đọc phim như khi không có AI. Chỉ có thể duyệt sau khi ca được phân tích lại.",
+        "THE AI RESULT OF THIS STUDY WAS WITHDRAWN. Use nothing of what Phoi told of it; read the "
+        "images as without AI. There is nothing to review until it has been analysed again.",
+    ),
+    "study.recalled": (
+        "Mô hình AI của kết quả ĐÃ KÝ này đã bị thu hồi. Kết quả đã ký vẫn còn hiệu lực cho đến "
+        "khi bác sĩ xem lại: hãy xem lại phim; ký bản mới nếu có, hoặc xác nhận kết quả vẫn đúng.",
+        "The AI model behind this SIGNED result was recalled. What was signed stands until a "
+        "physician looks again: look at the images; sign the new revision where there is one, or "
+        "confirm that the result still holds.",
+    ),
+    "study.recalled_stands": ("Đã xem lại: kết quả vẫn đúng", "Looked again: the result holds"),
     "study.changed_after_signing": (
         "Có ảnh mới hoặc thông tin bệnh nhân mới SAU KHI TRẢ KẾT QUẢ. Kết quả đã gửi đi vẫn là bản "
         "cũ. Hãy xem lại và ký lại; nếu ảnh đã được xóa khỏi Phoi, trước hết hãy gửi lại ca từ "
@@ -386,8 +473,35 @@ TEXTS: dict[str, tuple[str, str]] = {
     "operations.paused": ("Tạm dừng bởi {name}, {at}", "Paused by {name}, {at}"),
     "operations.pause": ("Tạm dừng", "Pause"),
     "operations.resume": ("Chạy lại", "Resume"),
-    "operations.dead_letters": ("Không gửi được", "Not delivered"),
     "operations.no_dead_letters": ("Mọi thứ đã được gửi.", "Everything was delivered."),
+    "deliveries.title": ("Tài liệu không gửi được", "Documents not delivered"),
+    "deliveries.intro": (
+        "Nơi nhận đã từ chối, hoặc nhiều lần báo lỗi. Phoi không tự gửi lại nữa: hãy xử lý nguyên "
+        "nhân rồi gửi lại. Nội dung gửi lại giống hệt, nên không tạo bản trùng.",
+        "The destination refused them, or failed on them too often. Phoi no longer tries by "
+        "itself: see to the cause, then send again. The same bytes go, so nothing comes twice.",
+    ),
+    "deliveries.count": ("{count} tài liệu", "Documents: {count}"),
+    "deliveries.latest": ("{count} mới nhất ở dưới", "the latest {count} below"),
+    "deliveries.since": ("Từ lúc", "Since"),
+    "deliveries.document": ("Tài liệu", "Document"),
+    "deliveries.study": ("Mở ca", "Open the study"),
+    "deliveries.why": ("Lý do và cách xử lý", "Why, and what to do"),
+    "deliveries.tries": ("Số lần", "Tries"),
+    "deliveries.resend_all": ("Gửi lại tất cả…", "Send all again…"),
+    "deliveries.resend_all_sure": (
+        "Gửi lại {count} tài liệu đến {name}? Những tài liệu đã có bản mới hơn sẽ được bỏ qua.",
+        "Send all {count} to {name} again? Those that a later document replaced are left out.",
+    ),
+    "deliveries.resend_all_yes": ("Gửi lại tất cả", "Send all again"),
+    "deliveries.no_lane": (
+        "Cấu hình không còn nơi nhận này.",
+        "The settings name no such destination any more.",
+    ),
+    "circuit.open": ("Tạm ngừng gửi, chờ nơi nhận trả lời", "Not sending until it answers"),
+    "circuit.half_open": ("Đang thử lại một tài liệu", "Trying one document"),
+    "circuit.since": ("đã {age}", "for {age}"),
+    "circuit.next": ("hỏi lại lúc {at}", "asks again at {at}"),
     "operations.reconciliation": ("Đối chiếu với PACS", "Compared with the PACS"),
     "reconciliation.under_way": ("đang chạy", "under way"),
     "reconciliation.compared": ("{count} CT ngực", "{count} chest CTs"),

@@ -84,6 +84,7 @@ def web_of(
         lstrip_blocks=True,
     )
     templates.filters.update(
+        clock_time=present.clock_time,
         day=present.day,
         header_time=present.header_time,
         local_time=present.local_time,
@@ -228,3 +229,16 @@ def administrator(member: SignedIn) -> Member:
 
 
 Administrator = Annotated[Member, Depends(administrator)]
+
+
+def posting_administrator(member: PostingMember) -> Member:
+    """A signed-in administrator who sends a form of ours.
+
+    Raises:
+        NotSignedIn: nobody has signed in.
+        Forbidden: the account is no administrator's, or the form is not ours.
+    """
+    return administrator(member)
+
+
+PostingAdministrator = Annotated[Member, Depends(posting_administrator)]

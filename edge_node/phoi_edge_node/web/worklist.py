@@ -39,16 +39,19 @@ _PHASES: Mapping[Show, frozenset[Phase]] = {
 
 def shown_by(show: Show, rows: Sequence[WorklistRow]) -> tuple[WorklistRow, ...]:
     """The rows of one part. A study is a problem in every phase where delivery fails,
-    or new images came after somebody had signed.
+    or new images came after somebody had signed; one whose signed result was recalled is open too.
     """
-    wanted = _PHASES[show]
-    return tuple(
-        row for row in rows if row.phase in wanted or (show is Show.PROBLEMS and _is_problem(row))
-    )
+    return tuple(row for row in rows if _belongs(show, row))
+
+
+def _belongs(show: Show, row: WorklistRow) -> bool:
+    if row.phase in _PHASES[show]:
+        return True
+    return (show is Show.PROBLEMS and _is_problem(row)) or (show is Show.OPEN and row.recalled)
 
 
 def _is_problem(row: WorklistRow) -> bool:
-    return row.delivery_problems > 0 or row.changed_after_signing or row.late_images
+    return row.delivery_problems > 0 or row.changed_after_signing or row.late_images or row.recalled
 
 
 @router.get("/")
