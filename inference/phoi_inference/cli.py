@@ -14,6 +14,7 @@ from phoi_models.logs import LogFile, configure_logs
 from phoi_models.service_manager import serve_until, stop_signal
 from phoi_protos.transport import TlsFiles
 
+from phoi_inference.engine import MODELS_KEPT
 from phoi_inference.errors import SettingsError
 from phoi_inference.scheduler import SchedulerSettings
 from phoi_inference.server import Worker
@@ -72,6 +73,14 @@ def command(
     ] = 0,
     parallel: Annotated[int, typer.Option(min=1, help="Analyses that run at once.")] = 1,
     queue: Annotated[int, typer.Option(min=1, help="Analyses that may wait.")] = 16,
+    models: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            envvar="PHOI_WORKER_MODELS",
+            help="Models that stay loaded; what was used longest ago goes first, never one in use.",
+        ),
+    ] = MODELS_KEPT,
     metrics_port: Annotated[
         int, typer.Option(min=0, max=65535, help="Prometheus on 127.0.0.1; 0: none.")
     ] = 0,
@@ -107,6 +116,7 @@ def command(
             volumes=volumes or home.volumes,
             sources=frozenset(source or ()),
             tls=_tls(tls_certificate, tls_key, tls_ca),
+            models=models,
             metrics_port=metrics_port,
             sessions=SessionSettings(provider, threads, form),
             scheduler=SchedulerSettings(capacity=queue, parallel=parallel),

@@ -19,6 +19,10 @@ from phoi_models.volume import Volume
 
 from phoi_inference.errors import BadRequest
 from phoi_inference.sessions import OnnxHeads, SessionSettings
+from phoi_inference.shelf import Shelf
+
+MODELS_KEPT = 2
+"""Loaded at once, by default: the model in use, and the one before it or the one to come."""
 
 _log = structlog.get_logger()
 
@@ -67,7 +71,14 @@ class _Loaded:
 class Engine:
     """Runs the models of a bundle store, several names and versions side by side. Thread-safe."""
 
-    def __init__(self, store: BundleStore, trust: Path, sessions: SessionSettings) -> None:
+    def __init__(
+        self,
+        store: BundleStore,
+        trust: Path,
+        sessions: SessionSettings,
+        models: int = MODELS_KEPT,
+        on_evicted: Callable[[], None] = lambda: None,
+    ) -> None:
         """Nothing is loaded yet.
 
         Args:
@@ -75,12 +86,21 @@ class Engine:
             trust: the trust store's file; read anew for each analysis, so that a revocation counts
                 at once.
             sessions: how networks run.
+            models: how many stay loaded; what was used longest ago goes first, never one in use.
+            on_evicted: told of each that went to make room.
         """
         self._store = store
         self._trust = trust
         self._sessions = sessions
         self._loading = threading.Lock()
-        self._loaded: dict[str, _Loaded] = {}
+        self._most = models
+        self._on_evicted = on_evicted
+        self._loaded: Shelf[_Loaded] = Shelf(models, self._evicted)
+
+    @property
+    def loaded(self) -> int:
+        """How many models are loaded."""
+        return len(self._loaded)
 
     def models(self) -> tuple[ModelState, ...]:
         """What the store holds, by name, newest first."""
@@ -88,9 +108,9 @@ class Engine:
         return tuple(self._state(identity) for identity in stored)
 
     def load_newest(self) -> None:
-        """Load the newest version of every name; log one that fails, and go on."""
+        """Load the newest version of every name, as far as they stay; log one that fails."""
         newest = {s.identity.name: s.identity for s in reversed(self.models())}
-        for identity in newest.values():
+        for identity in list(newest.values())[: self._most]:
             try:
                 self.load(identity)
             except (BadBundle, UntrustedBundle) as error:
@@ -118,7 +138,7 @@ class Engine:
     def unload(self, identity: ModelIdentity) -> None:
         """Free the model's memory once nothing runs on it."""
         with self._loading:
-            self._loaded.pop(identity.bundle_hash, None)
+            self._loaded.take_away(identity.bundle_hash)
 
     def analyze(
         self,
@@ -136,20 +156,21 @@ class Engine:
             BadRequest: the model has no such operating point.
             UnknownModel, UntrustedBundle, BadBundle: see ``load``.
         """
-        model = self._ready(identity)
-        parameters = model.parameters
-        if identity.operating_point not in parameters.operating_points:
-            raise BadRequest("the model has no such operating point")
-        analysis = analyze_volume(
-            volume,
-            parameters,
-            model.heads,
-            second_look=model.second_look,
-            operating_point=identity.operating_point,
-            region=region,
-            on_progress=lambda step, fraction: on_progress(step, fraction),
-            cancelled=cancelled,
-        )
+        with self._loaded.using(identity.bundle_hash):
+            model = self._ready(identity)
+            parameters = model.parameters
+            if identity.operating_point not in parameters.operating_points:
+                raise BadRequest("the model has no such operating point")
+            analysis = analyze_volume(
+                volume,
+                parameters,
+                model.heads,
+                second_look=model.second_look,
+                operating_point=identity.operating_point,
+                region=region,
+                on_progress=lambda step, fraction: on_progress(step, fraction),
+                cancelled=cancelled,
+            )
         return replace(analysis, runtime=model.runtime)
 
     def _state(self, identity: ModelIdentity) -> ModelState:
@@ -161,15 +182,23 @@ class Engine:
         with self._loading:
             loaded = self._loaded.get(identity.bundle_hash)
             if loaded and trust.revoked & {loaded.bundle.key_id, loaded.bundle.bundle_hash}:
-                del self._loaded[identity.bundle_hash]
+                self._loaded.take_away(identity.bundle_hash)
                 raise UntrustedBundle(f"{identity.name} {identity.version} has been revoked")
             if loaded is None:
                 loaded = self._load(identity, trust)
-                self._loaded[identity.bundle_hash] = loaded
+                self._loaded.put(identity.bundle_hash, loaded)
             return loaded
+
+    def _evicted(self, bundle_hash: str, loaded: _Loaded) -> None:
+        model = loaded.bundle.identity()
+        _log.info(
+            "model put away", model=model.name, version=model.version, bundle=bundle_hash[:12]
+        )
+        self._on_evicted()
 
     def _load(self, identity: ModelIdentity, trust: TrustStore) -> _Loaded:
         bundle = self._store.load(identity, trust)
+        self._loaded.make_room()
         parameters = bundle.parameters
         heads = OnnxHeads(bundle.onnx, self._sessions, parameters.outputs)
         heads.warm_up(parameters.patch_shape)

@@ -13,12 +13,15 @@ _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
 class Metrics:
     """The counters of one worker."""
 
-    def __init__(self, waiting: Callable[[], int], running: Callable[[], int]) -> None:
+    def __init__(
+        self, waiting: Callable[[], int], running: Callable[[], int], loaded: Callable[[], int]
+    ) -> None:
         """Register all metrics.
 
         Args:
             waiting: analyses that wait, asked at each scrape.
             running: analyses that run.
+            loaded: models that are loaded.
         """
         self.registry = CollectorRegistry()
         self._requests = Counter(
@@ -46,15 +49,25 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
+        self._evicted = Counter(
+            "phoi_worker_models_evicted",
+            "Models that were put away to make room for others: if often, raise --models.",
+            registry=self.registry,
+        )
         for name, text, function in (
             ("phoi_worker_waiting", "Analyses that wait.", waiting),
             ("phoi_worker_running", "Analyses that run.", running),
+            ("phoi_worker_models_loaded", "Models that are loaded.", loaded),
         ):
             Gauge(name, text, registry=self.registry).set_function(function)
 
     def request_ended(self, status: str) -> None:
         """Count an Analyze call."""
         self._requests.labels(status).inc()
+
+    def model_evicted(self) -> None:
+        """Count a model that was put away."""
+        self._evicted.inc()
 
     def analysed(
         self, model: str, version: str, findings: int, timing_s: Mapping[str, float]

@@ -178,9 +178,19 @@ class Worker:
         """
         store = BundleStore(settings.store)
         self._scheduler: Scheduler[pb.Analysis] = Scheduler(settings.scheduler)
-        metrics = Metrics(lambda: self._scheduler.waiting, lambda: self._scheduler.running)
+        engine = Engine(
+            store,
+            settings.trust,
+            settings.sessions,
+            settings.models,
+            on_evicted=lambda: metrics.model_evicted(),
+        )
+        metrics = Metrics(
+            lambda: self._scheduler.waiting,
+            lambda: self._scheduler.running,
+            lambda: engine.loaded,
+        )
         self._stop_metrics = _serve_metrics(metrics, settings.metrics_port)
-        engine = Engine(store, settings.trust, settings.sessions)
         engine.load_newest()
         threads = settings.scheduler.capacity + settings.scheduler.parallel + _SPARE_THREADS
         self._server = grpc.server(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from phoi_protos.transport import TlsFiles, TransportError, require_tls_off_host
 
+from phoi_inference.engine import MODELS_KEPT
 from phoi_inference.errors import SettingsError
 from phoi_inference.scheduler import SchedulerSettings
 from phoi_inference.sessions import SessionSettings
@@ -23,6 +24,7 @@ class WorkerSettings:
         volumes: folder shared with edges on this host; None: none.
         sources: ``host:port`` of the edges that may be pulled from.
         tls: for the service and for pulling.
+        models: how many stay loaded.
         metrics_port: where Prometheus scrapes on 127.0.0.1; 0: nowhere.
 
     Raises:
@@ -35,6 +37,7 @@ class WorkerSettings:
     volumes: Path | None = None
     sources: frozenset[str] = frozenset()
     tls: TlsFiles | None = None
+    models: int = MODELS_KEPT
     metrics_port: int = 0
     sessions: SessionSettings = field(default_factory=SessionSettings)
     scheduler: SchedulerSettings = field(default_factory=SchedulerSettings)
