@@ -32,6 +32,7 @@ class _About:
 
 _ABOUT = {
     f"{GROUP}.analyze": _About("Analyse one CT in a file or folder, without servers.", "worker"),
+    f"{GROUP}.deliveries": _About("List what did not arrive, and why; send it again.", "edge"),
     f"{GROUP}.demo": _About("Start a whole hospital on this machine and send one real CT.", "demo"),
     f"{GROUP}.doctor": _About("Say in plain words what is wrong with this installation.", "edge"),
     f"{GROUP}.edge": _About("Receive, analyse, deliver, review: the hospital's node.", "edge"),

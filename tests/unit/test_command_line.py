@@ -41,6 +41,7 @@ def test_help_names_every_command_and_imports_none() -> None:
 
     for name in (
         "analyze",
+        "deliveries",
         "demo",
         "doctor",
         "edge",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Form
 from fastapi.responses import RedirectResponse, Response
 
+from phoi_edge_node.desk import DeliveryView, LinkKind
+from phoi_edge_node.plain_words import explain
 from phoi_edge_node.web.visitor import Administrator, PostingMember, SignedIn
 
 router = APIRouter()
@@ -14,7 +16,7 @@ router = APIRouter()
 DEAD_LETTERS = 200
 AUDIT_ENTRIES = 500
 
-Target = Annotated[str, Form(pattern=r"^[A-Za-z0-9._:-]{1,128}$")]
+Target = Annotated[str, Form(pattern=r"^[A-Za-z0-9._:@+-]{1,208}$")]
 
 
 @router.get("/operations")
@@ -26,7 +28,6 @@ def operations(member: SignedIn) -> Response:
         health=desk.health(),
         links=desk.links(),
         switches=desk.switches(),
-        dead_letters=desk.dead_letters(DEAD_LETTERS),
         reconciliations=desk.reconciliations(),
     )
 
@@ -45,11 +46,34 @@ def resume(member: PostingMember, target: Target) -> Response:
     return RedirectResponse("/operations", 303)
 
 
+@router.get("/deliveries")
+def deliveries(member: SignedIn) -> Response:
+    """What did not arrive, by destination, with the reason in plain words."""
+    desk = member.web.desk
+    links = {link.name: link for link in desk.links() if link.kind is LinkKind.DESTINATION}
+    letters: dict[str, list[DeliveryView]] = {}
+    for letter in desk.dead_letters(DEAD_LETTERS):
+        letters.setdefault(letter.destination, []).append(letter)
+    lanes = [(name, links.get(name), letters[name]) for name in sorted(letters)]
+    return member.page("deliveries.html", lanes=lanes, explain=explain)
+
+
+@router.post("/deliveries/resend-dead")
+def resend_dead(member: PostingMember, destination: Target) -> Response:
+    """Send all dead letters of a destination again."""
+    member.web.desk.resend_dead(destination, member.account)
+    return RedirectResponse("/deliveries", 303)
+
+
 @router.post("/deliveries/{delivery_id}/resend")
-def resend(member: PostingMember, delivery_id: int) -> Response:
+def resend(
+    member: PostingMember,
+    delivery_id: int,
+    after: Annotated[Literal["/operations", "/deliveries"], Form()] = "/operations",
+) -> Response:
     """Send the same bytes again."""
     member.web.desk.resend(delivery_id, member.account)
-    return RedirectResponse("/operations", 303)
+    return RedirectResponse(after, 303)
 
 
 @router.get("/kpis")

@@ -26,6 +26,7 @@ from phoi_edge_node.orders import ImagingOrder, OrderNumber
 from phoi_edge_node.policies import LIVES
 from phoi_edge_node.result import Completeness, Outcome, Priority, Verdict
 from phoi_edge_node.settings import SiteMode, SiteSettings, WebSettings
+from phoi_edge_node.study import DeliveryState
 from phoi_edge_node.testing import FakeClock
 from phoi_edge_node.web.app import create_app, server_config
 from phoi_edge_node.web.security import SignInBrake
@@ -280,7 +281,7 @@ def test_headers_protect_every_page(reviewer: httpx.Client) -> None:
 
 
 def test_pages_hold_no_inline_script_or_style(reviewer: httpx.Client) -> None:
-    for path in ("/", STUDY, "/operations", "/kpis", "/report"):
+    for path in ("/", STUDY, "/operations", "/deliveries", "/kpis", "/report"):
         html = reviewer.get(path).text
         assert not re.search(r"<script(?![^>]*\bsrc=)", html)
         assert not re.search(r"\s(style|on[a-z]+)=", html)
@@ -642,10 +643,52 @@ def test_pausing_and_resuming(reviewer: httpx.Client, desk: FakeDesk) -> None:
 
 def test_operations_show_links_and_dead_letters(reviewer: httpx.Client, desk: FakeDesk) -> None:
     html = reviewer.get("/operations").text
-    for text in ("Mất kết nối", "connection refused", "lâu nhất 42 phút", "HTTP 422"):
+    for text in ("Mất kết nối", "connection refused", "lâu nhất 42 phút"):
         assert text in html
-    assert post(reviewer, "/deliveries/33/resend", {}).status_code == 303
+    lane = html.split('data-circuit="emr-hl7"')[1].split("</td>")[0]
+    assert "Tạm ngừng gửi" in lane
+    assert "đã 40 phút · hỏi lại lúc" in lane
+    assert "data-circuit" not in html.replace('data-circuit="emr-hl7"', "")
+    assert 'href="/deliveries">✕ 1<' in html
+
+
+def test_dead_letters_say_why_in_words_and_go_again_one_by_one(
+    reviewer: httpx.Client, desk: FakeDesk
+) -> None:
+    html = reviewer.get("/deliveries").text
+    section = html.split('data-destination="emr-fhir"')[1].split("</section>")[0]
+    assert "không hợp lệ theo quy tắc" in section
+    assert "HTTP 422" in section, "the exact reason, for the other administrator"
+    assert 'href="/studies/' in section
+    response = post(reviewer, "/deliveries/33/resend", {"after": "/deliveries"})
+    assert (response.status_code, response.headers["location"]) == (303, "/deliveries")
     assert desk.resent == [33]
+    evil = {"after": "https://elsewhere.example"}
+    assert post(reviewer, "/deliveries/33/resend", evil).status_code == 422
+
+
+def test_all_dead_letters_of_a_destination_go_again(reviewer: httpx.Client, desk: FakeDesk) -> None:
+    fields = {"destination": "emr-fhir"}
+    assert post(reviewer, "/deliveries/resend-dead", fields).status_code == 303
+    assert desk.resent == [33]
+    assert post(reviewer, "/deliveries/resend-dead", {"destination": "moon"}).status_code == 409
+
+
+def test_dead_letters_of_a_destination_that_is_no_more_stay_to_be_seen(
+    reviewer: httpx.Client, desk: FakeDesk
+) -> None:
+    study = desk.studies["1.2.4"]
+    letter = replace(study.deliveries[-1], destination="old-pacs", state=DeliveryState.DEAD)
+    study.deliveries = (letter,)
+    section = reviewer.get("/deliveries").text.split('data-destination="old-pacs"')[1]
+    assert "Cấu hình không còn nơi nhận này" in section
+    assert "<form" not in section.split("</section>")[0]
+
+
+def test_without_dead_letters_the_page_says_so(reviewer: httpx.Client, desk: FakeDesk) -> None:
+    for study in desk.studies.values():
+        study.deliveries = ()
+    assert "Mọi thứ đã được gửi" in reviewer.get("/deliveries").text
 
 
 def test_a_problem_is_reported_with_a_reference(reviewer: httpx.Client, desk: FakeDesk) -> None:
