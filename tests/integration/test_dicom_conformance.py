@@ -29,6 +29,7 @@ from phoi_models.errors import NotAnalysableReason
 from phoi_models.findings import Attenuation, Lobe, LungCoverage, Side
 from phoi_models.phantom import chest_phantom
 from support.analysed import objects_of
+from support.cases import ORDER
 from support.dicom_phantom import write_series
 from support.real_ct import NODULE_LPS_MM as READERS_CENTER
 from support.real_ct import lidc_idri_0001
@@ -79,7 +80,8 @@ def cases(images: Images) -> Mapping[str, ReportedCase]:
         attenuation=Attenuation.PART_SOLID,
         solid_diameter_mm=4.0,
     )
-    positive = _known(case_of(images, Outcome.POSITIVE, [left, right]), Completeness.CONFIRMED)
+    ordered = replace(case_of(images, Outcome.POSITIVE, [left, right]), order=ORDER)
+    positive = _known(ordered, Completeness.CONFIRMED)
     first, second = positive.result.nodules
     return {
         "positive": positive,

@@ -97,7 +97,7 @@ def test_the_validators_find_no_error(written: Mapping[DocumentKind, Path]) -> N
     assert {kind: dciodvfy_errors(path) for kind, path in written.items()} == {
         kind: [] for kind in written
     }
-    assert len(written) == 3
+    assert len(written) == 4
 
 
 def test_pixelmed_and_dcmtk_read_the_report(written: Mapping[DocumentKind, Path]) -> None:
@@ -142,13 +142,21 @@ def test_every_reference_to_the_source_names_its_frame_once(
         for instance in one.ReferencedSOPSequence
     ]
     assert named.count(source) == 1
-    shown = [
-        item
-        for kind in (DocumentKind.STRUCTURED_REPORT, DocumentKind.SECONDARY_CAPTURE)
-        for item in references(made[kind])
-        if item.ReferencedSOPInstanceUID == source and "ReferencedFrameNumber" in item
-    ]
-    assert len(shown) == 2 + 2
+    shown = {
+        kind: [
+            item.ReferencedFrameNumber
+            for item in references(made[kind])
+            if item.ReferencedSOPInstanceUID == source and "ReferencedFrameNumber" in item
+        ]
+        for kind in (
+            DocumentKind.STRUCTURED_REPORT,
+            DocumentKind.SECONDARY_CAPTURE,
+            DocumentKind.KEY_OBJECTS,
+        )
+    }
+    report, capture, (key_images,) = shown.values()
+    assert sorted(report) == sorted(capture) == sorted(key_images)
+    assert len(report) == 2
 
 
 def test_each_frame_of_the_segmentation_lies_on_the_frame_that_it_names(

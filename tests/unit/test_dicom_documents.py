@@ -16,9 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from phoi_edge_node import terms
 from phoi_edge_node.dicom.documents import DicomEncoder
+from phoi_edge_node.dicom.lossy import LossyCompression, lossy_compression
 from phoi_edge_node.dicom.summary_page import font
 from phoi_edge_node.dicom.uids import series_of
 from phoi_edge_node.errors import EdgeError
+from phoi_edge_node.orders import ImagingOrder, OrderNumber
 from phoi_edge_node.ports import DocumentKind, ReportedCase, ReportStatus
 from phoi_edge_node.result import (
     Completeness,
@@ -32,6 +34,8 @@ from phoi_models.errors import NotAnalysableReason
 from phoi_models.findings import LungCoverage, NoduleMask, Side
 from phoi_models.geometry import Geometry
 from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import JPEG2000, JPEG2000Lossless
 from support import planted
 from support.chests import plain_chest
 from support.dicom_phantom import SeriesOptions, write_series
@@ -331,6 +335,83 @@ def test_any_display_name_can_sign(images: Images, name: str) -> None:
     assert encoded.count("=") == 0
 
 
+# --- what the images lost, and who asked for them -----------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("header", "ratios", "methods"),
+    [
+        ((("LossyImageCompression", "01"),), None, None),
+        (
+            (
+                ("LossyImageCompression", "01"),
+                ("LossyImageCompressionRatio", ["9.4", "2"]),
+                ("LossyImageCompressionMethod", ["ISO_10918_1", "ISO_15444_1"]),
+            ),
+            [9.4, 2.0],
+            ["ISO_10918_1", "ISO_15444_1"],
+        ),
+    ],
+)
+def test_what_images_lost_is_said_of_all_that_is_derived_from_them(
+    tmp_path: Path,
+    header: tuple[tuple[str, object], ...],
+    ratios: list[float] | None,
+    methods: list[str] | None,
+) -> None:
+    images = _images(tmp_path, SeriesOptions(header=header))
+    made = _encode(images, _positive(images))
+    for kind in (SEG, SC):
+        assert made[kind].LossyImageCompression == "01"
+        assert made[kind].get("LossyImageCompressionRatio") == ratios
+        assert made[kind].get("LossyImageCompressionMethod") == methods
+    remarks = [text for text in _texts(made[SR], "Comment") if "Series analysed" not in text]
+    assert len(remarks) == 2  # English and Vietnamese
+    assert "lossy compressed" in remarks[0]
+    assert ("ISO_15444_1, 2" in remarks[0]) == (methods is not None)
+
+
+def test_how_images_are_stored_says_what_they_lost() -> None:
+    header = Dataset()
+    header.file_meta = FileMetaDataset()
+    header.Rows = header.Columns = 512
+    header.BitsAllocated = 16
+    header.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    assert lossy_compression(header, 50_000) is None
+    header.file_meta.TransferSyntaxUID = JPEG2000
+    assert lossy_compression(header, 52_429) == LossyCompression(("10.0",), ("ISO_15444_1",))
+
+
+def test_what_was_not_lossy_says_nothing_of_it(images: Images) -> None:
+    made = _encode(images, _positive(images))
+    assert made[SEG].LossyImageCompression == made[SC].LossyImageCompression == "00"
+    assert not [text for text in _texts(made[SR], "Comment") if "lossy" in text]
+
+
+def test_the_request_is_that_of_the_worklist_and_the_order(tmp_path: Path) -> None:
+    asked = Dataset()
+    asked.RequestedProcedureID = "RP-7"
+    asked.RequestedProcedureDescription = "CT ngực"
+    images = _images(tmp_path, SeriesOptions(header=(("RequestAttributesSequence", [asked]),)))
+    ordered = ImagingOrder(OrderNumber("P&1", "HIS"), OrderNumber("9" * 65), "ACC-9")
+    study = replace(images.study, accession_number="")
+    made = _encode(images, replace(_positive(images), study=study, order=ordered))
+    for kind in (SR, KOS):
+        (request,) = made[kind].ReferencedRequestSequence
+        assert request.RequestedProcedureID == "RP-7"
+        assert request.RequestedProcedureDescription == "CT ngực"
+        assert request.AccessionNumber == "ACC-9"
+        assert request.PlacerOrderNumberImagingServiceRequest == "P&1"
+        assert request.FillerOrderNumberImagingServiceRequest == ""  # cut, it could be another's
+        assert request.StudyInstanceUID == made[kind].StudyInstanceUID
+
+
+def test_what_nobody_asked_for_names_no_request(images: Images) -> None:
+    case = _positive(images)
+    made = _encode(images, replace(case, study=replace(case.study, accession_number="")))
+    assert not any("ReferencedRequestSequence" in dataset for dataset in made.values())
+
+
 # --- key images, and the note that withdraws ----------------------------------------------------
 
 
@@ -571,12 +652,17 @@ def test_the_summary_is_a_picture_of_its_own_kind(images: Images) -> None:
     assert picture.max() == 255
 
 
-def test_many_nodules_are_counted_not_dropped(images: Images) -> None:
+def test_many_nodules_are_listed_and_more_than_fit_are_counted(images: Images) -> None:
     finding = ball(images.volume.geometry, LEFT_LPS_MM, 30.0, Side.LEFT)
-    six, nine = (_encode(images, case_of(images, Outcome.POSITIVE, [finding] * n)) for n in (6, 9))
-    assert len(read_segments(nine[SEG])) == 9
-    # The same table and pictures, and one line that says how many more there are.
-    assert 10 < nine[SC].Rows - six[SC].Rows < 60
+    heights = []
+    for n in (19, 20, 25, 30):
+        made = _encode(images, case_of(images, Outcome.POSITIVE, [finding] * n))
+        assert len(read_segments(made[SEG])) == n
+        heights.append(made[SC].Rows)
+    row, line, none = np.diff(heights)
+    assert row > 40  # in two languages
+    assert 20 < line < 40
+    assert none == 0
 
 
 def test_the_font_has_every_letter_of_vietnamese() -> None:

@@ -16,6 +16,7 @@ from pydicom.config import disable_value_validation
 
 from phoi_edge_node.dicom.key_objects import make_key_images, make_rejection_note
 from phoi_edge_node.dicom.key_slice import key_slice
+from phoi_edge_node.dicom.lossy import LossyCompression, lossy_compression
 from phoi_edge_node.dicom.measurement_groups import Evidence
 from phoi_edge_node.dicom.secondary_capture import make_secondary_capture
 from phoi_edge_node.dicom.segmentation import make_segmentation, segmented, slices_with_nodules
@@ -93,6 +94,7 @@ class DicomEncoder:
             model=case.result.identity.model,
             phoi_version=self._phoi_version,
             at=reported_at(case).astimezone(time_zone(header, self._local_time)),
+            lossy=_lossy(case, header),
         )
         nodules = reported_nodules(case)
         references = self._references(case, nodules)
@@ -106,7 +108,7 @@ class DicomEncoder:
             stamp,
         )
         capture = make_secondary_capture(
-            draw_summary(case, self._phoi_version, stamp.at),
+            draw_summary(case, self._phoi_version, stamp.at, stamp.remarks),
             [references[z] for z in sorted(set(slices.values()))],
             self._new_instance(DocumentKind.SECONDARY_CAPTURE),
             stamp,
@@ -169,6 +171,11 @@ class DicomEncoder:
             z: image_reference(frames[one.instance.path][(one.frame or 1) - 1], one.frame)
             for z, one in slices.items()
         }
+
+
+def _lossy(case: ReportedCase, header: Dataset) -> LossyCompression | None:
+    instances = case.choice.instances if case.choice else case.instances
+    return lossy_compression(header, instances[0].size)
 
 
 def _key_slices(case: ReportedCase, nodules: Sequence[ReportedNodule]) -> dict[str, int]:

@@ -32,6 +32,7 @@ from pydicom.uid import (
 
 from phoi_edge_node.dicom import codes
 from phoi_edge_node.dicom.observers import observers
+from phoi_edge_node.dicom.requests import referenced_requests
 from phoi_edge_node.dicom.source import frame_number, reference_to
 from phoi_edge_node.dicom.stamp import NewInstance, Stamp
 from phoi_edge_node.dicom.uids import series_of
@@ -97,6 +98,8 @@ def _document(
         if item.ValueType in {"IMAGE", "COMPOSITE"}:
             # highdicom wants a purpose of reference, and TID 2010 has none.
             del item.ConceptNameCodeSequence
+    if requests := referenced_requests(case, stamp.header):
+        dataset.ReferencedRequestSequence = requests
     stamp.put_on(dataset, instance)
     return dataset
 

@@ -33,6 +33,8 @@ def make_secondary_capture(
     dataset.LossyImageCompression = "00"
     if sources:
         dataset.SourceImageSequence = [_reference(source) for source in sources]
+        if stamp.lossy:
+            stamp.lossy.put_on(dataset)
     dataset.SamplesPerPixel = 3
     dataset.PhotometricInterpretation = "RGB"
     dataset.PlanarConfiguration = 0

@@ -7,6 +7,7 @@ from copy import deepcopy
 
 import numpy as np
 from highdicom import AlgorithmIdentificationSequence
+from highdicom.color import CIELabColor
 from highdicom.seg import Segmentation, SegmentDescription
 from numpy.typing import NDArray
 from phoi_models.findings import NoduleMask
@@ -24,6 +25,9 @@ from phoi_edge_node.errors import EdgeError
 from phoi_edge_node.reported import ReportedNodule
 from phoi_edge_node.result import Nodule
 from phoi_edge_node.terms import LUNG, MANUFACTURER
+
+# Of every nodule, as on the summary; a viewer that lets its user choose overrides it.
+_AMBER = CIELabColor.from_rgb(255, 200, 0)
 
 
 def segmented(nodules: Sequence[ReportedNodule]) -> tuple[tuple[ReportedNodule, Nodule], ...]:
@@ -83,6 +87,8 @@ def make_segmentation(
     _fix_dimensions(dataset)
     _name_the_segment_in_each_frame(dataset)
     _refer_to_frames(dataset, images)
+    if stamp.lossy:
+        stamp.lossy.put_on(dataset)
     return dataset
 
 
@@ -152,6 +158,7 @@ def _descriptions(
             tracking_uid=nodule.tracking_uid,
             tracking_id=nodule.tracking_id,
             anatomic_regions=[codes.coded(LUNG)],
+            display_color=_AMBER,
         )
         for number, (nodule, _) in enumerate(segmented(nodules), start=1)
     ]

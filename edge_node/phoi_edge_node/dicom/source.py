@@ -189,7 +189,7 @@ def copy_patient_and_study(header: Dataset, study: StudyHeader, target: Dataset)
             setattr(target, keyword, text(header, keyword))
     for keyword in _SEQUENCES:
         if keyword in header:
-            setattr(target, keyword, [_decoded(item) for item in header[keyword].value])
+            setattr(target, keyword, [decoded(item) for item in header[keyword].value])
     patient = study.patient
     # A hospital's number may be longer than a DICOM one. Cut, it could be another patient's.
     too_long = len(patient.patient_id) > _LONGEST_NUMBER
@@ -232,7 +232,7 @@ def _forget(target: Dataset, keywords: Iterable[str]) -> None:
             delattr(target, keyword)
 
 
-def _decoded(item: Dataset) -> Dataset:
+def decoded(item: Dataset) -> Dataset:
     """An item of a sequence with its text in Unicode, whatever the header was written in."""
     item.decode()
     return item

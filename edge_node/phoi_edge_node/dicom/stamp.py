@@ -14,8 +14,13 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from phoi_edge_node.dicom import codes
 from phoi_edge_node.dicom.headers import text
+from phoi_edge_node.dicom.lossy import LossyCompression
 from phoi_edge_node.dicom.source import copy_patient_and_study
-from phoi_edge_node.dicom.uids import series_of
+from phoi_edge_node.dicom.uids import (
+    IMPLEMENTATION_CLASS_UID,
+    IMPLEMENTATION_VERSION_NAME,
+    series_of,
+)
 from phoi_edge_node.result import StudyHeader
 from phoi_edge_node.terms import MANUFACTURER
 
@@ -47,6 +52,7 @@ class Stamp:
     Attributes:
         header: of an instance of the study.
         at: time of the result, aware, in the zone of the header's times.
+        lossy: what the images lost; None where nothing.
     """
 
     header: Dataset
@@ -54,11 +60,17 @@ class Stamp:
     model: ModelIdentity
     phoi_version: str
     at: datetime
+    lossy: LossyCompression | None = None
 
     @property
     def software_versions(self) -> list[str]:
         """Software Versions (0018,1020): of the model, then of Phoi."""
         return [self.model.version, f"phoi {self.phoi_version}"]
+
+    @property
+    def remarks(self) -> tuple[tuple[str, str], ...]:
+        """What a reader must know of the images, in English and Vietnamese."""
+        return (self.lossy.remark,) if self.lossy else ()
 
     def put_on(self, dataset: Dataset, instance: NewInstance) -> None:
         """Write it over whatever the object's maker put there."""
@@ -106,6 +118,8 @@ def to_bytes(dataset: Dataset) -> bytes:
     meta.MediaStorageSOPClassUID = UID(dataset.SOPClassUID)
     meta.MediaStorageSOPInstanceUID = UID(dataset.SOPInstanceUID)
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     dataset.file_meta = meta
     buffer = BytesIO()
     dataset.save_as(buffer, enforce_file_format=True)

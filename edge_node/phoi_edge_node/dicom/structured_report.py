@@ -14,7 +14,6 @@ from highdicom.sr import (
     QualitativeEvaluation,
     TextContentItem,
 )
-from phoi_models.identity import ModelIdentity
 from pydicom import Dataset
 from pydicom.sr.coding import Code
 from pydicom.uid import Comprehensive3DSRStorage
@@ -24,6 +23,7 @@ from phoi_edge_node.dicom import codes
 from phoi_edge_node.dicom.headers import text
 from phoi_edge_node.dicom.measurement_groups import Evidence, measurement_groups
 from phoi_edge_node.dicom.observers import display_name, observers
+from phoi_edge_node.dicom.requests import referenced_requests
 from phoi_edge_node.dicom.stamp import NewInstance, Stamp
 from phoi_edge_node.dicom.uids import series_of
 from phoi_edge_node.ports import DocumentKind, ReportedCase, ReportStatus
@@ -40,7 +40,7 @@ def make_structured_report(
     """
     dataset = Comprehensive3DSR(
         evidence=evidence.instances,
-        content=_content(case, evidence, stamp.model),
+        content=_content(case, evidence, stamp),
         series_instance_uid=instance.series_instance_uid,
         series_number=instance.series_number,
         sop_instance_uid=instance.sop_instance_uid,
@@ -51,12 +51,15 @@ def make_structured_report(
     if case.review:
         _verify(dataset, case.review, stamp)
     _refer_to_predecessors(dataset, case)
+    if requests := referenced_requests(case, stamp.header):
+        dataset.ReferencedRequestSequence = requests
     dataset.CodingSchemeIdentificationSequence = [_own_coding_scheme()]
     stamp.put_on(dataset, instance)
     return dataset
 
 
-def _content(case: ReportedCase, evidence: Evidence, model: ModelIdentity) -> Dataset:
+def _content(case: ReportedCase, evidence: Evidence, stamp: Stamp) -> Dataset:
+    model = stamp.model
     root = ContainerContentItem(name=codes.IMAGING_MEASUREMENT_REPORT, template_id="1500")
     root.ContentSequence = ContentSequence()
     language = LanguageOfContentItemAndDescendants(CodedConcept.from_code(codes.ENGLISH))
@@ -72,7 +75,9 @@ def _content(case: ReportedCase, evidence: Evidence, model: ModelIdentity) -> Da
     groups = list(measurement_groups(case, evidence, model))
     if groups:
         root.ContentSequence.append(_container(codes.IMAGING_MEASUREMENTS, groups))
-    root.ContentSequence.append(_container(codes.QUALITATIVE_EVALUATIONS, _conclusions(case)))
+    root.ContentSequence.append(
+        _container(codes.QUALITATIVE_EVALUATIONS, _conclusions(case, stamp))
+    )
     return root
 
 
@@ -84,7 +89,7 @@ def _container(name: Code, content: Iterable[ContentSequence]) -> ContainerConte
     return container
 
 
-def _conclusions(case: ReportedCase) -> Iterable[ContentSequence]:
+def _conclusions(case: ReportedCase, stamp: Stamp) -> Iterable[ContentSequence]:
     """What holds for the whole study, coded and in words."""
     outcome = codes.coded(outcome_term(case))
     yield QualitativeEvaluation(codes.coded(terms.OUTCOME_OF_TRIAGE), outcome)
@@ -93,8 +98,8 @@ def _conclusions(case: ReportedCase) -> Iterable[ContentSequence]:
     lines = impression(case)
     yield _text(codes.IMPRESSION, [en for en, _ in lines])
     yield _text(codes.IMPRESSION, [vi for _, vi in lines], codes.VIETNAMESE)
-    if case.result.series_reason and case.status is not ReportStatus.WITHDRAWN:
-        yield _text(codes.COMMENT, [f"Series analysed: {case.result.series_reason}"])
+    if case.status is not ReportStatus.WITHDRAWN:
+        yield from _comments(case, stamp)
 
 
 def _circumstances(case: ReportedCase) -> Iterable[ContentSequence]:
@@ -108,6 +113,14 @@ def _circumstances(case: ReportedCase) -> Iterable[ContentSequence]:
     if (stated := stated_priority(case)) is not None:
         priority = codes.coded(terms.PRIORITIES[stated])
         yield QualitativeEvaluation(codes.coded(terms.SUGGESTED_PRIORITY), priority)
+
+
+def _comments(case: ReportedCase, stamp: Stamp) -> Iterable[ContentSequence]:
+    for en, vi in stamp.remarks:
+        yield _text(codes.COMMENT, [en])
+        yield _text(codes.COMMENT, [vi], codes.VIETNAMESE)
+    if case.result.series_reason:
+        yield _text(codes.COMMENT, [f"Series analysed: {case.result.series_reason}"])
 
 
 def _text(name: Code, lines: Sequence[str], language: Code | None = None) -> ContentSequence:

@@ -31,7 +31,8 @@ from phoi_edge_node.result import Outcome, StudyHeader, Verdict
 WIDTH = 1280
 _MARGIN = 32
 _PICTURES_A_ROW = 3
-_MAXIMUM_NODULES = 6
+_MAXIMUM_ROWS = 20
+_MAXIMUM_PICTURES = 6
 _FONT = Path(__file__).parent / "fonts" / "DejaVuSans.ttf"
 
 Colour = tuple[int, int, int]
@@ -101,20 +102,26 @@ class _Page:
         return self._image.crop((0, 0, WIDTH, self.y + _MARGIN))
 
 
-def draw_summary(case: ReportedCase, phoi_version: str, at: datetime) -> Image.Image:
+def draw_summary(
+    case: ReportedCase,
+    phoi_version: str,
+    at: datetime,
+    remarks: Sequence[tuple[str, str]] = (),
+) -> Image.Image:
     """The summary of a case: RGB, ``WIDTH`` pixels wide, as high as it needs.
 
     Args:
         at: time of the report, in the hospital's own zone.
+        remarks: what a reader must know of the images, each in English and Vietnamese.
     """
     page = _Page()
     nodules = reported_nodules(case)
     _draw_banner(page, case.study)
-    _draw_outcome(page, case)
+    _draw_outcome(page, case, remarks)
     if nodules:
         _draw_table(page, nodules)
         if case.volume:
-            _draw_pictures(page, nodules[:_MAXIMUM_NODULES], case.volume)
+            _draw_pictures(page, nodules[:_MAXIMUM_PICTURES], case.volume)
         page.rule()
     _draw_footer(page, case, phoi_version, at)
     return page.finished()
@@ -141,13 +148,13 @@ def _draw_banner(page: _Page, study: StudyHeader) -> None:
     page.rule()
 
 
-def _draw_outcome(page: _Page, case: ReportedCase) -> None:
+def _draw_outcome(page: _Page, case: ReportedCase, remarks: Sequence[tuple[str, str]]) -> None:
     outcome = reported_outcome(case)
     colour = _OUTCOME_COLOURS[outcome] if outcome else _RED
     en, vi = impression(case)[0]
     page.line(vi, 34, colour, gap=2)
     page.line(en, 22, colour)
-    for warning_en, warning_vi in warnings(case):
+    for warning_en, warning_vi in (*warnings(case), *remarks):
         page.line(warning_vi, 26, _ORANGE, gap=2)
         page.line(warning_en, 20, _ORANGE)
     if outcome in _NO_ANSWER:
@@ -167,12 +174,15 @@ def _draw_outcome(page: _Page, case: ReportedCase) -> None:
 def _draw_table(page: _Page, nodules: Sequence[ReportedNodule]) -> None:
     page.row([vi for _, vi, _ in _COLUMNS], 17, _GREY)
     page.row([en for _, _, en in _COLUMNS], 14, _GREY)
-    for nodule in nodules[:_MAXIMUM_NODULES]:
+    for nodule in nodules[:_MAXIMUM_ROWS]:
         page.row(_cells(nodule), 19)
         page.row(_english_cells(nodule), 14, _GREY)
-    more = len(nodules) - _MAXIMUM_NODULES
+    more = len(nodules) - _MAXIMUM_ROWS
     if more > 0:
         page.line(f"và {more} nốt nữa trong báo cáo SR / and {more} more in the SR", 19, _AMBER)
+    if len(nodules) > _MAXIMUM_PICTURES:
+        n = _MAXIMUM_PICTURES
+        page.line(f"Hình của {n} nốt đầu / Pictures of the first {n}", 17, _GREY)
     page.y += 8
 
 

@@ -5,9 +5,16 @@ from __future__ import annotations
 import re
 import uuid
 
+from pydicom.uid import UID
+
 # Looser than PS3.5 9.1: components with leading zeros come from scanners that are in
 # use, and are compared as text everywhere, so they are taken.
 _UID = re.compile(r"(?=.{1,64}\Z)[0-9]+(\.[0-9]+)*")
+
+# Of everything that Phoi writes (PS3.10 7.1; PS3.7 D.3.3.2): from uuid5(NAMESPACE_OID, "phoi
+# implementation"). Names the program and not its version, so it never changes.
+IMPLEMENTATION_CLASS_UID = UID("2.25.230582597765042602271303535448207151640")
+IMPLEMENTATION_VERSION_NAME = "PHOI"
 
 
 def is_uid(text: str) -> bool:
