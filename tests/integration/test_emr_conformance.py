@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from phoi_edge_node.fhir.bundle import FhirEncoder
-from phoi_edge_node.ports import DocumentEncoder, ReportedCase
+from phoi_edge_node.ports import DocumentEncoder, ReportedCase, ReportStatus
+from phoi_edge_node.result import Outcome, Patient
 from phoi_edge_node.settings import FhirSettings, SiteSettings
-from support.cases import PHOI_VERSION, CountingUids, case
-from support.emr import fhir_faults
+from support.cases import PHOI_VERSION, STUDY, CountingUids, case
+from support.emr import fhir_faults, fhirkit_faults
 from support.told_cases import CASES
 
 SITE = SiteSettings(name="bvdk")
@@ -54,3 +58,40 @@ def test_fhir_validators_would_find_a_fault() -> None:
 def _fhir_encoder() -> FhirEncoder:
     settings = FhirSettings(base_url="http://127.0.0.1:9/fhir")
     return FhirEncoder(settings, SITE, CountingUids(), PHOI_VERSION)
+
+
+ANY_TEXT = st.text(st.characters(), max_size=70)  # lone surrogates and controls too
+CASES_OF_ANY_WORDS = st.lists(
+    st.builds(
+        lambda patient, study_words, outcome, status: replace(
+            case(outcome, status),
+            study=replace(
+                STUDY,
+                patient=patient,
+                accession_number=study_words[0],
+                description=study_words[1],
+                started_at=study_words[2],
+            ),
+        ),
+        st.builds(
+            Patient,
+            patient_id=ANY_TEXT,
+            issuer=ANY_TEXT,
+            name=ANY_TEXT,
+            birth_date=st.none() | st.dates(),
+            sex=st.sampled_from(["M", "F", "O", "", "X"]),
+        ),
+        st.tuples(ANY_TEXT, ANY_TEXT, st.none() | st.datetimes()),
+        st.sampled_from(Outcome),
+        st.sampled_from(ReportStatus),
+    ),
+    min_size=20,
+    max_size=20,
+)
+
+
+@settings(max_examples=5, deadline=None)
+@given(CASES_OF_ANY_WORDS)
+def test_any_words_make_a_bundle_that_others_find_valid(cases: list[ReportedCase]) -> None:
+    bundles = {str(n): content(_fhir_encoder(), of) for n, of in enumerate(cases)}
+    assert fhirkit_faults(bundles) == []

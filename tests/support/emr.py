@@ -66,13 +66,24 @@ def hl7_faults(message: bytes) -> list[str]:
 
 def fhir_faults(bundles: Mapping[str, bytes]) -> list[str]:
     """What fhirkit-rs and pyrofile find wrong; warnings count."""
+    with _written(bundles) as folder:
+        return [*_fhirkit(folder), *_pyrofile(folder)]
+
+
+def fhirkit_faults(bundles: Mapping[str, bytes]) -> list[str]:
+    """What the faster of the two finds wrong."""
+    with _written(bundles) as folder:
+        return _fhirkit(folder)
+
+
+@contextmanager
+def _written(bundles: Mapping[str, bytes]) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "bundles"
         folder.mkdir()
         for name, content in bundles.items():
             (folder / f"{name}.json").write_bytes(content)
-        files = sorted(str(path) for path in folder.iterdir())
-        return [*_fhirkit(files), *_pyrofile(folder, Path(scratch))]
+        yield folder
 
 
 @cache
@@ -81,7 +92,8 @@ def _tools() -> Path:
     return python.parent
 
 
-def _fhirkit(files: list[str]) -> list[str]:
+def _fhirkit(folder: Path) -> list[str]:
+    files = sorted(str(path) for path in folder.iterdir())
     done = subprocess.run(
         [_tools() / "fhirkit", "validate", *files], capture_output=True, text=True, check=False
     )
@@ -90,12 +102,12 @@ def _fhirkit(files: list[str]) -> list[str]:
     return [f"fhirkit: {line}" for line in lines if not line.endswith(": ok")]
 
 
-def _pyrofile(folder: Path, scratch: Path) -> list[str]:
-    report = scratch / "report.json"
+def _pyrofile(folder: Path) -> list[str]:
+    report = folder.parent / "report.json"
     subprocess.run(
         [_tools() / "pyrofile", "folder", str(folder), "--json-output", str(report)],
         capture_output=True,
-        cwd=scratch,
+        cwd=folder.parent,
         check=False,  # it ends with 1 for the findings that are pinned above
     )
     issues = json.loads(report.read_text(encoding="utf-8"))["issues"]

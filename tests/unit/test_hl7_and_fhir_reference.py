@@ -10,8 +10,11 @@ import hl7
 import pytest
 from phoi_edge_node import terms
 from phoi_edge_node.fhir.bundle import FhirEncoder
+from phoi_edge_node.fhir.client import _judge
+from phoi_edge_node.fhir.http import Answer
 from phoi_edge_node.hl7v2 import orders
 from phoi_edge_node.hl7v2.oru_r01 import OruEncoder
+from phoi_edge_node.ports import Erred, Refused, Unreachable
 from phoi_edge_node.result import Outcome
 from phoi_edge_node.settings import FhirSettings, Hl7Settings, SiteSettings
 from phoi_edge_node.terms import Scheme, Term
@@ -70,6 +73,18 @@ def test_resources_and_how_they_are_found() -> None:
         resource = entry["resource"]
         known_as = (resource.get("identifier") or resource["meta"]["tag"])[0]
         assert known_as["system"] in systems
+
+
+def test_answers_of_a_fhir_server() -> None:
+    meaning: dict[str, type] = {"refused": Refused, "erred": Erred, "passing": Unreachable}
+    others = {"other 4xx": [402, 406, 418, 451], "other 5xx": [505, 508, 520, 599]}
+    seen: set[int] = set()
+    for told, with_fhir, without in rows("Answers of a FHIR server"):
+        for status in [s for part in told.split(", ") for s in others.get(part) or [int(part)]]:
+            seen.add(status)
+            for body, words in (({"resourceType": "OperationOutcome"}, with_fhir), ({}, without)):
+                assert isinstance(_judge(Answer(status, body)), meaning[words]), (status, words)
+    assert {400, 401, 403, 404, 409, 412, 422, 429, 500, 501, 502, 503, 504} <= seen
 
 
 def test_messages_that_are_taken() -> None:
