@@ -57,8 +57,11 @@ class WaysIn:
             lookup = OrderLookup(store, worklist, clock)
             self.loops.append(Loop("worklist", lookup.ask_next, 1.0))
         if settings.orders is not None:
-            reception = Reception(store, clock, uids, settings.site.name, on_order)
-            self.orders = MllpListener(settings.orders, reception.answer)
+            orders = settings.orders
+            reception = Reception(
+                store, clock, uids, settings.site.name, on_order, orders.processing_id
+            )
+            self.orders = MllpListener(orders, reception.answer)
 
     def mount_on(self, app: FastAPI) -> None:
         """Put what speaks HTTP on the page's server."""

@@ -146,6 +146,14 @@ def test_what_is_not_for_production_is_refused(processing: str) -> None:
     assert (refused.value.code, refused.value.error) == ("AR", 202)
 
 
+def test_a_site_that_tries_its_interfaces_takes_those_of_its_test_system_only() -> None:
+    content = _message(PID, "MRG|BN-1^^^BVTEST", kind="ADT^A40")
+    test = content.replace(b"|M1|P|", b"|M1|T|")
+    assert read_message(parse(test), test, NOW, "T").merges
+    with pytest.raises(BadMessage, match="MSH-11 T"):
+        read_message(parse(content), content, NOW, "T")
+
+
 def test_escapes_nulls_and_line_ends() -> None:
     content = _message(PID, 'ORC|NW|P\\T\\1|""', "OBR|1||||||||||||a\\S\\b\\.br\\c \\F\\ d\\E\\")
     [told] = _read(content.replace(b"\r", b"\r\n")).orders

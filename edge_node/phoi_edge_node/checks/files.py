@@ -119,6 +119,7 @@ def _pairs(settings: EdgeSettings) -> Iterator[_Pair]:
         "dicom": settings.dicom,
         "web": settings.web,
         "hl7": settings.hl7,
+        "orders": settings.orders,
         "inference": settings.inference,
     }
     for name, section in sections.items():
@@ -130,6 +131,7 @@ def _authorities(settings: EdgeSettings) -> Iterator[tuple[str, Path]]:
     for name, section in (
         ("dicom", settings.dicom),
         ("hl7", settings.hl7),
+        ("orders", settings.orders),
         ("inference", settings.inference),
     ):
         if section is not None and section.tls_ca:

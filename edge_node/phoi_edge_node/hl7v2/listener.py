@@ -8,6 +8,7 @@ been silent longest goes, so that silence keeps nobody out.
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ import structlog
 from phoi_edge_node.errors import EdgeError
 from phoi_edge_node.hl7v2.mllp import END, START
 from phoi_edge_node.settings import OrdersSettings
+from phoi_edge_node.tls import server_context
 
 MAXIMUM_MESSAGE = 1024 * 1024  # an order has a few kilobytes
 MAXIMUM_CONNECTIONS = 64
@@ -53,6 +55,9 @@ class MllpListener:
     Args:
         answer: gives the acknowledgement of a message, both without frame; called from several
             threads at once, and never raises.
+
+    Raises:
+        SettingsError: a file for TLS cannot be used.
     """
 
     def __init__(
@@ -64,6 +69,7 @@ class MllpListener:
         self._settings = settings
         self._answer = answer
         self._monotonic = monotonic
+        self._tls = server_context(settings, "orders")
         self._server: socket.socket | None = None
         self._lock = threading.Lock()
         self._open: list[_Connection] = []
@@ -162,6 +168,7 @@ class MllpListener:
 
     def _serve(self, connection: _Connection) -> None:
         try:
+            self._secure(connection)
             with connection.socket:
                 for message in self._messages(connection):
                     connection.socket.settimeout(MESSAGE_TIMEOUT_S)
@@ -172,6 +179,26 @@ class MllpListener:
             pass  # it went away; what it got no answer to, it sends again
         finally:
             self._forget(connection)
+
+    def _secure(self, connection: _Connection) -> None:
+        """Speak TLS from here on, where the settings say so.
+
+        Raises:
+            _Shed: the peer does not, or shows no certificate that is accepted.
+        """
+        if self._tls is None:
+            return
+        connection.socket.settimeout(MESSAGE_TIMEOUT_S)
+        try:
+            secured = self._tls.wrap_socket(
+                connection.socket, server_side=True, do_handshake_on_connect=False
+            )
+            connection.socket = secured  # from here on, hanging up ends the handshake
+            secured.do_handshake()
+        except OSError as error:
+            connection.socket.close()
+            reason = error.reason if isinstance(error, ssl.SSLError) else type(error).__name__
+            raise _Shed(f"no TLS: {reason}") from None
 
     def _forget(self, connection: _Connection) -> None:
         with self._lock:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import socket
+import ssl
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from phoi_edge_node.ports import (
     Unreachable,
 )
 from phoi_edge_node.settings import Hl7Settings
+from phoi_edge_node.tls import client_context
 
 START = b"\x0b"
 END = b"\x1c\r"
@@ -60,13 +62,18 @@ class Acknowledgement:
 
 
 class MllpDestination:
-    """An EMR that takes ORU^R01 over MLLP."""
+    """An EMR that takes ORU^R01 over MLLP.
+
+    Raises:
+        SettingsError: a file for TLS cannot be used.
+    """
 
     def __init__(
         self, settings: Hl7Settings, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
         self._settings = settings
         self._monotonic = monotonic
+        self._tls = client_context(settings, "hl7") if settings.tls else None
 
     @property
     def name(self) -> str:
@@ -85,7 +92,7 @@ class MllpDestination:
         except TimeoutError:
             return Unreachable(f"no acknowledgement within {self._settings.timeout_s:g} s")
         except OSError as error:
-            return Unreachable(f"no connection: {type(error).__name__}")
+            return Unreachable(_no_connection(error))
         except _NoAcknowledgement as error:
             return Unreachable(str(error))
         return judge(parse_acknowledgement(answer), document.identity)
@@ -96,11 +103,18 @@ class MllpDestination:
             with self._connection():
                 return Delivered("connected")
         except OSError as error:
-            return Unreachable(f"no connection: {type(error).__name__}")
+            return Unreachable(_no_connection(error))
 
     def _connection(self) -> socket.socket:
-        peer = (self._settings.host, self._settings.port)
-        return socket.create_connection(peer, timeout=self._settings.timeout_s)
+        host, timeout_s = self._settings.host, self._settings.timeout_s
+        plain = socket.create_connection((host, self._settings.port), timeout=timeout_s)
+        if self._tls is None:
+            return plain
+        try:
+            return self._tls.wrap_socket(plain, server_hostname=host)
+        except BaseException:
+            plain.close()
+            raise
 
     def _exchange(self, frame: bytes) -> bytes:
         deadline = self._monotonic() + self._settings.timeout_s
@@ -120,6 +134,15 @@ class MllpDestination:
                 if len(received) > MAXIMUM_ANSWER:
                     raise _NoAcknowledgement(f"the answer exceeds {MAXIMUM_ANSWER} bytes")
         return received.split(END)[0].rpartition(START)[2]
+
+
+def _no_connection(error: OSError) -> str:
+    """Why, in words that hold nothing of a message."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"no TLS: its certificate is not accepted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"no TLS: {error.reason or type(error).__name__}"
+    return f"no connection: {type(error).__name__}"
 
 
 def judge(answer: Acknowledgement | None, control_id: str) -> SendOutcome:

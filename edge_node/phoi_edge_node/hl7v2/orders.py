@@ -102,19 +102,21 @@ class _Group:
 
 
 def read_message(
-    message: IncomingMessage, content: bytes, received_at: datetime
+    message: IncomingMessage, content: bytes, received_at: datetime, processing_id: str = "P"
 ) -> HospitalMessage:
     """What a message tells; nothing, for kinds of ADT that change neither name nor number.
 
     Args:
         content: its bytes: what is sent again is the same.
         received_at: UTC.
+        processing_id: MSH-11 that is taken. The field is required (2.14.9.11): who leaves it empty
+            does not say that it is no test.
 
     Raises:
         BadMessage: its kind is none of ours, or something is missing or unknown.
     """
-    if message.header.value(11) != "P":
-        raise BadMessage("AR", 202, "only messages for production (MSH-11: P) are taken")
+    if message.header.value(11) != processing_id:
+        raise BadMessage("AR", 202, f"only messages with MSH-11 {processing_id} are taken")
     kind = message.kind
     sent_at = moment(message.header.value(7)) or received_at
     told = HospitalMessage(sha256(content).hexdigest(), min(sent_at, received_at))

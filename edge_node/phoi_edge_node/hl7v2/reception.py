@@ -27,6 +27,7 @@ class Reception:
 
     Args:
         on_taken: called after each message that was new.
+        processing_id: MSH-11 of the messages that are taken.
     """
 
     def __init__(
@@ -36,12 +37,14 @@ class Reception:
         uids: UidSource,
         site: str,
         on_taken: Callable[[], None] = lambda: None,
+        processing_id: str = "P",
     ) -> None:
         self._store = store
         self._clock = clock
         self._uids = uids
         self._site = site
         self._on_taken = on_taken
+        self._processing_id = processing_id
 
     def answer(self, content: bytes) -> bytes:
         """Take one message, without its frame; the acknowledgement, without a frame. Never raises.
@@ -51,7 +54,7 @@ class Reception:
         message: IncomingMessage | None = None
         try:
             message = parse(content)
-            told = read_message(message, content, self._clock.now())
+            told = read_message(message, content, self._clock.now(), self._processing_id)
             new = self._store.take_message(told)
         except BadMessage as refusal:
             log.warning("message refused", code=refusal.code, why=str(refusal))
@@ -86,7 +89,7 @@ class Reception:
                 7: timestamp(self._clock.now()),
                 9: components("ACK", trigger, "ACK"),
                 10: text(self._uids.message_id()),
-                11: text(_of(asked, 11) or "P"),
+                11: text(_of(asked, 11) or self._processing_id),
                 12: text(_of(asked, 12) or "2.5.1"),
                 18: "UNICODE UTF-8",
             }
