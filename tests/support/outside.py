@@ -162,10 +162,11 @@ class Page:
 
     def __init__(self, site: Served, username: str, password: str) -> None:
         self._http = httpx.Client(base_url=site.page, trust_env=False, follow_redirects=True)
-        form = {"username": username, "password": password}
-        answer = self._http.post("/login", data=form | self._csrf("/login"))
-        assert answer.status_code == httpx.codes.OK, answer.status_code
-        assert 'name="password"' not in answer.text, "not signed in"
+        try:
+            self._sign_in({"username": username, "password": password})
+        except BaseException:
+            self._http.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -173,9 +174,15 @@ class Page:
     def __exit__(self, *_: object) -> None:
         self._http.close()
 
+    def _sign_in(self, form: dict[str, str]) -> None:
+        answer = self._http.post("/login", data=form | self._csrf("/login"))
+        assert answer.status_code == httpx.codes.OK, answer.status_code
+        assert answer.url.path != "/login", "not signed in"
+
     def get(self, path: str) -> str:
         answer = self._http.get(path)
         assert answer.status_code == httpx.codes.OK, (path, answer.status_code)
+        assert path == "/login" or answer.url.path != "/login", "signed out"
         return answer.text
 
     def ask(self, path: str) -> int:
