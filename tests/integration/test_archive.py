@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from phoi_edge_node.dicom.archive import DicomArchive
 from phoi_edge_node.dicom.headers import data_set_offset
+from phoi_edge_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from phoi_edge_node.ports import (
     Delivered,
     Document,
@@ -19,6 +21,8 @@ from phoi_edge_node.ports import (
 from phoi_edge_node.settings import ArchiveSettings
 from phoi_edge_node.stand_ins.program import free_port
 from pydicom.uid import SegmentationStorage
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from support.dcmtk import storescp
 from support.dicom_peers import answering_scp, report_file
 
@@ -78,6 +82,37 @@ def test_an_archive_that_does_not_know_us_is_an_administrators_matter() -> None:
         for outcome in (archive(port).send(DOCUMENT), archive(port).check()):
             assert isinstance(outcome, Unreachable)
             assert "rejected the association" in outcome.reason
+
+
+def test_an_archive_gets_the_objects_of_its_settings_and_always_what_withdraws_them() -> None:
+    settings = ArchiveSettings(ae_title="A", host="127.0.0.1", port=104, objects=frozenset({"sc"}))
+    kinds = {DocumentKind.SECONDARY_CAPTURE, DocumentKind.REJECTION_NOTE}
+    assert set(DicomArchive(settings, "PHOI").accepts) == kinds
+    assert set(archive(104).accepts) == kinds | {
+        DocumentKind.SEGMENTATION,
+        DocumentKind.STRUCTURED_REPORT,
+        DocumentKind.KEY_OBJECTS,
+    }
+
+
+def test_an_association_says_which_program_asks_for_it() -> None:
+    told = []
+
+    def note(event: evt.Event) -> None:
+        asked: Any = event.assoc.requestor
+        told.append((asked.implementation_class_uid, asked.implementation_version_name))
+
+    entity = AE(ae_title="ARCHIVE")
+    entity.add_supported_context(Verification)
+    server = entity.start_server(
+        ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_ACCEPTED, note)]
+    )
+    assert server is not None
+    try:
+        assert isinstance(archive(int(server.server_address[1])).check(), Delivered)
+    finally:
+        server.shutdown()
+    assert told == [(IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME)]
 
 
 def test_nobody_there() -> None:

@@ -15,6 +15,7 @@ from phoi_edge_node.dicom.storage_scu import (
     association,
 )
 from phoi_edge_node.dicom.storage_scu import echo as send_echo
+from phoi_edge_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from phoi_edge_node.ports import Delivered
 
 _STORAGE_COMMITMENT = "1.2.840.10008.1.20.1"
@@ -27,6 +28,8 @@ _CALLED_NOT_RECOGNISED = (1, 7)
 def echo(peer: Peer, calling_ae_title: str) -> Echo:
     """C-ECHO, told apart by why it failed. To a peer whose port is known to be open."""
     entity = AE(ae_title=calling_ae_title)
+    entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     entity.acse_timeout = entity.dimse_timeout = peer.timeout_s
     entity.network_timeout = entity.connection_timeout = peer.timeout_s
     entity.add_requested_context(VERIFICATION)

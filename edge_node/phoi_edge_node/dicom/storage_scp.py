@@ -55,6 +55,7 @@ from phoi_edge_node.dicom.taking import (
     status_of,
 )
 from phoi_edge_node.dicom.tls import server_context
+from phoi_edge_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from phoi_edge_node.errors import EdgeError
 from phoi_edge_node.ports import Clock
 from phoi_edge_node.settings import DicomSettings
@@ -158,6 +159,8 @@ class StorageScp:
 
     def _entity(self) -> AE:
         entity = AE(ae_title=self._settings.ae_title)
+        entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+        entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
         entity.require_called_aet = True
         entity.require_calling_aet = list(self._settings.allowed_calling_ae_titles)
         entity.add_supported_context(_VERIFICATION)

@@ -17,6 +17,7 @@ from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import build_context, build_role
 
+from phoi_edge_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from phoi_edge_node.errors import EdgeError
 from phoi_edge_node.ports import Delivered, Erred, Refused, SendOutcome, Unreachable
 from phoi_edge_node.settings import ArchiveSettings
@@ -209,6 +210,8 @@ def outcome(response: Dataset) -> SendOutcome:
 
 def _entity(calling_ae_title: str, timeout_s: float) -> AE:
     entity = AE(ae_title=calling_ae_title)
+    entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     entity.acse_timeout = timeout_s
     entity.dimse_timeout = timeout_s
     entity.network_timeout = timeout_s
