@@ -656,6 +656,17 @@ def test_a_good_set_up_with_a_real_archive_and_worker_is_good(site: Site) -> Non
     }
 
 
+def test_an_emr_of_the_hospitals_own_authority_is_good(site: Site) -> None:
+    site.mode("pacs+emr")
+    site.archive(site.pacs.dicom_port)
+    authority = serving(site, "localhost")
+    site.sections += f'tls_ca = "{authority}"\n'
+    findings = site.examine()
+    wrong = {f.code for f in findings if f.health is not Health.GOOD}
+    assert wrong - USUAL == {"certificate.soon"}, "an authority of tests lives for a day"
+    assert "emr.good" in {f.code for f in findings}
+
+
 def test_a_node_that_runs_is_asked_itself(site: Site) -> None:
     site.write()
     settings = read_settings(site.settings_file)

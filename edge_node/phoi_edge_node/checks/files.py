@@ -119,6 +119,7 @@ def _pairs(settings: EdgeSettings) -> Iterator[_Pair]:
         "dicom": settings.dicom,
         "web": settings.web,
         "hl7": settings.hl7,
+        "fhir": settings.fhir,
         "orders": settings.orders,
         "inference": settings.inference,
     }
@@ -131,6 +132,7 @@ def _authorities(settings: EdgeSettings) -> Iterator[tuple[str, Path]]:
     for name, section in (
         ("dicom", settings.dicom),
         ("hl7", settings.hl7),
+        ("fhir", settings.fhir),
         ("orders", settings.orders),
         ("inference", settings.inference),
     ):

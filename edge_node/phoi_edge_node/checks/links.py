@@ -127,7 +127,8 @@ def _address(end: End) -> tuple[str, str, str, str, int]:
 
 def check_fhir(probes: Probes, settings: FhirSettings) -> Iterator[Finding]:
     """A FHIR server, its clock, and whether it lets us in."""
-    page = _Page("emr", settings.name, "fhir.base_url", settings.base_url)
+    context = _client_context(settings.tls_ca, settings.tls_certificate, settings.tls_key)
+    page = _Page("emr", settings.name, "fhir.base_url", settings.base_url, context)
 
     def ask() -> Iterator[Finding]:
         answer = page.get("/metadata")
@@ -141,12 +142,13 @@ def check_fhir(probes: Probes, settings: FhirSettings) -> Iterator[Finding]:
             return
         yield from check_lane(_lane(probes, settings.name), "emr", "fhir")
 
-    yield from _then(reach(page.end(ssl.create_default_context())), ask)
+    yield from _then(reach(page.end()), ask)
 
 
 def check_mlflow(probes: Probes, settings: MlflowSettings) -> Iterator[Finding]:
     """An MLflow server, its version and clock, and whether it lets us in."""
-    page = _Page("mlflow", "", "mlflow.tracking_uri", settings.tracking_uri)
+    context = httpx.create_ssl_context()
+    page = _Page("mlflow", "", "mlflow.tracking_uri", settings.tracking_uri, context)
 
     def ask() -> Iterator[Finding]:
         answer = page.get("/version")
@@ -164,7 +166,7 @@ def check_mlflow(probes: Probes, settings: MlflowSettings) -> Iterator[Finding]:
         if version:
             yield found("mlflow.good", "mlflow", version=version)
 
-    yield from _then(reach(page.end(httpx.create_ssl_context())), ask)
+    yield from _then(reach(page.end()), ask)
 
 
 def _then(trouble: Finding | None, go_on: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
@@ -201,6 +203,7 @@ class _Page:
     name: str
     setting: str
     url: str
+    context: ssl.SSLContext | None
 
     @property
     def shown(self) -> str:
@@ -213,18 +216,17 @@ class _Page:
         parts = urlsplit(self.url)
         return parts.port or (443 if parts.scheme == "https" else 80)
 
-    def end(self, context: ssl.SSLContext) -> End:
+    def end(self) -> End:
         """Where it listens."""
-        tls = context if urlsplit(self.url).scheme == "https" else None
+        tls = self.context if urlsplit(self.url).scheme == "https" else None
         host = urlsplit(self.url).hostname or ""
         return End(self.subject, self.name, self.setting, host, self._port, tls)
 
     def get(self, path: str) -> httpx.Response | None:
         """An answer, whatever it is; None where it is not HTTP."""
         try:
-            with httpx.Client(
-                timeout=TIMEOUT_S, trust_env=False, verify=ssl.create_default_context()
-            ) as client:
+            verify = self.context or ssl.create_default_context()
+            with httpx.Client(timeout=TIMEOUT_S, trust_env=False, verify=verify) as client:
                 return client.get(f"{self.url.rstrip('/')}{path}")
         except httpx.HTTPError:
             return None
