@@ -32,7 +32,9 @@ from phoi_edge_node.ports import (
     ReportStatus,
     Unreachable,
 )
-from phoi_edge_node.result import Correction, Outcome, Priority, Verdict
+from phoi_edge_node.priority_policy import AS_SUGGESTED, PriorityPolicy, Rule
+from phoi_edge_node.reported import told_priority
+from phoi_edge_node.result import Correction, Outcome, Priority, ToldPriority, Verdict
 from phoi_edge_node.review_desk import ReviewDesk
 from phoi_edge_node.settings import EdgeSettings
 from phoi_edge_node.sql.engine import open_engine
@@ -79,6 +81,7 @@ class Edge:
         self.encoder = Encoder()
         self.outbox = Outbox([self.encoder], {"pacs": {DocumentKind.STRUCTURED_REPORT}})
         self.pacs = FakeDestination("pacs")
+        self.priorities = AS_SUGGESTED
         self.restart()
 
     def trouble(self, error: Exception) -> None:
@@ -100,6 +103,7 @@ class Edge:
             RETRY,
             deadline_s=60,
             maximum_attempts=3,
+            priorities=self.priorities,
         )
         lane = LanePolicy(maximum_errors=3)
         self.courier = Courier(self.store, self.pacs, self.clock, RETRY, lane, lambda: 0.5)
@@ -545,3 +549,27 @@ def test_what_is_ordered_as_an_emergency_stands_above_what_is_not_while_it_waits
     assert listed()[0] == ("1.3", Priority.STAT), "it is queued"
     assert edge.analyst.run_next()
     assert dict(listed())["1.3"] is None, "its result speaks for itself"
+
+
+def test_the_site_s_policy_decides_what_is_told_and_where_the_study_stands(edge: Edge) -> None:
+    edge.priorities = PriorityPolicy(rules=(Rule(name="all-at-once", tell="stat"),))
+    edge.restart()
+    edge.receive()
+    edge.complete()
+    assert edge.analyst.run_next()
+    (told,) = edge.encoder.cases
+    assert told.result.told_priority == ToldPriority(Priority.STAT, "all-at-once")
+    view = edge.desk.study(UID)
+    assert view.row.priority is Priority.STAT
+    assert view.result is not None
+    assert view.result.suggested_priority is not Priority.STAT, "the model's own stays known"
+    assert view.result.told_priority == told.result.told_priority
+
+
+def test_a_failure_is_told_by_the_site_s_policy_too(edge: Edge) -> None:
+    edge.priorities = PriorityPolicy(rules=(Rule(name="look-first", tell="urgent"),))
+    edge.trouble(InferenceFailed("no"))
+    edge.receive()
+    edge.complete()
+    assert edge.analyst.run_next()
+    assert told_priority(edge.encoder.cases[-1]) is Priority.URGENT

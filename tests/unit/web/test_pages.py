@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from html import unescape
 from pathlib import Path
 
 import httpx
@@ -24,7 +25,7 @@ from phoi_edge_node.desk import CommitmentView, DamagedImage, Phase, ReceivingVi
 from phoi_edge_node.errors import Conflict
 from phoi_edge_node.orders import ImagingOrder, OrderNumber
 from phoi_edge_node.policies import LIVES
-from phoi_edge_node.result import Completeness, Outcome, Priority, Verdict
+from phoi_edge_node.result import Completeness, Outcome, Priority, ToldPriority, Verdict
 from phoi_edge_node.settings import SiteMode, SiteSettings, WebSettings
 from phoi_edge_node.study import DeliveryState
 from phoi_edge_node.testing import FakeClock
@@ -414,6 +415,28 @@ def test_how_a_study_is_known_to_be_whole_is_shown(
     assert TEXTS[f"completeness.{how.value}"][0] in page
     assert ("⚠ CHƯA XÁC NHẬN ĐỦ ẢNH" in page) is unconfirmed
     assert ("⚠ Chưa xác nhận đủ ảnh" in reviewer.get("/?show=all").text) is unconfirmed
+
+
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [
+        (None, set()),
+        (ToldPriority(Priority.URGENT), set()),
+        (ToldPriority(Priority.STAT, "night"), {"by_rule"}),
+        (ToldPriority(None, "night"), {"by_rule", "nothing_told"}),
+        (ToldPriority(Priority.STAT, "", as_ordered=True), {"as_ordered"}),
+    ],
+)
+def test_why_this_priority_is_told_is_shown(
+    reviewer: httpx.Client, desk: FakeDesk, told: ToldPriority | None, shown: set[str]
+) -> None:
+    study = desk.studies["1.2.2"]
+    assert study.result
+    study.result = replace(study.result, told_priority=told)
+    page = unescape(reviewer.get("/studies/1.2.2").text)
+    keys = ("by_rule", "nothing_told", "as_ordered")
+    texts = {key: TEXTS[f"priority.{key}"][0].format(rule="night") for key in keys}
+    assert {key for key, text in texts.items() if text in page} == shown
 
 
 def test_a_study_whose_images_were_removed_says_so_and_keeps_its_result(
