@@ -32,7 +32,7 @@ from phoi_edge_node.result import (
 )
 from phoi_models.errors import NotAnalysableReason
 from phoi_models.findings import LungCoverage, NoduleMask, Side
-from phoi_models.geometry import Geometry
+from phoi_models.geometry import Geometry, Triple, as_triple
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import JPEG2000, JPEG2000Lossless
@@ -214,6 +214,32 @@ def test_a_nodule_is_measured_placed_and_classed(images: Images) -> None:
     )
     uids = [i.UID for g in (volumetric, axes) for i in g.ContentSequence if "UID" in i]
     assert set(uids[:1] + uids[-1:]) == {case.result.nodules[0].tracking_uid}
+
+
+def _drawn(images: Images, center_lps_mm: Triple) -> list[Dataset]:
+    """The lines that the report has on an image, of a nodule of 30 mm at that place."""
+    finding = ball(images.volume.geometry, center_lps_mm, 30.0, Side.LEFT)
+    _, axes = _groups(_encode(images, case_of(images, Outcome.POSITIVE, [finding]))[SR])
+    return [item for item in _items(axes) if item.ValueType == "SCOORD"]
+
+
+def test_axes_are_drawn_on_the_slice_in_which_they_lie(images: Images) -> None:
+    center = np.array([72.0, 30.0, 15.0])
+    long, short = _drawn(images, as_triple(center))
+    (source,) = long.ContentSequence[0].ReferencedSOPSequence
+    (path,) = (
+        i.path for i in images.instances if i.sop_instance_uid == source.ReferencedSOPInstanceUID
+    )
+    image = pydicom.dcmread(images.root / path, stop_before_pixels=True)
+    assert image.ImagePositionPatient[2] == 15.0
+    for line in (long, short):
+        # PS3.3 C.18.6.1.2: the centre of the first pixel is at (0.5, 0.5).
+        pixels = np.reshape(line.GraphicData, (2, 2)) - 0.5
+        places = (
+            np.array(image.ImagePositionPatient[:2]) + pixels * np.array(image.PixelSpacing)[::-1]
+        )
+        np.testing.assert_allclose(places.mean(axis=0), center[:2], atol=1e-3)
+    assert _drawn(images, (72.0, 30.0, 12.0)) == [], "between two slices"
 
 
 def test_the_model_is_named_alike_everywhere_and_anew_after_retraining(images: Images) -> None:

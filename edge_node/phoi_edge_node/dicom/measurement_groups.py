@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from highdicom.spatial import ReferenceToImageTransformer
 from highdicom.sr import (
     AlgorithmIdentification,
     ContentSequence,
+    CoordinatesForMeasurement,
     CoordinatesForMeasurement3D,
     FindingSite,
     Measurement,
@@ -21,6 +23,7 @@ from highdicom.sr import (
     ReferencedSegment,
     Scoord3DContentItem,
     SourceImageForMeasurementGroup,
+    SourceImageForRegion,
     SourceSeriesForSegmentation,
     TrackingIdentifier,
     VolumetricROIMeasurementsAndQualitativeEvaluations,
@@ -39,6 +42,8 @@ from phoi_edge_node.errors import EdgeError
 from phoi_edge_node.ports import ReportedCase
 from phoi_edge_node.reported import ReportedNodule, reported_nodules
 from phoi_edge_node.result import Nodule, SignedReview, Verdict
+
+_IN_PLANE_MM = 0.1
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,7 @@ def _axes_group(
     frame_of_reference: str,
     model: ModelIdentity,
 ) -> MeasurementsAndQualitativeEvaluations:
-    """The long and the short axis as lines in space."""
+    """The long and the short axis as lines on the image where they lie on it, and in space."""
     axes = (
         (terms.LONG_AXIS, finding.long_axis_mm, finding.long_axis_lps_mm),
         (terms.SHORT_AXIS, finding.short_axis_mm, finding.short_axis_lps_mm),
@@ -133,7 +138,11 @@ def _axes_group(
                 codes.coded(term),
                 round(length, 1),
                 codes.MILLIMETER,
-                referenced_coordinates=[_line(ends, frame_of_reference)],
+                # The image first: viewers that draw on slices (OHIF's) take the first they find.
+                referenced_coordinates=[
+                    *_line_on_image(ends, image),
+                    _line(ends, frame_of_reference),
+                ],
             )
             for term, length, ends in axes
         ],
@@ -258,6 +267,21 @@ def _source_image(image: Dataset) -> SourceImageForMeasurementGroup:
     return SourceImageForMeasurementGroup(
         image.SOPClassUID, image.SOPInstanceUID, None if frame is None else [frame]
     )
+
+
+def _line_on_image(ends: Segment, image: Dataset) -> list[CoordinatesForMeasurement]:
+    """The line in (column, row) of the image (PS3.3 C.18.6); none where it leaves its plane."""
+    to_image = ReferenceToImageTransformer(
+        image.ImagePositionPatient, image.ImageOrientationPatient, image.PixelSpacing
+    )
+    points = to_image(np.asarray(ends, float))  # column, row, mm off the plane
+    if np.abs(points[:, 2]).max() > _IN_PLANE_MM:
+        return []
+    frame = frame_number(image)
+    source = SourceImageForRegion(
+        image.SOPClassUID, image.SOPInstanceUID, None if frame is None else [frame]
+    )
+    return [CoordinatesForMeasurement("POLYLINE", points[:, :2], source)]
 
 
 def _line(ends: Segment, frame_of_reference: str) -> CoordinatesForMeasurement3D:
