@@ -12,6 +12,7 @@ SETTINGS=/etc/phoi/edge.toml
 STATE=/var/lib/phoi
 BACKUPS=/var/backups/phoi
 TLS=/etc/phoi/tls
+COMMAND=/usr/local/bin/phoi
 UNITS=/etc/systemd/system
 USER=phoi
 LEAST_RAM_MB=7000
@@ -123,7 +124,7 @@ install_phoi() {
     install_units
     write_settings
     make_page_certificate
-    as_phoi "$PREFIX/venv/bin/phoi" models init
+    "$COMMAND" models init
     start_services
     ask_doctor
     tell_what_is_next
@@ -157,7 +158,19 @@ install_programs() {
     else
         pip_install "$SOURCE$extras"
     fi
-    ln -sf "$PREFIX/venv/bin/phoi" /usr/local/bin/phoi
+    install_command
+}
+
+install_command() {
+    cat >"$PREFIX/phoi" <<TEXT
+#!/bin/sh
+# The command phoi as the services run it: the same user, settings, keys and models.
+export PHOI_HOME="\${PHOI_HOME:-$STATE/home}" PHOI_EDGE_SETTINGS="\${PHOI_EDGE_SETTINGS:-$SETTINGS}"
+[ "\$(id -u)" -ne 0 ] || exec runuser -u $USER -- $PREFIX/venv/bin/phoi "\$@"
+exec $PREFIX/venv/bin/phoi "\$@"
+TEXT
+    chmod 0755 "$PREFIX/phoi"
+    ln -sf "$PREFIX/phoi" "$COMMAND"
 }
 
 pip_install() {
@@ -197,11 +210,6 @@ make_page_certificate() {
     say "Browsers warn of it: replace $TLS/page.pem and page.key with the hospital's own."
 }
 
-as_phoi() {
-    (cd "$STATE" && runuser -u "$USER" -- env PHOI_HOME="$STATE/home" \
-        PHOI_EDGE_SETTINGS="$SETTINGS" "$@")
-}
-
 start_services() {
     systemctl enable -q phoi.target phoi-edge.service phoi-backup.timer
     for number in $(seq "$WORKERS"); do
@@ -220,16 +228,15 @@ start_services() {
 
 ask_doctor() {
     say "The doctor says:"
-    as_phoi "$PREFIX/venv/bin/phoi" doctor --quiet || true
+    "$COMMAND" doctor --quiet || true
 }
 
 tell_what_is_next() {
     cat <<TEXT
-Installed $("$PREFIX/venv/bin/phoi" --version).
-Next:
-  sudo -u $USER PHOI_HOME=$STATE/home phoi edge account add YOUR.NAME --name "..." -s $SETTINGS
-  set the PACS in $SETTINGS (dicom.host, dicom.allowed_calling_ae_titles, [[archives]])
-  systemctl restart phoi-edge; sudo -u $USER PHOI_HOME=$STATE/home phoi doctor -s $SETTINGS
+Installed $("$COMMAND" --version). Next, as root:
+  phoi edge account add YOUR.NAME --name "..."
+  set the PACS in $SETTINGS: dicom.host, dicom.allowed_calling_ae_titles, [[archives]]
+  systemctl restart phoi-edge && phoi doctor
 TEXT
 }
 
@@ -241,8 +248,8 @@ uninstall_phoi() {
     fi
     rm -rf "$UNITS"/phoi.target.wants "$UNITS"/phoi-edge.service "$UNITS"/phoi-worker@.service \
         "$UNITS"/phoi-backup.service "$UNITS"/phoi-backup.timer "$UNITS"/phoi.target
-    rm -rf "${PREFIX:?}/venv"
-    rm -f /usr/local/bin/phoi
+    rm -rf "${PREFIX:?}/venv" "$PREFIX/phoi"
+    rm -f "$COMMAND"
     if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
     say "Removed. Settings (/etc/phoi), data and keys ($STATE) and backups ($BACKUPS) are kept."
 }

@@ -666,11 +666,11 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType(
         "worker.closed": _bad(
             (
                 "không có máy suy luận ở {address}",
-                "Chạy `systemctl start phoi-worker@1`, hoặc `phoi worker --listen {address}`.",
+                "Chạy `systemctl start phoi.target`, hoặc `phoi worker --listen {address}`.",
             ),
             (
                 "no worker at {address}",
-                "Run `systemctl start phoi-worker@1`, or `phoi worker --listen {address}`.",
+                "Run `systemctl start phoi.target`, or `phoi worker --listen {address}`.",
             ),
         ),
         "worker.no_answer": _bad(
