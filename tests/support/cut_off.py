@@ -196,7 +196,8 @@ def listen_fhir(port: int, take: Callable[[str], None]) -> Listener:
                 "rest": [rest],
             }
         take(body["identifier"]["value"])  # type: ignore[index]
-        return {"resourceType": "Bundle", "type": "transaction-response"}
+        stored = [{"response": {"status": "201 Created"}} for _ in body["entry"]]  # type: ignore[attr-defined]
+        return {"resourceType": "Bundle", "type": "transaction-response", "entry": stored}
 
     return _listen_http(port, answer)
 
