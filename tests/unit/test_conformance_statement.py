@@ -13,11 +13,12 @@ import pydicom
 import pytest
 from phoi_edge_node import order_lookup
 from phoi_edge_node.commitment import CLASS_CONFLICT, NO_SUCH_INSTANCE, PROCESSING_FAILURE
-from phoi_edge_node.dicom import part10, stow, taking, worklist
+from phoi_edge_node.dicom import acceptor, part10, storage_scu, stow, taking, worklist
 from phoi_edge_node.dicom.documents import DicomEncoder
 from phoi_edge_node.dicom.query_retrieve import FIND, GET, MOVE
 from phoi_edge_node.dicom.storage_commitment import PUSH_MODEL
 from phoi_edge_node.dicom.storage_scp import SOP_CLASSES, TRANSFER_SYNTAXES
+from phoi_edge_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from phoi_edge_node.ports import DocumentKind, ReportStatus
 from phoi_edge_node.result import (
     Completeness,
@@ -27,6 +28,7 @@ from phoi_edge_node.result import (
     SignedReview,
     Verdict,
 )
+from phoi_edge_node.settings import DicomSettings
 from phoi_models.errors import NotAnalysableReason
 from phoi_models.findings import Attenuation, Lobe, Side
 from pydicom import Dataset
@@ -121,6 +123,72 @@ def test_every_code_of_the_reports_is_listed(statement: str, objects: list[Datas
     assert len(codes) > 60
     listed = re.sub(r"[`,;()]", " ", statement)
     assert {code for code in codes if f" {code} " not in listed} == set()
+
+
+def test_the_policies_of_associations_are_as_said(statement: str) -> None:
+    dicom = DicomSettings()
+    at_once = (
+        f"| {dicom.maximum_associations}, of one address {dicom.maximum_associations_per_peer} "
+    )
+    assert at_once in statement
+    assert f"bytes | {acceptor.MAXIMUM_PDU} | {storage_scu.MAXIMUM_PDU} |" in statement
+    assert f"| {IMPLEMENTATION_CLASS_UID} |" in statement
+    assert f"| {IMPLEMENTATION_VERSION_NAME} |" in statement
+
+
+def test_the_table_of_ai_results_decides_every_row_and_names_a_section_that_exists(
+    statement: str,
+) -> None:
+    rows = re.findall(
+        r"^\| (.+?) \| (yes|no|.*?) \| (.+) \|$", _section(statement, "7"), re.MULTILINE
+    )
+    decided = [row for row in rows if row[0] not in {"Requirement", "---"}]
+    assert len(decided) > 15
+    assert {met for _, met, _ in decided} == {"yes", "no"}
+    for requirement, met, where in decided:
+        named = re.findall(r"(?<![0-9])[2-5](?:\.[0-9])?(?![0-9])", where)
+        assert named or met == "no", requirement
+        for number in named:
+            assert re.search(rf"^##+ {re.escape(number)}[. ]", statement, re.MULTILINE), number
+
+
+def test_no_object_is_of_a_kind_that_ai_results_forbids(objects: list[Dataset]) -> None:
+    assert {dataset.Modality for dataset in objects} == {"SEG", "SR", "OT", "KO"}
+    templates = {
+        dataset.ContentTemplateSequence[0].TemplateIdentifier
+        for dataset in objects
+        if dataset.Modality in {"SR", "KO"}
+    }
+    assert templates == {"1500", "2010"}
+
+
+def test_the_algorithm_is_the_same_in_the_tree_and_in_the_equipment(
+    objects: list[Dataset],
+) -> None:
+    for report in (dataset for dataset in objects if dataset.Modality == "SR"):
+        (equipment,) = report.ContributingEquipmentSequence
+        told = {
+            (str(item.ConceptNameCodeSequence[0].CodeValue), str(item.TextValue))
+            for item in _items(report)
+            if item.ValueType == "TEXT"
+        }
+        names = {text for code, text in told if code == "111001"}
+        versions = {text for code, text in told if code == "111003"}
+        assert names <= {equipment.ManufacturerModelName}
+        assert versions <= {equipment.SoftwareVersions[0]}
+        assert equipment.DeviceUID.startswith("2.25.")
+
+
+def _section(statement: str, number: str) -> str:
+    return re.split(r"^## ", statement.split(f"## {number}. ")[1], maxsplit=1, flags=re.MULTILINE)[
+        0
+    ]
+
+
+def _items(item: Dataset) -> Iterator[Dataset]:
+    for child in item.get("ContentSequence", []):
+        yield child
+        yield from _items(child)
 
 
 def test_every_reason_is_listed(statement: str) -> None:

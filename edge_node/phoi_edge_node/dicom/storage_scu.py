@@ -30,7 +30,7 @@ _config.LOG_RESPONSE_IDENTIFIERS = False
 VERIFICATION = "1.2.840.10008.1.1"
 _IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 _MAXIMUM_CONTEXTS = 128  # PS3.8 9.3.2.2: odd identifiers from 1 to 255
-_MAXIMUM_PDU = 128 * 1024
+MAXIMUM_PDU = 128 * 1024
 
 _SUCCESS = 0x0000
 _WARNINGS = range(0xB000, 0xC000)
@@ -147,7 +147,7 @@ def association(
             peer.port,
             contexts=proposed,
             ae_title=peer.ae_title,
-            max_pdu=_MAXIMUM_PDU,
+            max_pdu=MAXIMUM_PDU,
             tls_args=None if peer.tls is None else (peer.tls, peer.host),
             ext_neg=[build_role(sop_class, scp_role=True) for sop_class in sorted(taken)],
             evt_handlers=handlers,
