@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from hl7apy.consts import VALIDATION_LEVEL
+from hl7apy.core import Message
 from hl7apy.exceptions import HL7apyException
 from hl7apy.parser import parse_message
 from phoi_edge_node.sample import default_cache
@@ -52,6 +53,11 @@ def running_fhir_server(folder: Path) -> Iterator[str]:
 
 def hl7_faults(message: bytes) -> list[str]:
     """What hl7apy, strict, finds wrong: errors, and warnings that are not pinned above."""
+    return hl7_checked(message)[1]
+
+
+def hl7_checked(message: bytes) -> tuple[Message | None, list[str]]:
+    """A message as hl7apy parses it, strict, and its faults."""
     with tempfile.NamedTemporaryFile() as report:
         try:
             parsed = parse_message(
@@ -59,9 +65,9 @@ def hl7_faults(message: bytes) -> list[str]:
             )
             parsed.validate(report_file=report.name)
         except HL7apyException as error:
-            return [f"{type(error).__name__}: {error}"]
+            return None, [f"{type(error).__name__}: {error}"]
         found = Path(report.name).read_text(encoding="utf-8").splitlines()
-    return [line for line in found if not HL7APY_WARNS.fullmatch(line)]
+    return parsed, [line for line in found if not HL7APY_WARNS.fullmatch(line)]
 
 
 def fhir_faults(bundles: Mapping[str, bytes]) -> list[str]:

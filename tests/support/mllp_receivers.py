@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import hl7
 from hl7apy.mllp import AbstractHandler, MLLPServer
-from hl7apy.parser import parse_message
 from phoi_edge_node.stand_ins.program import listening
 
-from support.emr import hl7_faults
+from support.emr import hl7_checked
 from support.mllp_peers import control_id
 
 # Segments in order: name, then fields from 1 on as they stand in the message, less empty ones at
@@ -35,7 +35,12 @@ class Receiver:
 
 def fields_sent(message: bytes) -> Parsed:
     """The same of a message as it is sent, by nothing but its delimiters."""
-    return [_fields(line.split("|")) for line in message.decode("utf-8").split("\r") if line]
+    return as_parsed(line.split("|") for line in message.decode("utf-8").split("\r") if line)
+
+
+def as_parsed(segments: Iterable[Sequence[str]]) -> Parsed:
+    """Of segments that begin with their name."""
+    return [_fields(segment) for segment in segments]
 
 
 def _fields(values: Sequence[str]) -> tuple[str, tuple[str, ...]]:
@@ -56,7 +61,7 @@ def python_hl7(folder: Path) -> Iterator[Receiver]:
             content = path.read_bytes()
             if control_id(content) == number:
                 message = hl7.parse(content.decode("utf-8"))
-                return [_fields([str(field) for field in segment]) for segment in message]
+                return as_parsed([str(field) for field in segment] for segment in message)
         raise AssertionError("it did not keep the message")
 
     with listening("phoi_edge_node.stand_ins.mllp", folder) as port:
@@ -66,16 +71,16 @@ def python_hl7(folder: Path) -> Iterator[Receiver]:
 class _Strict(AbstractHandler):  # type: ignore[misc]  # hl7apy has no types
     """Answers AA to what hl7apy finds no fault with, else AR."""
 
-    def __init__(self, message: str, kept: dict[str, str]) -> None:
+    def __init__(self, message: str, kept: dict[str, Parsed]) -> None:
         super().__init__(message)
         self._kept = kept
 
     def reply(self) -> str:
         content = self.incoming_message.encode()
         number = control_id(content)
-        faults = hl7_faults(content)
-        if not faults:
-            self._kept[number] = self.incoming_message
+        parsed, faults = hl7_checked(content)
+        if parsed is not None:
+            self._kept[number] = [_by_hl7apy(segment) for segment in _segments(parsed)]
         answer = [r"MSH|^~\&|H|H|PHOI|P|20261123||ACK^R01^ACK|1|P|2.5.1"]
         answer.append(f"MSA|{'AR' if faults else 'AA'}|{number}")
         return "\x0b" + "".join(line + "\r" for line in answer) + "\x1c\r"
@@ -84,26 +89,28 @@ class _Strict(AbstractHandler):  # type: ignore[misc]  # hl7apy has no types
 @contextmanager
 def hl7apy_server(_: Path) -> Iterator[Receiver]:
     """hl7apy's threading server; it takes only what its strict validation has no fault with."""
-    kept: dict[str, str] = {}
+    kept: dict[str, Parsed] = {}
     handlers: Mapping[str, tuple[object, ...]] = {"ORU^R01^ORU_R01": (_Strict, kept)}
     with MLLPServer("127.0.0.1", 0, handlers) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         try:
-            yield Receiver(server.server_address[1], lambda number: _by_hl7apy(kept[number]))
+            yield Receiver(server.server_address[1], kept.__getitem__)
         finally:
             server.shutdown()
             thread.join()
 
 
-def _by_hl7apy(content: str) -> Parsed:
-    parsed = []
-    for segment in parse_message(content, find_groups=False).children:
-        by_position: dict[int, list[str]] = {}
-        for field in segment.children:
-            position = int(field.name.rpartition("_")[2])
-            by_position.setdefault(position, []).append(field.to_er7())
-        last = max(by_position)
-        values = ["~".join(by_position.get(n, [])) for n in range(1, last + 1)]
-        parsed.append(_fields([segment.name, *values]))
-    return parsed
+def _segments(element: Any) -> Iterator[Any]:
+    """Those in its groups, too."""
+    for child in element.children:
+        yield from [child] if child.classname == "Segment" else _segments(child)
+
+
+def _by_hl7apy(segment: Any) -> tuple[str, tuple[str, ...]]:
+    by_position: dict[int, list[str]] = {}
+    for field in segment.children:
+        position = int(field.name.rpartition("_")[2])
+        by_position.setdefault(position, []).append(field.to_er7())
+    last = max(by_position)
+    return _fields([segment.name, *("~".join(by_position.get(n, [])) for n in range(1, last + 1))])
