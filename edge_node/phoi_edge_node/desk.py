@@ -481,7 +481,13 @@ class ModelKpis:
 
 @dataclass(frozen=True)
 class Kpis:
-    """Use of Phoi at this site since ``since`` (UTC). Times are medians, s; None without one."""
+    """Use of Phoi at this site since ``since`` (UTC). Times are medians, s; None without one.
+
+    Attributes:
+        last_signed_at: UTC; None where nobody ever signed.
+        nobody_signs: how many results wait for longer than a site allows, where nobody has signed
+            anything for as long either; 0: somebody does.
+    """
 
     since: datetime
     received: int
@@ -492,6 +498,8 @@ class Kpis:
     receive_to_result_s: float | None
     result_to_sign_s: float | None
     models: tuple[ModelKpis, ...]
+    last_signed_at: datetime | None = None
+    nobody_signs: int = 0
 
 
 @dataclass(frozen=True)

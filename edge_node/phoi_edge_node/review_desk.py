@@ -502,7 +502,13 @@ class ReviewDesk:
 
     def kpis(self) -> Kpis:
         """How Phoi is used here."""
-        return make_kpis(self._store.counts(), self._store.use(), self._clock.now())
+        now = self._clock.now()
+        kpis = make_kpis(self._store.counts(), self._store.use(), now)
+        waiting = next((a for a in self._watchdog.alerts if a.limit.life is Life.REVIEW), None)
+        signed = kpis.last_signed_at
+        if waiting is None or (signed is not None and now - signed <= waiting.limit.longest):
+            return kpis
+        return replace(kpis, nobody_signs=waiting.number)
 
     def unready(self) -> tuple[str, ...]:
         """Why this node cannot serve now; empty when it can."""

@@ -22,6 +22,7 @@ def make_kpis(counts: Counts, use: Use, now: datetime) -> Kpis:
         receive_to_result_s=use.receive_to_result_s,
         result_to_sign_s=use.result_to_review_s,
         models=tuple(_model_kpis(model) for model in use.models),
+        last_signed_at=use.last_signed_at,
     )
 
 

@@ -308,12 +308,14 @@ class Use:
     Attributes:
         failed_tries: of deliveries, by destination, where there were any.
         receive_to_result_s, result_to_review_s: medians of the latest thousand; None without one.
+        last_signed_at: UTC; None where nobody ever signed.
     """
 
     models: tuple[ModelUse, ...]
     failed_tries: Mapping[str, int]
     receive_to_result_s: float | None
     result_to_review_s: float | None
+    last_signed_at: datetime | None = None
 
 
 class StudyStore(OrderStore, CommitmentLedger, RecallStore, Protocol):

@@ -566,6 +566,34 @@ def test_the_site_s_policy_decides_what_is_told_and_where_the_study_stands(edge:
     assert view.result.told_priority == told.result.told_priority
 
 
+def test_that_use_has_stopped_is_noticed(edge: Edge) -> None:
+    def result_of_a_new_study(start: int) -> None:
+        edge.receive(start=start)
+        edge.complete()
+        assert edge.analyst.run_next()
+
+    def nobody_signs_after(days: float) -> int:
+        edge.clock.advance(days * 86400)
+        edge.watchdog.look()
+        return edge.desk.kpis().nobody_signs
+
+    result_of_a_new_study(1)
+    assert nobody_signs_after(6) == 0
+    assert nobody_signs_after(2) == 1, "nobody ever signed"
+    nodule = edge.desk.study(UID).result
+    assert nodule is not None
+    for found in nodule.nodules:
+        edge.desk.decide(UID, found.tracking_uid, Verdict.ACCEPTED, READER, "", Correction())
+    edge.desk.sign(UID, 1, len(edge.desk.study(UID).history), READER)
+    assert edge.desk.kpis().last_signed_at == edge.clock.now()
+    assert nobody_signs_after(30) == 0, "nothing waits"
+    edge.store.add_instance(values.instance(1, "1.9"))
+    edge.store.complete_study("1.9", Priority.ROUTINE)
+    assert edge.analyst.run_next()
+    assert nobody_signs_after(6) == 0
+    assert nobody_signs_after(2) == 1, "the last signature is older than that"
+
+
 def test_a_failure_is_told_by_the_site_s_policy_too(edge: Edge) -> None:
     edge.priorities = PriorityPolicy(rules=(Rule(name="look-first", tell="urgent"),))
     edge.trouble(InferenceFailed("no"))

@@ -80,6 +80,7 @@ class Statistics(Database):
                 result_to_review_s=_median(
                     connection, figures.c.result_to_review_s, figures.c.signed_at
                 ),
+                last_signed_at=connection.scalar(sa.select(sa.func.max(figures.c.signed_at))),
             )
 
 

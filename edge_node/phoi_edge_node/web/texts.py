@@ -579,6 +579,13 @@ TEXTS: dict[str, tuple[str, str]] = {
     # figures
     "kpis.title": ("Chỉ số sử dụng", "Figures of use"),
     "kpis.since": ("Từ {at}", "Since {at}"),
+    "kpis.nobody_signs": (
+        "Kết quả vẫn về nhưng không còn ai ký: {count} kết quả đang chờ quá lâu. Xin hỏi khoa Chẩn "
+        "đoán hình ảnh xem trang này còn được dùng không.",
+        "Results come and nobody signs them any more: {count} wait too long. Ask the radiologists "
+        "whether this page is still in use.",
+    ),
+    "kpis.last_signed": ("Lần ký cuối: {at}.", "Last signature: {at}."),
     "kpis.received": ("Ca nhận", "Studies received"),
     "kpis.analysed": ("Đã phân tích", "Analysed"),
     "kpis.not_analysable": ("Không phân tích được", "Not analysable"),

@@ -439,6 +439,18 @@ def test_why_this_priority_is_told_is_shown(
     assert {key for key, text in texts.items() if text in page} == shown
 
 
+def test_the_figures_say_gently_that_nobody_signs(
+    reviewer: httpx.Client, desk: FakeDesk, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = TEXTS["kpis.nobody_signs"][0].format(count=7)
+    assert asked not in reviewer.get("/kpis").text
+    kpis = replace(desk.kpis(), nobody_signs=7, last_signed_at=clock.now())
+    monkeypatch.setattr(desk, "kpis", lambda: kpis)
+    page = reviewer.get("/kpis").text
+    assert asked in page
+    assert TEXTS["kpis.last_signed"][0].split("{")[0] in page
+
+
 def test_a_study_whose_images_were_removed_says_so_and_keeps_its_result(
     reviewer: httpx.Client, desk: FakeDesk, clock: FakeClock
 ) -> None:
