@@ -209,6 +209,17 @@ def test_check_asks_whether_it_is_an_r4_server_with_transactions(
     assert peer.requests[0][:2] == ("GET", "/fhir/metadata")
 
 
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [(401, "does not accept Phoi's credentials"), (404, "is fhir.base_url right?"), (503, "503")],
+)
+def test_check_says_why_it_was_told_nothing(status: int, words: str) -> None:
+    with fhir_peer(status, b"") as peer:
+        outcome = to(peer.base_url).check()
+    assert isinstance(outcome, Unreachable)
+    assert words in outcome.reason
+
+
 def test_what_a_server_does_not_name_is_told_each_time_and_logged_once() -> None:
     with fhir_peer(200, statement("4.0.1", "transaction")) as peer, capture_logs() as logs:
         emr = to(peer.base_url)

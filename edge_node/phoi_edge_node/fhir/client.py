@@ -91,6 +91,8 @@ class FhirDestination:
         answer = self._ask("GET", f"{self._base_url}/metadata")
         if isinstance(answer, Unreachable):
             return answer
+        if not answer.good:
+            return _judge(answer)
         found = capability.read(answer.body)
         if found is None:
             return Unreachable(f"HTTP {answer.status}, not a FHIR server: check fhir.base_url")
@@ -120,9 +122,9 @@ class FhirDestination:
             return Unreachable(f"the server asked to be left alone for {wait_s:.0f} s more")
         try:
             token = self._tokens.token()
-            answer = self._http.exchange(method, url, _headers(token), content)
+            answer = self._http.exchange(method, url, _headers(token, content), content)
             if answer.status == 401 and (renewed := self._tokens.token(refused=token)) != token:
-                answer = self._http.exchange(method, url, _headers(renewed), content)
+                answer = self._http.exchange(method, url, _headers(renewed, content), content)
         except (NoAnswer, NoToken) as error:
             return Unreachable(str(error))
         if answer.status in ASKING_FOR_PATIENCE:
@@ -138,8 +140,11 @@ class FhirDestination:
         return TokenFile(settings.bearer_token_file) if settings.bearer_token_file else NoTokens()
 
 
-def _headers(token: str) -> dict[str, str]:
-    headers = {"Accept": FHIR_JSON, "Accept-Encoding": "identity", "Content-Type": FHIR_JSON}
+def _headers(token: str, content: bytes) -> dict[str, str]:
+    headers = {"Accept": FHIR_JSON, "Accept-Encoding": "identity"}
+    if content:
+        # The answer need not repeat the patient (R4, RESTful API, "Managing Return Content").
+        headers |= {"Content-Type": FHIR_JSON, "Prefer": "return=minimal"}
     return headers | ({"Authorization": f"Bearer {token}"} if token else {})
 
 

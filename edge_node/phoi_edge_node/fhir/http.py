@@ -15,7 +15,9 @@ from typing import Any
 
 import httpx
 
+from phoi_edge_node.errors import SettingsError
 from phoi_edge_node.settings import FhirSettings
+from phoi_edge_node.tls import client_context
 
 MAXIMUM_ANSWER = 16 * 1024 * 1024
 
@@ -84,20 +86,10 @@ class Http:
         return httpx.Client(timeout=self._settings.timeout_s, verify=self._tls(), trust_env=False)
 
     def _tls(self) -> ssl.SSLContext:
-        """The system's own list of authorities, which is where most hospitals add their own."""
-        settings = self._settings
         try:
-            context = ssl.create_default_context(cafile=settings.tls_ca)
-            if settings.tls_certificate and settings.tls_key:
-                context.load_cert_chain(
-                    settings.tls_certificate, settings.tls_key, password=_no_password
-                )
-        except OSError:  # ssl.SSLError is one
-            raise NoAnswer(
-                "the files fhir.tls_ca, fhir.tls_certificate and fhir.tls_key cannot be used: "
-                "PEM, readable by Phoi, the key without a password"
-            ) from None
-        return context
+            return client_context(self._settings, "fhir")
+        except SettingsError as error:
+            raise NoAnswer(str(error)) from None
 
     def _body(self, response: httpx.Response) -> bytes:
         deadline = self._monotonic() + self._settings.timeout_s
@@ -115,11 +107,6 @@ def _connection(error: Exception) -> str:
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         return "its TLS certificate is not trusted: set fhir.tls_ca to its authority's PEM file"
     return f"no connection: {type(error).__name__}"
-
-
-def _no_password() -> str:
-    """A service cannot be asked for one: a key with a password is refused, not waited for."""
-    return ""
 
 
 def _json_object(body: bytes) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import base64
 import re
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
@@ -94,7 +94,7 @@ class TokenFile:
 
 @dataclass(frozen=True)
 class _Held:
-    token: str
+    token: str = field(repr=False)  # no traceback may show it
     renew_at: float  # monotonic, s
 
 
