@@ -8,7 +8,7 @@ from itertools import count
 
 import numpy as np
 from phoi_edge_node.orders import ImagingOrder, OrderNumber, PatientKey
-from phoi_edge_node.ports import ReportedCase, ReportStatus
+from phoi_edge_node.ports import ReportedCase, ReportStatus, ToldBefore
 from phoi_edge_node.result import (
     Completeness,
     Correction,
@@ -34,6 +34,7 @@ STUDY_UID = "1.2.826.0.1.3680043.8.498.1"
 SERIES_UID = "1.2.826.0.1.3680043.8.498.2"
 ANALYSED_AT = datetime(2026, 11, 23, 3, 50, 2, 250_000, tzinfo=UTC)
 SIGNED_AT = datetime(2026, 11, 23, 7, 1, 0, tzinfo=UTC)
+WITHDRAWN_AT = datetime(2026, 11, 24, 1, 2, 3, tzinfo=UTC)
 MODEL = ModelIdentity("phoi-lung-nodule", "1.0.0", "ab" * 32)
 PATIENT = Patient("BN-000123", "BVDK", NAME, date(1968, 2, 29), "F")
 STUDY = StudyHeader(
@@ -176,6 +177,21 @@ def mixed_review() -> SignedReview:
     )
 
 
+def withdrawn(of: TriageResult, signed: SignedReview | None = None) -> ReportedCase:
+    """The notice that a result, told before, is withdrawn."""
+    return ReportedCase(
+        study=STUDY,
+        result=of,
+        status=ReportStatus.WITHDRAWN,
+        instances=(),
+        choice=None,
+        volume=None,
+        predecessors={},
+        told_before=(ToldBefore(of, signed),),
+        withdrawn_at=WITHDRAWN_AT,
+    )
+
+
 def case(
     outcome: Outcome = Outcome.POSITIVE,
     status: ReportStatus = ReportStatus.PRELIMINARY,
@@ -183,6 +199,8 @@ def case(
 ) -> ReportedCase:
     """A case without images; signed by accepting all where the status asks for a review."""
     of = result(outcome)
+    if status is ReportStatus.WITHDRAWN:
+        return withdrawn(of)
     if status is not ReportStatus.PRELIMINARY and signed is None:
         signed = accept_all(of)
     return ReportedCase(
