@@ -1,0 +1,195 @@
+"""Recalls worked off by the node's core, with fakes at every port and a real, small store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from phoi_edge_node.current_model import CurrentModel
+from phoi_edge_node.ports import Delivered, Document, DocumentKind, ReportedCase, ReportStatus
+from phoi_edge_node.recall import RecallDesk, StoredRecallBook, recall_lines, result_line
+from phoi_edge_node.recalled import (
+    CURRENT_MODEL,
+    Again,
+    Notice,
+    RecallCriteria,
+    RecallError,
+    RecallRequest,
+)
+from phoi_edge_node.result import Priority
+from phoi_edge_node.sql.engine import open_engine
+from phoi_edge_node.sql.sql_store import SqlStore
+from phoi_edge_node.store import Outgoing
+from phoi_edge_node.study import AnalysisEvent, AnalysisState
+from phoi_edge_node.testing import FakeClock, FakeInference
+from phoi_edge_node.workflow import Outbox
+from support import values
+
+UID = "1.2.3"
+BAD = values.MODEL
+GOOD = replace(values.MODEL, version="1.1.0", bundle_hash="cd" * 32)
+CRITERIA = RecallCriteria(BAD.name, BAD.version)
+REQUEST = RecallRequest(CRITERIA, "marks vessels", "it", replacement=f"{GOOD.name}@{GOOD.version}")
+
+
+class Encoder:
+    """Keeps what it was given; can be told to fail."""
+
+    def __init__(self) -> None:
+        self.cases: list[ReportedCase] = []
+        self.fails = False
+
+    def encode(self, case: ReportedCase) -> Sequence[Document]:
+        if self.fails:
+            raise ValueError("a value of a patient")
+        self.cases.append(case)
+        return [Document(DocumentKind.STRUCTURED_REPORT, f"withdrawn-{len(self.cases)}", b"x")]
+
+
+class Edge:
+    """A node that told one result of the bad version to its archive."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = FakeClock()
+        self.engine = open_engine(f"sqlite:///{folder / 'phoi.sqlite'}")
+        self.store = SqlStore(self.engine, self.clock)
+        self.inference = FakeInference(BAD, values.volume_analysis())
+        self.model = CurrentModel(self.store, self.inference, BAD.name)
+        assert self.model.get() == BAD
+        self.encoder = Encoder()
+        outbox = Outbox([self.encoder], {"pacs": {DocumentKind.STRUCTURED_REPORT}})
+        self.desk = RecallDesk(self.store, outbox, self.inference, self.model, self.clock)
+        self.book = StoredRecallBook(self.store)
+        self._tell()
+
+    def _tell(self) -> None:
+        self.store.add_instance(values.instance(1))
+        analysis_id = self.store.complete_study(UID, Priority.ROUTINE)
+        assert analysis_id is not None
+        assert self.store.claim_analysis() is not None
+        self.store.pin_model(analysis_id, BAD)
+        told = [Outgoing(values.document("sr"), ("pacs",))]
+        self.store.finish_analysis(analysis_id, AnalysisEvent.FINISH, values.result(), told)
+        self.deliver()
+
+    def deliver(self) -> None:
+        claimed = self.store.claim_delivery("pacs")
+        assert claimed is not None
+        self.store.settle_delivery(claimed[0].id, Delivered(), self.clock.now())
+
+    def work_off(self) -> None:
+        while self.desk.run_next():
+            pass
+
+
+@pytest.fixture
+def edge(tmp_path: Path) -> Iterator[Edge]:
+    edge = Edge(tmp_path)
+    yield edge
+    edge.engine.dispose()
+
+
+def test_the_notice_is_about_what_was_told(edge: Edge) -> None:
+    edge.book.ask(REQUEST)
+    edge.work_off()
+    (case,) = edge.encoder.cases
+    assert case.status is ReportStatus.WITHDRAWN
+    assert case.predecessors == {DocumentKind.STRUCTURED_REPORT: ("sr",)}
+    assert [told.result.identity for told in case.told_before] == [values.result().identity]
+    assert (case.review, case.choice, case.volume) == (None, None, None)
+    assert case.withdrawn_at == edge.clock.now()
+
+
+def test_the_named_model_takes_the_place_of_the_recalled_one(edge: Edge) -> None:
+    edge.inference.load(GOOD)
+    edge.book.ask(REQUEST)
+    edge.work_off()
+    assert edge.store.analyses(UID)[-1].model == GOOD
+    assert edge.model.get() == GOOD, "new studies go on with it"
+    ((recall, sent),) = edge.book.recalls()
+    assert recall.done
+    lines = "\n".join(recall_lines(recall, sent))
+    assert "(done)" in lines
+    assert "withdrawals to pacs: 1 pending" in lines
+
+
+def test_a_recall_that_blames_no_model_changes_no_model(edge: Edge) -> None:
+    edge.inference.load(GOOD)
+    edge.book.ask(replace(REQUEST, criteria=RecallCriteria(calling_ae_title="PACS")))
+    edge.work_off()
+    assert edge.store.pauses() == []
+    assert edge.model.get() == BAD
+    assert edge.store.analyses(UID)[-1].model == GOOD
+
+
+def test_withdrawing_does_not_wait_for_a_model_that_nobody_offers(edge: Edge) -> None:
+    edge.book.ask(REQUEST)
+    edge.work_off()
+    ((recall, _),) = edge.book.recalls()
+    assert recall.notices == {Notice.QUEUED: 1}
+    assert recall.again == {Again.WAITING: 1}
+    assert "no worker offers" in recall.trouble
+    edge.inference.load(GOOD)
+    edge.clock.advance(61)
+    edge.work_off()
+    assert edge.book.recalls()[0][0].done
+
+
+def test_the_recalled_model_does_not_analyse_again(edge: Edge) -> None:
+    edge.book.ask(replace(REQUEST, replacement=CURRENT_MODEL))
+    edge.work_off()
+    ((recall, _),) = edge.book.recalls()
+    assert "is paused" in recall.trouble
+    assert [a.state for a in edge.store.analyses(UID)] == [AnalysisState.WITHDRAWN]
+
+
+def test_a_notice_that_cannot_be_written_is_tried_again_and_tells_nothing(edge: Edge) -> None:
+    edge.encoder.fails = True
+    edge.book.ask(REQUEST)
+    edge.work_off()
+    ((recall, sent),) = edge.book.recalls()
+    assert recall.notices == {Notice.WAITING: 1}
+    assert "a value of a patient" not in recall.trouble
+    assert sent == {}
+    edge.encoder.fails = False
+    edge.clock.advance(61)
+    edge.work_off()
+    assert edge.book.recalls()[0][0].notices == {Notice.QUEUED: 1}
+
+
+def test_a_study_whose_images_were_removed_is_withdrawn_all_the_same(edge: Edge) -> None:
+    assert edge.store.expire_study(UID)
+    edge.book.ask(REQUEST)
+    edge.work_off()
+    (case,) = edge.encoder.cases
+    (evidence,) = case.instances
+    assert evidence.sop_instance_uid == values.instance(1).sop_instance_uid
+    assert evidence.series_instance_uid == values.instance(1).series_instance_uid
+
+
+def test_a_line_says_all_of_a_result_and_names_nobody(edge: Edge) -> None:
+    (result,) = edge.book.recallable(CRITERIA)
+    line = result_line(result)
+    for part in (UID, "revision 1", "pacs: 1 delivered", "images here", "-> withdraw", "positive"):
+        assert part in line
+    assert values.PATIENT.patient_id not in line
+    assert edge.book.models() == (f"{BAD.name}@{BAD.version}",)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        (lambda: RecallCriteria(), "say which"),
+        (lambda: RecallCriteria(model_version="1"), "NAME@VERSION"),
+        (lambda: RecallCriteria(since=values.AT, until=values.AT), "ends before"),
+        (lambda: replace(REQUEST, reason=" "), "say why"),
+        (lambda: replace(REQUEST, replacement="1.0"), "NAME@VERSION"),
+        (lambda: replace(REQUEST, replacement=CRITERIA.model), "another version"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(wrong: object, why: str) -> None:
+    assert callable(wrong)
+    with pytest.raises(RecallError, match=why):
+        wrong()
