@@ -36,6 +36,7 @@ _ABOUT = {
     f"{GROUP}.demo": _About("Start a whole hospital on this machine and send one real CT.", "demo"),
     f"{GROUP}.doctor": _About("Say in plain words what is wrong with this installation.", "edge"),
     f"{GROUP}.edge": _About("Receive, analyse, deliver, review: the hospital's node.", "edge"),
+    f"{GROUP}.hl7": _About("Show the HL7 message of a past study before an EMR gets it.", "edge"),
     f"{GROUP}.priority": _About("Check a site's policy of priorities; try it on the past.", "edge"),
     f"{GROUP}.reconcile": _About("Compare with the archives: is any study left behind?", "edge"),
     f"{GROUP}.send": _About("Send DICOM files to an archive or an edge node by C-STORE.", "edge"),
