@@ -540,7 +540,7 @@ class StudyStore(OrderStore, CommitmentLedger, RecallStore, Protocol):
     def resend_dead(self, destination: str, username: str) -> int:
         """Send the dead letters of a destination again, each once; how many that are.
 
-        Those that a later document has replaced stay.
+        Those that a later document has replaced stay. Many are several transactions.
         """
         ...
 

@@ -32,6 +32,7 @@ from phoi_edge_node.reconciled import (
     ReconciliationReport,
 )
 from phoi_edge_node.result import Correction, Outcome, Priority, SignedReview, Verdict
+from phoi_edge_node.sql import deliveries as sql_deliveries
 from phoi_edge_node.sql.sql_store import SqlStore
 from phoi_edge_node.sql.tables import metadata
 from phoi_edge_node.store import InState, Outgoing, StoredAccount, StudyStore
@@ -253,14 +254,15 @@ def test_what_waits_for_a_destination_that_is_back_is_due_at_once(
     assert store.claim_delivery("emr") is None, "another lane's"
 
 
-def test_all_dead_letters_of_a_destination_go_again_but_not_what_was_replaced(
-    store: StudyStore, clock: FakeClock
+def test_all_dead_letters_of_a_destination_go_again(
+    store: StudyStore, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for uid in (UID, "1.2.4"):
         _finish(store, uid, "pacs", "emr")
     for lane in ("pacs", "emr"):
         while (claimed := store.claim_delivery(lane)) is not None:
             store.settle_delivery(claimed[0].id, Refused("no"), clock.now())
+    monkeypatch.setattr(sql_deliveries, "_BATCH", 3)
     assert store.resend_dead("pacs", "op") == 4
     assert store.resend_dead("pacs", "op") == 0
     resent = store.deliveries(states=(DeliveryState.PENDING,))
@@ -360,6 +362,26 @@ def test_nothing_is_sent_again_that_would_overwrite_something_later(
     preliminary = next(d for d in store.deliveries(UID) if d.identity == f"{UID}-sr")
     with pytest.raises(IllegalTransition):
         store.resend(preliminary.id, "ba")
+
+
+def test_all_go_again_but_those_that_a_later_document_replaced(
+    store: StudyStore, clock: FakeClock
+) -> None:
+    analysis_id = _finish(store, UID, "pacs")
+    seg = store.claim_delivery("pacs")
+    assert seg
+    store.settle_delivery(seg[0].id, Delivered(), clock.now())
+    sr = store.claim_delivery("pacs")
+    assert sr
+    _sign(store, analysis_id, "final-sr")
+    store.settle_delivery(sr[0].id, Refused("no"), clock.now())
+    final = store.claim_delivery("pacs")
+    assert final
+    store.settle_delivery(final[0].id, Refused("no"), clock.now())
+    assert store.resend_dead("pacs", "op") == 1
+    again = store.claim_delivery("pacs")
+    assert again
+    assert again[1].identity == "final-sr"
 
 
 def test_a_study_of_another_patient_is_not_mixed_in(store: StudyStore) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from phoi_edge_node.courier import Courier
 from phoi_edge_node.links import Links
 from phoi_edge_node.metrics import EdgeCollector
-from phoi_edge_node.policies import limits
+from phoi_edge_node.policies import RetryPolicy, limits
 from phoi_edge_node.reconciled import Lack, LackingStudy, ReconciliationReport
 from phoi_edge_node.result import Priority
 from phoi_edge_node.settings import EdgeSettings
 from phoi_edge_node.sql.engine import open_engine
 from phoi_edge_node.sql.sql_store import SqlStore
-from phoi_edge_node.testing import FakeClock, FakeInference
+from phoi_edge_node.testing import FakeClock, FakeDestination, FakeInference
 from phoi_edge_node.watchdog import Watchdog
 from prometheus_client import CollectorRegistry
 from support import values
@@ -24,7 +25,8 @@ def test_a_scrape_tells_states_ages_and_what_is_overdue(tmp_path: Path) -> None:
     engine = open_engine(f"sqlite:///{tmp_path / 'phoi.sqlite'}")
     store = SqlStore(engine, clock)
     watchdog = Watchdog(store, clock, limits(EdgeSettings(data=tmp_path)), lambda uid: None)
-    links = Links([], FakeInference(values.MODEL, values.volume_analysis()), clock)
+    courier = Courier(store, FakeDestination("pacs"), clock, RetryPolicy((1.0,)))
+    links = Links([courier], FakeInference(values.MODEL, values.volume_analysis()), clock)
     registry = CollectorRegistry()
     registry.register(EdgeCollector(store, links, clock, watchdog))
     store.add_instance(replace(values.instance(1), received_at=clock.now()))
@@ -52,6 +54,8 @@ def test_a_scrape_tells_states_ages_and_what_is_overdue(tmp_path: Path) -> None:
     assert sample("phoi_overdue", life="study", state="receiving") == 1
     assert sample("phoi_overdue", life="delivery", state="dead") == 0
     assert sample("phoi_threads_in_trouble") == 0
+    assert sample("phoi_circuit", link="pacs", state="closed") == 1
+    assert sample("phoi_circuit", link="pacs", state="open") == 0
     assert sample("phoi_left_behind") == 1
     assert sample("phoi_reconciled_seconds") == 120
     clock.set_wall_clock(values.AT)

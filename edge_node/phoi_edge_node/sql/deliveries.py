@@ -33,6 +33,7 @@ from phoi_edge_node.study import (
 )
 
 _UNFINISHED = (DeliveryState.PENDING, DeliveryState.SENDING)
+_BATCH = 100  # others want to write too
 _NOT_ARRIVED = (DeliveryState.PENDING, DeliveryState.DEAD)
 
 
@@ -127,25 +128,36 @@ class Deliveries(Database):
 
     def resend_dead(self, destination: str, username: str) -> int:
         """Send the dead letters of a destination again."""
+        resent, last = 0, 0
+        while batch := self._resend_batch(destination, username, last):
+            resent += sum(batch.values())
+            last = max(batch)
+        return resent
+
+    def _resend_batch(self, destination: str, username: str, last: int) -> Mapping[int, bool]:
+        """The next few after that id, in one short transaction: which could be sent again?"""
         table = tables.deliveries
         dead = (
             _delivery_query()
             .where(table.c.destination == destination, table.c.state == DeliveryState.DEAD)
+            .where(table.c.id > last)
             .order_by(table.c.id)
+            .limit(_BATCH)
         )
-        resent = 0
+        done: dict[int, bool] = {}
         with self._write() as connection:
             for row in connection.execute(dead).all():
+                done[row.id] = False
                 with suppress(IllegalTransition):
                     self._resend(connection, row, username)
-                    resent += 1
-        return resent
+                    done[row.id] = True
+        return done
 
     def _resend(self, connection: sa.Connection, row: sa.Row[Any], username: str) -> None:
         _require_latest(connection, row)
-        self._audit(connection, username, "resend", row.study_instance_uid, row.destination)
         now = self._clock.now()
         self._move(connection, row.id, DeliveryEvent.RESEND, due_at=now, queued_at=now, errors=0)
+        self._audit(connection, username, "resend", row.study_instance_uid, row.destination)
 
     def deliveries(
         self,
