@@ -56,7 +56,7 @@ def test_fhir_validators_would_find_a_fault() -> None:
 
 
 def _fhir_encoder() -> FhirEncoder:
-    settings = FhirSettings(base_url="http://127.0.0.1:9/fhir")
+    settings = FhirSettings(base_url="http://127.0.0.1:9/fhir", vn_core=True)
     return FhirEncoder(settings, SITE, CountingUids(), PHOI_VERSION)
 
 

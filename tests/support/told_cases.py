@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from phoi_edge_node.orders import PatientKey
 from phoi_edge_node.ports import ReportedCase, ReportStatus, ToldBefore
 from phoi_edge_node.result import Completeness, Outcome, Patient
 
 from support.cases import ORDER, SIGNED_AT, STUDY, case, known, mixed_review, result
 
+NATIONAL = (PatientKey("001085012345", "CCCD"), PatientKey("HT4790123456789", "BHYT"))
 UNKNOWN = replace(
     STUDY,
     patient=Patient("", "", "", None, ""),
@@ -24,6 +26,7 @@ CASES: dict[str, ReportedCase] = {
 } | {
     "reviewed": case(Outcome.POSITIVE, ReportStatus.FINAL, mixed_review()),
     "ordered": replace(case(), order=ORDER),
+    "citizen": replace(case(), order=replace(ORDER, patients=(*ORDER.patients, *NATIONAL))),
     "nameless": replace(case(), study=UNKNOWN),
     **{how.value: replace(case(), result=known(Outcome.POSITIVE, how)) for how in Completeness},
     "corrected-after-review": replace(
