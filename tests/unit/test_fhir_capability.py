@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from phoi_edge_node.fhir import capability
 from phoi_edge_node.fhir.bundle import FhirEncoder
+from phoi_edge_node.fhir.http import Answer
 from phoi_edge_node.settings import FhirSettings, SiteSettings
 from support.cases import PHOI_VERSION, CountingUids, case
 
@@ -83,6 +85,33 @@ def test_what_is_lacking_is_named(changes: dict[str, Any], unsaid: tuple[str, ..
 
 def test_a_server_of_xml_only() -> None:
     assert read(statement() | {"format": ["xml"]}).unsaid == ("the format json",)
+
+
+@pytest.mark.parametrize(
+    ("version", "is_r4"),
+    [
+        ("4.0.1", True),
+        ("4.0", True),
+        ("4.3.0", True),
+        ("4.1.0", False),
+        ("5.0.0", False),
+        ("4.0.1 of Nguyễn", False),
+        ("", False),
+    ],
+)
+def test_r4_and_r4b(version: str, is_r4: bool) -> None:  # noqa: FBT001
+    assert read(statement() | {"fhirVersion": version}).speaks_r4 is is_r4
+
+
+DATES = st.from_regex(
+    r"\A(Mon|Fri), [0-9]{1,3} (Jan|Feb|Xxx) [0-9]{1,6} [0-9]{1,3}:[0-9]{2}:[0-9]{2} ?"
+    r"(GMT|[+-][0-9]{1,6}|)?\Z"
+)
+
+
+@given(st.text(max_size=40) | st.text("0123456789²٣", max_size=30) | DATES)
+def test_any_wait_can_be_read(retry_after: str) -> None:
+    assert Answer(503, {}, retry_after).wait_s(datetime(2026, 1, 1, tzinfo=UTC)) >= 0
 
 
 @given(st.dictionaries(st.sampled_from(["format", "rest", "fhirVersion"]), ANYTHING))

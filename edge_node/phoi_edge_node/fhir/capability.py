@@ -5,6 +5,7 @@ Source: FHIR R4, CapabilityStatement.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from phoi_edge_node.fhir.elements import Json
 CREATED = ("Device", "ImagingStudy", "Patient", "Provenance")
 UPDATED = ("DiagnosticReport", "Observation", "Task")
 # R4 and R4B: the resources that Phoi writes are the same in both.
-_VERSIONS = ("4.0", "4.3")
+_R4 = re.compile(r"4\.[03](\.[0-9]{1,3})?")
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Capability:
     @property
     def speaks_r4(self) -> bool:
         """Is it R4, or R4B?"""
-        return any(self.version == v or self.version.startswith(f"{v}.") for v in _VERSIONS)
+        return _R4.fullmatch(self.version) is not None
 
 
 def read(statement: Json) -> Capability | None:
