@@ -77,6 +77,12 @@ class Pacs:
         files = (self.orthanc.http.get(f"/instances/{i['ID']}/file").content for i in instances)
         return [pydicom.dcmread(io.BytesIO(file), defer_size=1024) for file in files]
 
+    def file(self, sop_instance_uid: str) -> Dataset:
+        """One instance, with all that is in it."""
+        (found,) = self.orthanc.http.post("/tools/lookup", content=sop_instance_uid).json()
+        content = self.orthanc.http.get(f"/instances/{found['ID']}/file").content
+        return pydicom.dcmread(io.BytesIO(content))
+
     def modalities(self, study_instance_uid: str) -> Counter[str]:
         """How many instances of each modality it holds of a study; empty where it has none."""
         if not self.orthanc.http.post("/tools/lookup", content=study_instance_uid).json():
