@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from phoi_models.home import Home
@@ -21,9 +22,11 @@ from phoi_edge_node.dicom import doctor as dicom
 from phoi_edge_node.dicom.storage_scu import Peer
 from phoi_edge_node.dicom.tls import client_context
 from phoi_edge_node.errors import SettingsError
+from phoi_edge_node.hl7v2.mapping import site_mapping
 from phoi_edge_node.mlflow.rest import MlflowRest
 from phoi_edge_node.mlflow.tracker import MlflowTracker
 from phoi_edge_node.ports import Destination
+from phoi_edge_node.priority_policy import read_policy
 from phoi_edge_node.settings import (
     ArchiveSettings,
     EdgeSettings,
@@ -46,9 +49,23 @@ def examine(
         for line in str(error).splitlines():
             yield found("settings.unusable", "settings", reason=line)
         return
+    for reason in _unusable_files(settings):
+        yield found("settings.unusable", "settings", reason=reason)
     probes = _probes(settings, home, now)
     installation = Installation(settings, str(settings_file), home, probes)
     yield from run_checks(checks_of(installation, machine))
+
+
+def _unusable_files(settings: EdgeSettings) -> Iterator[str]:
+    """What is wrong with the site's own rules, without which the node does not start."""
+    readers: list[Callable[[], object]] = [partial(read_policy, settings.priority.policy)]
+    if settings.hl7:
+        readers.append(partial(site_mapping, settings.hl7))
+    for read in readers:
+        try:
+            read()
+        except SettingsError as error:
+            yield from str(error).splitlines()
 
 
 def _probes(settings: EdgeSettings, home: Home, now: Callable[[], datetime]) -> Probes:

@@ -45,6 +45,7 @@ from support.commands import phoi
 from support.dcmtk import storescp
 from support.fhir_peers import FhirPeer, fhir_peer
 from support.inference import QUICK, install, new_home, running_worker
+from support.mllp_peers import mllp_peer, silent
 from support.orthanc import Orthanc, orthanc
 
 DAY = timedelta(days=1)
@@ -165,6 +166,17 @@ def site(tmp_path: Path, home: Home, worker: str, pacs: Orthanc) -> Iterator[Sit
 
 def misspelt(site: Site) -> None:
     site.dicom += "\nae_titel = 'PHOI'"
+
+
+def mapping_misspelt(site: Site) -> None:
+    mapping = site.folder / "mapping.toml"
+    mapping.write_text('[flags]\nAA = "N"')
+    emr = site.stack.enter_context(mllp_peer(silent))
+    site.add("hl7", f'host = "127.0.0.1"\nport = {emr}\nmapping = "{mapping}"')
+
+
+def policy_is_missing(site: Site) -> None:
+    site.add("priority", f'policy = "{site.folder / "nowhere.toml"}"')
 
 
 def password_for_all(site: Site) -> None:
@@ -561,6 +573,8 @@ Prepare = Callable[[Site], None]
 # What each is to be found as; nothing else may be found.
 BROKEN: dict[Prepare, set[str]] = {
     misspelt: {"settings.unusable"},
+    mapping_misspelt: {"settings.unusable"},
+    policy_is_missing: {"settings.unusable"},
     password_for_all: {"settings.open", "database.unusable"},
     no_archive: {"mode.no_archive"},
     no_emr: {"mode.no_emr"},

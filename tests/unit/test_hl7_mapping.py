@@ -13,7 +13,8 @@ from typing import Any
 import hl7
 import pytest
 from hl7apy import load_library
-from hypothesis import given
+from hl7apy.parser import parse_message
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from phoi_edge_node.errors import SettingsError
 from phoi_edge_node.hl7v2.known_values import KNOWN_VALUES
@@ -205,8 +206,8 @@ def test_version_2_3_1_has_nothing_of_later_ones() -> None:
 
 def test_nothing_is_told_before_somebody_has_signed() -> None:
     mapping = MessageMapping(preliminary=False)
-    settings = Hl7Settings(host="127.0.0.1", port=1)
-    encoder = OruEncoder(settings, SiteSettings(), CountingUids(), PHOI_VERSION, mapping)
+    emr = Hl7Settings(host="127.0.0.1", port=1)
+    encoder = OruEncoder(emr, SiteSettings(), CountingUids(), PHOI_VERSION, mapping)
     assert encoder.encode(case()) == ()
     assert len(encoder.encode(FINAL)) == 1
     withdrawn = replace(case(), status=ReportStatus.WITHDRAWN)
@@ -350,6 +351,20 @@ def test_no_mapping_hides_or_breaks_a_result(tables: Mapping[str, Any], outcome:
     words = str(message).lower()
     if "negative" not in str(tables).lower():
         assert ("negative" in words or "âm tính" in words) is (outcome is Outcome.NEGATIVE)
+
+
+@settings(max_examples=15)
+@given(TABLES)
+def test_hl7apy_reads_what_any_mapping_gives(tables: Mapping[str, Any]) -> None:
+    try:
+        mapping = MessageMapping(**tables)
+    except ValueError:
+        return
+    content = encode(mapping)
+    read_by_hl7apy = parse_message(content, find_groups=False)
+    assert [segment.name for segment in read_by_hl7apy.children] == [
+        line[:3] for line in content.split("\r") if line
+    ]
 
 
 # --- the page --------------------------------------------------------------------------------
