@@ -330,6 +330,8 @@ class EdgeNode:
         self._stopping.set()
         self._web.should_exit = True
         give_up_at = self._clock.monotonic() + STOP_WITHIN_S / 2
+        self.scp.stop()  # its senders hear at once that they must try again
+        self.ways_in.stop()
         for loop in self._loops:  # all of them together, however many there are
             loop.join(max(0.0, give_up_at - self._clock.monotonic()))
         self._resources.close()
