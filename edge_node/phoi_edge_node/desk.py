@@ -487,6 +487,7 @@ class Kpis:
         last_signed_at: UTC; None where nobody ever signed.
         nobody_signs: how many results wait for longer than a site allows, where nobody has signed
             anything for as long either; 0: somebody does.
+        withdrawn: results that were recalled.
     """
 
     since: datetime
@@ -500,6 +501,7 @@ class Kpis:
     models: tuple[ModelKpis, ...]
     last_signed_at: datetime | None = None
     nobody_signs: int = 0
+    withdrawn: int = 0
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ def make_kpis(counts: Counts, use: Use, now: datetime) -> Kpis:
         analysed=_number(counts, AnalysisState.SUCCEEDED),
         not_analysable=_number(counts, AnalysisState.NOT_ANALYSABLE),
         failed=_number(counts, AnalysisState.FAILED),
+        withdrawn=_number(counts, AnalysisState.WITHDRAWN),
         signed=sum(model.reviewed for model in use.models),
         receive_to_result_s=use.receive_to_result_s,
         result_to_sign_s=use.result_to_review_s,
@@ -42,6 +43,7 @@ def make_usage_reports(use: Use, site: str, now: datetime) -> tuple[UsageReport,
             result_to_review=model.result_to_review,
             marks=model.marks,
             link_errors=use.failed_tries,
+            withdrawn=model.withdrawn,
         )
         for model in use.models
     )

@@ -288,6 +288,7 @@ class ModelUse:
         receive_to_result: from the last instance to the result.
         result_to_review: from the result to the signature.
         marks: verdicts in the signed reviews.
+        withdrawn: of all, those whose result was recalled.
     """
 
     model: ModelIdentity
@@ -299,6 +300,7 @@ class ModelUse:
     receive_to_result: Durations
     result_to_review: Durations
     marks: Marks
+    withdrawn: int = 0
 
 
 @dataclass(frozen=True)
@@ -502,7 +504,10 @@ class StudyStore(OrderStore, CommitmentLedger, RecallStore, Protocol):
 
     # deliveries
     def claim_delivery(self, destination: str) -> tuple[Delivery, Document] | None:
-        """Start sending the oldest due document of a lane, in order within each study."""
+        """Start sending the oldest due document of a lane, in order within each study.
+
+        What the destination failed on several times holds up only what would replace it.
+        """
         ...
 
     def settle_delivery(

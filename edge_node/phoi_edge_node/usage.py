@@ -110,6 +110,7 @@ class UsageReport:
         refused: of them, those that could not be analysed.
         failed: of them, those given up.
         reviewed: of them, those whose review was signed.
+        withdrawn: of them, those whose result was recalled.
         receive_to_result: from the last instance to the result.
         result_to_review: from the result to the signature.
         marks: verdicts in the signed reviews.
@@ -131,6 +132,7 @@ class UsageReport:
     result_to_review: Durations = Durations()
     marks: Marks = Marks()
     link_errors: Mapping[str, int] = field(default_factory=dict)
+    withdrawn: int = 0
 
     def __post_init__(self) -> None:
         for name in (self.site, *self.link_errors):
@@ -144,7 +146,7 @@ class UsageReport:
     @property
     def studies(self) -> dict[str, int]:
         """The counters of studies by name."""
-        names = ("received", "analysed", "refused", "failed", "reviewed")
+        names = ("received", "analysed", "refused", "failed", "reviewed", "withdrawn")
         return {name: getattr(self, name) for name in names}
 
     def metrics(self) -> dict[str, float]:

@@ -138,6 +138,8 @@ def test_only_who_may_have_been_told_is_told_and_only_once(site: Site, store: Sq
     assert len([d for d in store.deliveries("1.1") if d.status is ReportStatus.WITHDRAWN]) == 1
     (recall,) = store.recalls()
     assert recall.done
+    (use,) = store.use().models
+    assert (use.received, use.analysed, use.withdrawn) == (1, 1, 1)
     assert recall.notices == {Notice.QUEUED: 1}
     assert store.withdrawals(1) == {"pacs": {DeliveryState.PENDING: 1}}
 

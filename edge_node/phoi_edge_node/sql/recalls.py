@@ -184,28 +184,35 @@ class Recalls(Database):
 
     def analyse_again(self, item_id: int, model: ModelIdentity) -> Again:
         """Queue the next revision of a study, pinned to a model, if it still is what is needed."""
+        study = sa.select(_STUDIES.c.state).join_from(
+            _STUDIES, _ITEMS, _ITEMS.c.study_instance_uid == _STUDIES.c.study_instance_uid
+        )
+        lock = study.where(_ITEMS.c.id == item_id).with_for_update(of=_STUDIES)
         with self._write() as connection:
+            state = StudyState(connection.execute(lock).scalar_one())
             row = _locked_item(connection, item_id)
             if row.again != Again.WAITING:
                 return Again(row.again)
-            again = self._queue_again(connection, row, model)
+            again = self._queue_again(connection, row, state, model)
             if again is not Again.WAITING:
                 _update_item(connection, item_id, again=again, trouble="")
         return again
 
     def _queue_again(
-        self, connection: sa.Connection, item: sa.Row[Any], model: ModelIdentity
+        self,
+        connection: sa.Connection,
+        item: sa.Row[Any],
+        state: StudyState,
+        model: ModelIdentity,
     ) -> Again:
         uid = item.study_instance_uid
-        lock = sa.select(_STUDIES.c.state).where(_STUDIES.c.study_instance_uid == uid)
-        state = connection.execute(lock.with_for_update()).scalar_one()
         of_study = sa.select(_ANALYSES).where(_ANALYSES.c.study_instance_uid == uid)
         latest = connection.execute(of_study.order_by(_ANALYSES.c.revision.desc()).limit(1)).one()
         if latest.revision > item.revision and latest.state != AnalysisState.WITHDRAWN:
             return Again.OVERTAKEN
-        if state == StudyState.EXPIRED:
+        if state is StudyState.EXPIRED:
             return Again.NO_IMAGES
-        if state != StudyState.COMPLETE:
+        if state is not StudyState.COMPLETE:
             return Again.WAITING  # images come just now
         completeness = None if latest.completeness is None else Completeness(latest.completeness)
         now, priority = self._clock.now(), priority_of(latest.priority)
@@ -254,7 +261,17 @@ def _fitting(criteria: RecallCriteria) -> Iterable[sa.ColumnElement[bool]]:
 
 
 def _lock(connection: sa.Connection, criteria: RecallCriteria) -> None:
-    """Whoever ends or signs one of them just now is waited for, and then looked at."""
+    """Whoever ends or signs one of them just now is waited for, and then looked at.
+
+    First the studies whose analyses are to be begun anew: whoever completes one of them holds it
+    while it looks at its analyses.
+    """
+    under_way = sa.select(_ANALYSES.c.study_instance_uid).where(
+        *_fitting(criteria), _ANALYSES.c.state.in_((AnalysisState.QUEUED, AnalysisState.RUNNING))
+    )
+    uid = _STUDIES.c.study_instance_uid
+    studies = sa.select(uid).where(uid.in_(under_way)).order_by(uid)
+    connection.execute(studies.with_for_update())
     chosen = sa.select(_ANALYSES.c.id).where(*_fitting(criteria)).order_by(_ANALYSES.c.id)
     connection.execute(chosen.with_for_update(key_share=True))
     of_them = _REVIEWS.c.analysis_id.in_(sa.select(_ANALYSES.c.id).where(*_fitting(criteria)))

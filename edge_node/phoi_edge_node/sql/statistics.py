@@ -72,7 +72,7 @@ class Statistics(Database):
         figures = tables.figures
         with self._read() as connection:
             return Use(
-                models=tuple(_model_use(row) for row in connection.execute(_by_model())),
+                models=_models(connection),
                 failed_tries=_failed_tries(connection),
                 receive_to_result_s=_median(
                     connection, figures.c.receive_to_result_s, figures.c.ended_at
@@ -201,6 +201,18 @@ def _median(
     return median(values) if values else None
 
 
+def _models(connection: sa.Connection) -> tuple[ModelUse, ...]:
+    analyses = tables.analyses
+    recalled = (
+        sa.select(analyses.c.model, sa.func.count())
+        .where(analyses.c.state == AnalysisState.WITHDRAWN)
+        .group_by(analyses.c.model)
+    )
+    withdrawn = {row[0]: row[1] for row in connection.execute(recalled)}
+    rows = connection.execute(_by_model()).all()
+    return tuple(_model_use(row, withdrawn.get(row.model, 0)) for row in rows)
+
+
 def _by_model() -> sa.Select[Any]:
     table = tables.figures
     return (
@@ -236,7 +248,7 @@ def _durations(seconds: sa.Column[float], name: str) -> Iterable[sa.ColumnElemen
         yield _count(seconds <= bound).label(f"{name}_within_{bound}")
 
 
-def _model_use(row: sa.Row[Any]) -> ModelUse:
+def _model_use(row: sa.Row[Any], withdrawn: int) -> ModelUse:
     values = dict(zip(row._fields, row, strict=True))
     return ModelUse(
         model=from_json(row.model, ModelIdentity),
@@ -248,6 +260,7 @@ def _model_use(row: sa.Row[Any]) -> ModelUse:
         receive_to_result=_durations_of(values, "result"),
         result_to_review=_durations_of(values, "review"),
         marks=Marks(*(int(values[verdict.value]) for verdict in Verdict)),
+        withdrawn=withdrawn,
     )
 
 

@@ -590,6 +590,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "kpis.analysed": ("Đã phân tích", "Analysed"),
     "kpis.not_analysable": ("Không phân tích được", "Not analysable"),
     "kpis.failed": ("Lỗi", "Failed"),
+    "kpis.withdrawn": ("Đã thu hồi", "Withdrawn"),
     "kpis.signed": ("Đã ký", "Signed"),
     "kpis.receive_to_result": ("Nhận → kết quả (trung vị)", "Received to result (median)"),
     "kpis.result_to_sign": ("Kết quả → ký (trung vị)", "Result to signature (median)"),
