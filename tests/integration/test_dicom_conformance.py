@@ -27,10 +27,8 @@ from phoi_edge_node.result import (
 )
 from phoi_models.errors import NotAnalysableReason
 from phoi_models.findings import Attenuation, Lobe, LungCoverage, Side
-from phoi_models.phantom import chest_phantom
-from support.analysed import objects_of
+from support.analysed import healthy_chest, objects_of
 from support.cases import ORDER
-from support.dicom_phantom import write_series
 from support.real_ct import NODULE_LPS_MM as READERS_CENTER
 from support.real_ct import lidc_idri_0001
 from support.reported_cases import CountingUids, Images, ball, case_of, read_images
@@ -166,9 +164,7 @@ SEG, SR, SC, KOS = (
 def analysed(tmp_path_factory: pytest.TempPathFactory) -> Files:
     """LIDC-IDRI-0001, and a phantom without nodules, each analysed by ``phoi analyze``."""
     folder = tmp_path_factory.mktemp("analysed")
-    healthy = chest_phantom(np.random.default_rng(102), (2.5, 1.4, 1.4))
-    write_series(folder / "healthy", healthy)
-    cts = {"lidc": lidc_idri_0001(), "phantom": folder / "healthy"}
+    cts = {"lidc": lidc_idri_0001(), "phantom": healthy_chest(folder / "healthy")}
     return {name: objects_of(ct, folder / f"of-{name}") for name, ct in cts.items()}
 
 

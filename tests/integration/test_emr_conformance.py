@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from phoi_edge_node.fhir.bundle import FhirEncoder
 from phoi_edge_node.ports import DocumentEncoder, ReportedCase, ReportStatus
 from phoi_edge_node.result import Outcome, Patient
 from phoi_edge_node.settings import FhirSettings, SiteSettings
+from support.analysed import case_of, healthy_chest
 from support.cases import PHOI_VERSION, STUDY, CountingUids, case
 from support.emr import fhir_faults, fhirkit_faults
 from support.told_cases import CASES
@@ -58,6 +60,12 @@ def test_fhir_validators_would_find_a_fault() -> None:
 def _fhir_encoder() -> FhirEncoder:
     settings = FhirSettings(base_url="http://127.0.0.1:9/fhir", vn_core=True)
     return FhirEncoder(settings, SITE, CountingUids(), PHOI_VERSION)
+
+
+def test_the_model_on_a_healthy_chest_gives_a_valid_negative(tmp_path: Path) -> None:
+    healthy = case_of(healthy_chest(tmp_path / "ct"), tmp_path)
+    assert healthy.result.outcome is Outcome.NEGATIVE
+    assert fhir_faults({"healthy": content(_fhir_encoder(), healthy)}) == []
 
 
 ANY_TEXT = st.text(st.characters(), max_size=70)  # lone surrogates and controls too

@@ -18,7 +18,7 @@ from phoi_edge_node.fhir.client import FhirDestination
 from phoi_edge_node.ports import Delivered, Document, ReportedCase, ReportStatus
 from phoi_edge_node.result import Outcome
 from phoi_edge_node.settings import FhirSettings, SiteSettings
-from support.analysed import case_of
+from support.analysed import case_of, healthy_chest
 from support.cases import PHOI_VERSION, STUDY, CountingUids, case
 from support.told_cases import CASES
 
@@ -88,12 +88,18 @@ def test_both_validators_find_no_fault(tmp_path: Path) -> None:
     assert {n: found for n, found in faults(tmp_path, bundles).items() if found} == {}
 
 
-@pytest.fixture(scope="module")
-def real(ct_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> ReportedCase:
-    return case_of(ct_folder, tmp_path_factory.mktemp("ct"))
+@pytest.fixture(scope="module", params=["ct", "healthy"])
+def real(
+    request: pytest.FixtureRequest, ct_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> ReportedCase:
+    """What the model that comes with Phoi says of a real CT, and of a made one without a nodule."""
+    folder = tmp_path_factory.mktemp("ct")
+    return case_of(ct_folder if request.param == "ct" else healthy_chest(folder / "ct"), folder)
 
 
-def test_both_validators_find_no_fault_with_a_real_ct(real: ReportedCase, tmp_path: Path) -> None:
+def test_both_validators_find_no_fault_in_what_the_model_says(
+    real: ReportedCase, tmp_path: Path
+) -> None:
     document = encode(real)
     [found] = faults(tmp_path, {"real": json.loads(document.content)}).values()
     _say(f"medplum and fhir: {len(found)} errors or warnings that stand in {_size(document)}")
@@ -101,7 +107,10 @@ def test_both_validators_find_no_fault_with_a_real_ct(real: ReportedCase, tmp_pa
 
 
 def _size(document: Document) -> str:
-    return f"a Bundle of {len(json.loads(document.content)['entry'])} resources"
+    bundle = json.loads(document.content)
+    report = _of(bundle, "DiagnosticReport")
+    outcome = report["conclusionCode"][0]["coding"][0]["code"]
+    return f"a {outcome} Bundle of {len(bundle['entry'])} resources"
 
 
 def _say(line: str) -> None:
@@ -202,7 +211,9 @@ def medplum(node_program: Any) -> Iterator[str]:
         yield f"http://127.0.0.1:{told['port']}/fhir"
 
 
-def test_medplum_takes_a_real_ct_twice_and_keeps_it_once(medplum: str, real: ReportedCase) -> None:
+def test_medplum_takes_what_the_model_says_twice_and_keeps_it_once(
+    medplum: str, real: ReportedCase
+) -> None:
     emr = FhirDestination(SETTINGS.model_copy(update={"base_url": medplum}))
     document = encode(real)
     assert emr.send(document) == Delivered("HTTP 200")

@@ -8,11 +8,21 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 from phoi_edge_node.cli.analyze import analyze
 from phoi_edge_node.ports import DocumentKind, ReportedCase, ReportStatus
 from phoi_models.findings import Region
+from phoi_models.phantom import chest_phantom
 from phoi_models.volume import Volume
+
+from support.dicom_phantom import write_series
+
+
+def healthy_chest(folder: Path) -> Path:
+    """DICOM files of a made chest in which there is no nodule, and the model finds none."""
+    write_series(folder, chest_phantom(np.random.default_rng(102), (2.5, 1.4, 1.4)))
+    return folder
 
 
 def case_of(ct: Path, folder: Path) -> ReportedCase:
