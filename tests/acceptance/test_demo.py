@@ -11,7 +11,6 @@ from pathlib import Path
 import psutil
 import pytest
 from phoi_edge_node.sample import NAME, default_cache
-from support.real_ct import lidc_idri_0001
 
 STEPS = (
     "Received by C-STORE",
@@ -26,13 +25,13 @@ STEPS = (
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Path:
+def cache(tmp_path: Path, planted_ct: Path) -> Path:
     """A cache without any demo in it, that shares with the real one what took a download."""
     environments = default_cache() / "environments"
     environments.mkdir(parents=True, exist_ok=True)
     folder = tmp_path / "cache"
     folder.mkdir()
-    (folder / NAME).symlink_to(lidc_idri_0001(), target_is_directory=True)
+    (folder / NAME).symlink_to(planted_ct, target_is_directory=True)
     (folder / "environments").symlink_to(environments, target_is_directory=True)
     return folder
 
