@@ -665,6 +665,15 @@ def test_nothing_of_the_patient_is_logged_or_raised(
     assert raised.value.__suppress_context__
 
 
+def test_highdicom_is_told_no_name_and_so_cannot_warn_of_one(images: Images) -> None:
+    """It quotes a name of one component in a warning, and a warning is an error here."""
+    case = _positive(images)
+    patient = replace(case.study.patient, name="TUYET")
+    made = _encode(images, replace(case, study=replace(case.study, patient=patient)))
+    assert {str(dataset.PatientName) for dataset in made.values()} == {"TUYET"}
+    assert set(made) == {SEG, SR, SC, KOS}
+
+
 # --- the picture ------------------------------------------------------------------------------
 
 

@@ -184,6 +184,9 @@ def copy_patient_and_study(header: Dataset, study: StudyHeader, target: Dataset)
     Where the core knows a value it stands: it may have been decoded in spite of a wrong Specific
     Character Set.
     """
+    # highdicom lets objects share elements with what they refer to, and to set a value in place
+    # would put a name where none may be.
+    _forget(target, (*_PATIENT_AND_STUDY, *_SEQUENCES, *_REQUIRED))
     for keyword in _PATIENT_AND_STUDY:
         if keyword in header:
             setattr(target, keyword, text(header, keyword))
