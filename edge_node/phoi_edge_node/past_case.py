@@ -42,14 +42,12 @@ def past_case(
     """
     study = store.study(study_instance_uid)
     if study is None:
-        raise NoPastCase(
-            f"{study_instance_uid}: no such study here: is this its Study Instance UID?"
-        )
+        raise NoPastCase("no such study here: give the Study Instance UID that its page shows")
     analysis = _latest(store, study_instance_uid)
     if analysis is None or analysis.result is None:
         raise NoPastCase("the study has no result yet: wait until it is analysed")
     signed = store.review(analysis.id).signed
-    status = status or (ReportStatus.FINAL if signed else ReportStatus.PRELIMINARY)
+    status = status or _as_it_stands(store, analysis, signed)
     withdrawn = status is ReportStatus.WITHDRAWN
     unsigned = status in {ReportStatus.PRELIMINARY, ReportStatus.WITHDRAWN}
     return ReportedCase(
@@ -88,6 +86,15 @@ def hidden(case: ReportedCase) -> ReportedCase:
 def _latest(store: StudyStore, study_instance_uid: str) -> StoredAnalysis | None:
     ended = [a for a in store.analyses(study_instance_uid) if a.result is not None]
     return max(ended, key=lambda analysis: analysis.revision, default=None)
+
+
+def _as_it_stands(
+    store: StudyStore, analysis: StoredAnalysis, signed: SignedReview | None
+) -> ReportStatus:
+    if signed is None:
+        return ReportStatus.PRELIMINARY
+    earlier = told_before(store, analysis.study_instance_uid, analysis.revision)
+    return ReportStatus.CORRECTED if any(e.review for e in earlier) else ReportStatus.FINAL
 
 
 def _made_up_review(result: TriageResult, now: datetime) -> SignedReview:

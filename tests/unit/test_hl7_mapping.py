@@ -14,8 +14,10 @@ import hl7
 import pytest
 from hl7apy import load_library
 from hl7apy.parser import parse_message
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings as at_most
 from hypothesis import strategies as st
+from phoi_edge_node.bootstrap import make_encoders
 from phoi_edge_node.errors import SettingsError
 from phoi_edge_node.hl7v2.known_values import KNOWN_VALUES
 from phoi_edge_node.hl7v2.mapping import (
@@ -32,7 +34,7 @@ from phoi_edge_node.hl7v2.places import FIELDS
 from phoi_edge_node.orders import PatientKey
 from phoi_edge_node.ports import DocumentKind, ReportedCase, ReportStatus, ToldBefore
 from phoi_edge_node.result import Outcome
-from phoi_edge_node.settings import Hl7Settings, SiteSettings
+from phoi_edge_node.settings import EdgeSettings, Hl7Settings, SiteSettings
 from support.cases import (
     NAME,
     ORDER,
@@ -51,8 +53,8 @@ FINAL = replace(case(Outcome.POSITIVE, ReportStatus.FINAL), order=ORDER)
 
 
 def encode(mapping: MessageMapping, of: ReportedCase = ORDERED) -> str:
-    settings = Hl7Settings(host="127.0.0.1", port=1)
-    encoder = OruEncoder(settings, SiteSettings(name="bvdk"), CountingUids(), PHOI_VERSION, mapping)
+    emr, site = Hl7Settings(host="127.0.0.1", port=1), SiteSettings(name="bvdk")
+    encoder = OruEncoder(emr, site, CountingUids(), PHOI_VERSION, mapping)
     (document,) = encoder.encode(of)
     return document.content.decode()
 
@@ -353,7 +355,7 @@ def test_no_mapping_hides_or_breaks_a_result(tables: Mapping[str, Any], outcome:
         assert ("negative" in words or "âm tính" in words) is (outcome is Outcome.NEGATIVE)
 
 
-@settings(max_examples=15)
+@at_most(max_examples=15)
 @given(TABLES)
 def test_hl7apy_reads_what_any_mapping_gives(tables: Mapping[str, Any]) -> None:
     try:
@@ -365,6 +367,19 @@ def test_hl7apy_reads_what_any_mapping_gives(tables: Mapping[str, Any]) -> None:
     assert [segment.name for segment in read_by_hl7apy.children] == [
         line[:3] for line in content.split("\r") if line
     ]
+
+
+def test_the_node_reads_the_mapping_that_its_settings_name(tmp_path: Path) -> None:
+    path = tmp_path / "mapping.toml"
+    emr = Hl7Settings(host="127.0.0.1", port=1, mapping=path)
+    settings = EdgeSettings(data=tmp_path, hl7=emr)
+    path.write_text('[constants]\n"MSH-3" = "OURS"')
+    _, encoder = make_encoders(settings, CountingUids(), tmp_path)
+    (document,) = encoder.encode(case())
+    assert document.content.startswith(b"MSH|^~\\&|OURS|")
+    path.write_text("language = 3")
+    with pytest.raises(SettingsError, match=r"mapping\.toml: language"):
+        make_encoders(settings, CountingUids(), tmp_path)
 
 
 # --- the page --------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
@@ -31,6 +32,7 @@ from support.cases import (
     case,
     result,
 )
+from support.hl7_mappings import PAGE
 from typer.testing import CliRunner, Result
 
 SECRETS = ("Nguy", "Tuy", "BN-000123", "1968", "ACC2026", "Trần", "Lê", "Ho ra", "P\\T\\1", "Hòa")
@@ -107,6 +109,11 @@ def test_hides_the_patient_unless_asked(analysed: Site) -> None:
     shown = analysed.preview("--show-patient").output
     assert NAME in shown
     assert PATIENT.patient_id in shown
+
+
+def test_the_page_shows_what_it_prints(analysed: Site) -> None:
+    (shown,) = re.findall(r"```text\n(PID\n.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert shown in analysed.preview().output
 
 
 def test_every_field_that_phoi_writes_has_its_name(analysed: Site) -> None:

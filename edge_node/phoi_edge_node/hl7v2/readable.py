@@ -97,7 +97,7 @@ FIELD_NAMES: Mapping[str, Mapping[int, str]] = {
         19: "Date/Time of the Analysis",
     },
 }
-_WIDTH = 46
+_WIDTH = 52
 
 
 def readable(content: bytes) -> Iterator[str]:
