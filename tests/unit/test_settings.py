@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from phoi_edge_node.cli.edge import init
 from phoi_edge_node.errors import SettingsError
-from phoi_edge_node.settings import SiteMode, read_settings
+from phoi_edge_node.settings import EdgeSettings, SiteMode, read_settings
 
 
 def _read(tmp_path: Path, text: str) -> object:
@@ -38,6 +38,19 @@ def test_what_init_leaves_out_can_be_let_in(tmp_path: Path) -> None:
         assert getattr(settings, section) is not None, section
 
 
+_FHIR = '[fhir]\nbase_url = "https://emr.example/fhir"\n'
+FHIR_PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "connect-a-fhir-server.md"
+EXAMPLES = re.findall(r"```toml\n(.*?)```", FHIR_PAGE.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_each_example_of_how_to_connect_a_fhir_server_is_good(tmp_path: Path, example: str) -> None:
+    whole = example if "base_url" in example else _FHIR + example.replace("[fhir]\n", "")
+    settings = _read(tmp_path, whole)
+    assert isinstance(settings, EdgeSettings)
+    assert settings.fhir
+
+
 @pytest.mark.parametrize(
     ("text", "key"),
     [
@@ -49,6 +62,13 @@ def test_what_init_leaves_out_can_be_let_in(tmp_path: Path) -> None:
         ('[web]\nhost = "0.0.0.0"', "tls_certificate"),
         ('[web]\ntls_key = "k.pem"', "tls_certificate"),
         ('[fhir]\nbase_url = "emr.example"', "fhir.base_url"),
+        (
+            f"{_FHIR}bearer_token_file = 't'\n[fhir.oauth2]\nclient_id = 'p'\n"
+            "client_secret_file = 's'",
+            "fhir: .*set either bearer_token_file or oauth2",
+        ),
+        (f"{_FHIR}[fhir.oauth2]\nclient_id = 'p'", "fhir.oauth2"),
+        (f"{_FHIR}tls_certificate = 'c'", "fhir: .*set both tls_certificate and tls_key"),
         ('[inference]\ntls_ca = "ca.pem"', "tls_certificate"),
         ("[[archives]]\nport = 104", "archives.0.ae_title"),
     ],
