@@ -45,6 +45,7 @@ from phoi_edge_node.dicom.acceptor import (
 )
 from phoi_edge_node.dicom.door import DoorRules
 from phoi_edge_node.dicom.lean_receiver import LeanReceiver
+from phoi_edge_node.dicom.rejections import Rejections
 from phoi_edge_node.dicom.storage_commitment import PUSH_MODEL, CommitmentService
 from phoi_edge_node.dicom.taking import (
     DATA_SET_DOES_NOT_MATCH,
@@ -133,6 +134,7 @@ class StorageScp:
             self._clock,
             [
                 (evt.EVT_C_STORE, self._store),
+                (evt.EVT_REJECTED, Rejections(settings, self._clock).handle),
                 *(self._commitment.handlers if self._commitment else ()),
             ],
             self._ended,
