@@ -189,6 +189,21 @@ def test_each_line_an_observation_of_its_own() -> None:
     assert {str(s[2]) for s in told} == {"TX"}
 
 
+@pytest.mark.parametrize("preliminary", ["true", "false"])
+def test_lines_that_no_longer_stand_are_deleted(preliminary: str) -> None:
+    """A system that keeps each OBX by its OBX-4 must not show the end of an earlier report."""
+    mapping = f'preliminary = {preliminary}\n[observations]\nsend = "text"\nlines = "observations"'
+    positive = result(Outcome.POSITIVE)
+    signed = ToldBefore(positive, case(status=ReportStatus.FINAL).review)
+    negative = case(Outcome.POSITIVE, ReportStatus.CORRECTED, reject_all(positive))
+    first = made(mapping, case(status=ReportStatus.FINAL)).segments("OBX")
+    second = made(mapping, replace(negative, told_before=(signed,))).segments("OBX")
+    assert [str(s[4]) for s in second] == [str(n) for n in range(1, len(first) + 1)]
+    gone = [s for s in second if str(s[11]) == "D"]
+    assert len(gone) == 4  # two nodules in two languages
+    assert {(str(s[5]), str(s[8])) for s in gone} == {("", "")}
+
+
 def test_flags() -> None:
     told = encode(parse_mapping('[flags]\nAA = "HH"', "m.toml"))
     assert "|HH|" in told

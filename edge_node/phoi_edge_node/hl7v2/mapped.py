@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from phoi_edge_node.hl7v2.fields import OutgoingSegment, components, repeated, text
 from phoi_edge_node.hl7v2.known_values import KNOWN_VALUES, Components
 from phoi_edge_node.hl7v2.mapping import MessageMapping
-from phoi_edge_node.hl7v2.observations import Lines, Observation
+from phoi_edge_node.hl7v2.observations import DELETED, Lines, Observation
 from phoi_edge_node.hl7v2.places import FIELDS, Hl7Version, Place
 from phoi_edge_node.ports import ReportedCase
-from phoi_edge_node.terms import IMPRESSION, OUTCOME_OF_TRIAGE, Term
+from phoi_edge_node.terms import OUTCOME_OF_TRIAGE, Term
 
 _LINE_BREAK = "\\.br\\"  # chapter 2.7.6; in FT only
 
@@ -63,19 +63,27 @@ def _put(field: str, component: int, said: Components) -> str:
     return repeated("^".join(parts).rstrip("^"), *others)
 
 
-def chosen(items: Iterable[Observation], mapping: MessageMapping) -> Iterator[Observation]:
-    """What of all that is observed is sent, with the flags of the mapping."""
-    for item in _selected(tuple(items), mapping):
+def chosen(
+    items: Iterable[Observation], mapping: MessageMapping, lines_told: int
+) -> Iterator[Observation]:
+    """What of all that is observed is sent, with the flags of the mapping.
+
+    Args:
+        lines_told: how many lines an earlier impression had; those beyond are deleted.
+    """
+    for item in _selected(tuple(items), mapping, lines_told):
         flags = {"A": mapping.flags.A, "AA": mapping.flags.AA}
         # 2.3.1 has OBX-4 as required.
         sub_id = item.sub_id or ("0" if mapping.version is Hl7Version.V2_3_1 else "")
         yield replace(item, flag=flags.get(item.flag, item.flag), sub_id=sub_id)
 
 
-def _selected(items: Sequence[Observation], mapping: MessageMapping) -> Iterable[Observation]:
+def _selected(
+    items: Sequence[Observation], mapping: MessageMapping, lines_told: int
+) -> Iterable[Observation]:
     wanted = mapping.observations
     if wanted.send == "text":
-        return _as_text(items, mapping)
+        return _as_text(items, mapping, lines_told)
     return (
         item
         for item in items
@@ -83,24 +91,28 @@ def _selected(items: Sequence[Observation], mapping: MessageMapping) -> Iterable
     )
 
 
-def _as_text(items: Sequence[Observation], mapping: MessageMapping) -> Iterator[Observation]:
+def _as_text(
+    items: Sequence[Observation], mapping: MessageMapping, lines_told: int
+) -> Iterator[Observation]:
     """The impression, flagged as the outcome is: all that is told of it."""
     outcome = next(item for item in items if item.term == OUTCOME_OF_TRIAGE)
-    impression = next(item for item in items if item.term == IMPRESSION)
-    told = replace(impression, flag=outcome.flag)
+    told, lines = next((item, item.value) for item in items if isinstance(item.value, Lines))
+    told = replace(told, flag=outcome.flag)
     if mapping.observations.lines != "observations":
         yield told
         return
-    for number, line in enumerate(worded(told.value, mapping), start=1):
+    now = worded(lines, mapping)
+    for number, line in enumerate(now, start=1):
         yield replace(told, value=line, sub_id=str(number))
+    before = lines_told * (2 if mapping.language == "both" else 1)
+    for number in range(len(now) + 1, before + 1):
+        yield replace(told, value="", flag="", status=DELETED, sub_id=str(number))
 
 
-def worded(value: object, mapping: MessageMapping) -> tuple[str, ...]:
-    """Lines in the language of the mapping, Vietnamese first; none of what is no text."""
-    if not isinstance(value, Lines):
-        return ()
-    english = tuple(en for en, _ in value.lines)
-    vietnamese = tuple(vi for _, vi in value.lines)
+def worded(lines: Lines, mapping: MessageMapping) -> tuple[str, ...]:
+    """In the language of the mapping, Vietnamese first."""
+    english = tuple(en for en, _ in lines.lines)
+    vietnamese = tuple(vi for _, vi in lines.lines)
     return {"en": english, "vi": vietnamese, "both": vietnamese + english}[mapping.language]
 
 

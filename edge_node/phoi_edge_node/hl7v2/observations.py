@@ -19,7 +19,7 @@ from phoi_models.findings import Finding
 from phoi_models.size_class import SizeClass
 
 from phoi_edge_node.hl7v2.fields import components
-from phoi_edge_node.ports import ReportedCase, ReportStatus
+from phoi_edge_node.ports import ReportedCase, ReportStatus, ToldBefore
 from phoi_edge_node.reported import (
     ReportedNodule,
     impression,
@@ -67,7 +67,7 @@ MM = components("mm", "millimeter", "UCUM")
 MM3 = components("mm3", "cubic millimeter", "UCUM")
 PERCENT = components("%", "percent", "UCUM")
 
-_DELETED = "D"
+DELETED = "D"  # OBX-11, table 0085
 _NOT_OBTAINABLE = "X"
 _COUNTED = frozenset({Outcome.POSITIVE, Outcome.NEGATIVE})
 
@@ -138,8 +138,8 @@ def observations(case: ReportedCase, *, preliminary: bool = True) -> Iterator[Ob
     """
     yield from _of_study(case)
     if case.status is ReportStatus.WITHDRAWN:
-        yield Observation("CWE", COMPLETENESS, "", status=_DELETED)
-        yield Observation("CWE", SUGGESTED_PRIORITY, "", status=_DELETED)
+        yield Observation("CWE", COMPLETENESS, "", status=DELETED)
+        yield Observation("CWE", SUGGESTED_PRIORITY, "", status=DELETED)
     told = set()
     for item in chain.from_iterable(map(_of_nodule, reported_nodules(case))):
         told.add((item.sub_id, item.term))
@@ -148,7 +148,23 @@ def observations(case: ReportedCase, *, preliminary: bool = True) -> Iterator[Ob
     for item in chain.from_iterable(map(_of_nodule, earlier)):
         if (item.sub_id, item.term) not in told:
             told.add((item.sub_id, item.term))
-            yield replace(item, value="", flag="", status=_DELETED)
+            yield replace(item, value="", flag="", status=DELETED)
+
+
+def lines_told(case: ReportedCase, *, preliminary: bool = True) -> int:
+    """How many lines the longest impression has that was told of this study before."""
+    earlier = [*case.told_before, *([ToldBefore(case.result, None)] if case.review else [])]
+    return max(
+        (len(impression(_as_told(case, e))) for e in earlier if preliminary or e.review),
+        default=0,
+    )
+
+
+def _as_told(case: ReportedCase, earlier: ToldBefore) -> ReportedCase:
+    status = ReportStatus.FINAL if earlier.review else ReportStatus.PRELIMINARY
+    return replace(
+        case, result=earlier.result, review=earlier.review, status=status, told_before=()
+    )
 
 
 def _no_longer_told(case: ReportedCase, *, preliminary: bool) -> Sequence[ReportedNodule]:

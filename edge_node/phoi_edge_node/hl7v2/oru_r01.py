@@ -25,7 +25,7 @@ from phoi_edge_node.hl7v2.fields import (
 from phoi_edge_node.hl7v2.known_values import APPLICATION, filler, person
 from phoi_edge_node.hl7v2.mapped import Changes, chosen, observation_code, observed_value
 from phoi_edge_node.hl7v2.mapping import MessageMapping
-from phoi_edge_node.hl7v2.observations import Observation, observations
+from phoi_edge_node.hl7v2.observations import Observation, lines_told, observations
 from phoi_edge_node.orders import PatientKey, key_of
 from phoi_edge_node.person_name import person_name
 from phoi_edge_node.ports import Document, DocumentKind, ReportedCase, ReportStatus, UidSource
@@ -96,8 +96,10 @@ class OruEncoder:
         yield _obr(case)
         if (priority := told_priority(case)) is not None:
             yield _tq1(priority)
-        told = observations(case, preliminary=self._mapping.preliminary)
-        for number, item in enumerate(chosen(told, self._mapping), start=1):
+        preliminary = self._mapping.preliminary
+        told = observations(case, preliminary=preliminary)
+        before = lines_told(case, preliminary=preliminary)
+        for number, item in enumerate(chosen(told, self._mapping, before), start=1):
             yield self._obx(case, number, item)
 
     def _msh(self, case: ReportedCase, control_id: str) -> OutgoingSegment:
