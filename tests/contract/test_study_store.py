@@ -235,6 +235,30 @@ def test_an_error_is_tried_again_so_often_and_no_more(store: StudyStore, clock: 
     assert store.settle_delivery(dead.id, Erred("AE"), clock.now(), 3) is DeliveryState.PENDING
 
 
+def test_what_it_fails_on_again_and_again_holds_up_only_what_replaces_it(
+    store: StudyStore, clock: FakeClock
+) -> None:
+    analysis_id = _finish(store, UID, "pacs")
+    for _ in range(3):
+        assert store.claim_delivery("pacs") is not None
+        seg = store.deliveries(UID, (DeliveryState.SENDING,))
+        assert [d.kind for d in seg] == [DocumentKind.SEGMENTATION], "its SR waits"
+        store.settle_delivery(seg[0].id, Erred("status 0xC000"), clock.now())
+    later = clock.now() + timedelta(hours=1)
+    assert store.claim_delivery("pacs") is not None
+    store.settle_delivery(seg[0].id, Erred("status 0xC000"), later)
+    sr = store.claim_delivery("pacs")
+    assert sr is not None
+    assert sr[1].identity == f"{UID}-sr"
+    for _ in range(3):
+        store.settle_delivery(sr[0].id, Erred("status 0xC000"), clock.now())
+        sr = store.claim_delivery("pacs")
+        assert sr is not None
+    store.settle_delivery(sr[0].id, Erred("status 0xC000"), later)
+    _sign(store, analysis_id, "final-sr")
+    assert store.claim_delivery("pacs") is None, "or the preliminary one would come last"
+
+
 def test_what_waits_for_a_destination_that_is_back_is_due_at_once(
     store: StudyStore, clock: FakeClock
 ) -> None:

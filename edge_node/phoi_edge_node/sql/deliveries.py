@@ -33,6 +33,8 @@ from phoi_edge_node.study import (
 )
 
 _UNFINISHED = (DeliveryState.PENDING, DeliveryState.SENDING)
+# An archive that cannot take a SEG gets the SR that refers to it all the same, and soon.
+_HOLDS_UP_FOR_ERRORS = 3
 _BATCH = 100  # others want to write too
 _NOT_ARRIVED = (DeliveryState.PENDING, DeliveryState.DEAD)
 
@@ -50,6 +52,7 @@ class Deliveries(Database):
             earlier.c.study_instance_uid == table.c.study_instance_uid,
             earlier.c.state.in_(_UNFINISHED),
             earlier.c.id < table.c.id,
+            sa.or_(earlier.c.errors < _HOLDS_UP_FOR_ERRORS, _of_one_kind(earlier, table)),
         )
         query = (
             sa.select(table.c.id)
@@ -221,6 +224,15 @@ class Deliveries(Database):
         self, connection: sa.Connection, delivery_id: int, event: DeliveryEvent, **values: object
     ) -> DeliveryState:
         return move_delivery(connection, delivery_id, event, self._clock.now(), **values)
+
+
+def _of_one_kind(one: sa.FromClause, other: sa.FromClause) -> sa.ColumnElement[bool]:
+    """Do two deliveries carry the same kind of document? Then the later one replaces the other."""
+    mine, its = tables.documents.alias("mine"), tables.documents.alias("its")
+    same = sa.select(mine.c.id).where(
+        mine.c.id == one.c.document_id, its.c.id == other.c.document_id, mine.c.kind == its.c.kind
+    )
+    return same.correlate(one, other).exists()
 
 
 def _judged(
