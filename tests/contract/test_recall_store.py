@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
+from threading import Barrier
 
 import pytest
 import sqlalchemy as sa
-from phoi_edge_node.errors import IllegalTransition, TransitionRefused
+from phoi_edge_node.errors import IllegalTransition, ReviewConflict, TransitionRefused
 from phoi_edge_node.ports import Delivered, DocumentKind, Refused, ReportStatus, Unreachable
 from phoi_edge_node.recalled import (
     Again,
@@ -404,3 +407,27 @@ def test_what_was_withdrawn_before_is_analysed_again_once_there_is_a_better_mode
     item = store.next_again()
     assert item is not None
     assert store.analyse_again(item.id, GOOD) is Again.QUEUED
+
+
+def test_a_signature_and_a_recall_at_the_same_moment_agree(site: Site, store: SqlStore) -> None:
+    """Either the result was signed first, and is left, or it is withdrawn, and nobody signs."""
+    for uid in ("1.1", "1.2", "1.3"):
+        analysis_id = site.result(uid)
+        together = Barrier(2)
+
+        def sign(analysis_id: str = analysis_id, together: Barrier = together) -> None:
+            together.wait()
+            with suppress(IllegalTransition, ReviewConflict):
+                site.sign(analysis_id)
+
+        with ThreadPoolExecutor() as pool:
+            signing = pool.submit(sign)
+            together.wait()
+            store.ask_recall(replace(REQUEST, pause=False))
+            signing.result()
+        review, (analysis,) = store.review(analysis_id), store.analyses(uid)
+        withdrawn = analysis.state is AnalysisState.WITHDRAWN
+        assert withdrawn == (review.state is ReviewState.WITHDRAWN)
+        final = [d for d in store.deliveries(uid) if d.status is ReportStatus.FINAL]
+        assert bool(final) == (review.signed is not None)
+        assert not (withdrawn and final)

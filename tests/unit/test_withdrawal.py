@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import hl7
 import pytest
+from phoi_edge_node.dicom.documents import DicomEncoder
 from phoi_edge_node.fhir.bundle import FhirEncoder
 from phoi_edge_node.hl7v2.oru_r01 import OruEncoder
-from phoi_edge_node.ports import ReportedCase, ReportStatus
+from phoi_edge_node.ports import DocumentKind, ReceivedInstance, ReportedCase, ReportStatus
 from phoi_edge_node.reported import (
     impression,
     outcome_term,
@@ -24,8 +28,10 @@ from phoi_edge_node.reported import (
 from phoi_edge_node.result import Completeness, Outcome, SignedReview
 from phoi_edge_node.settings import FhirSettings, Hl7Settings, SiteSettings
 from phoi_edge_node.terms import STATUS_NOTICES, WITHDRAWN
+from pydicom import dcmread
 from support.cases import (
     PHOI_VERSION,
+    STUDY,
     WITHDRAWN_AT,
     CountingUids,
     known,
@@ -119,3 +125,32 @@ def test_the_identifiers_are_those_of_what_is_withdrawn() -> None:
     for kind in ("DiagnosticReport", "Observation", "Task"):
         one, other = resources(before)[kind], resources(of)[kind]
         assert [r["identifier"] for r in one] == [r["identifier"] for r in other]
+
+
+def test_dicom_says_so_also_where_the_images_were_removed(tmp_path: Path) -> None:
+    told = {DocumentKind.STRUCTURED_REPORT: ("1.2.9.1",), DocumentKind.SEGMENTATION: ("1.2.9.2",)}
+    removed = ReceivedInstance(
+        sop_instance_uid="1.2.3.9.1",
+        sop_class_uid="1.2.840.10008.5.1.4.1.1.2",
+        series_instance_uid="1.2.3.9",
+        transfer_syntax_uid="",
+        path="removed",
+        sha256="",
+        size=0,
+        modality="CT",
+        calling_ae_title="",
+        received_at=WITHDRAWN_AT,
+        study=STUDY,
+    )
+    of = replace(withdrawn(result(Outcome.POSITIVE)), instances=(removed,), predecessors=told)
+    documents = DicomEncoder(tmp_path, CountingUids(), PHOI_VERSION).encode(of)
+    assert [d.kind for d in documents] == [
+        DocumentKind.REJECTION_NOTE,
+        DocumentKind.STRUCTURED_REPORT,
+        DocumentKind.SECONDARY_CAPTURE,
+    ]
+    report = dcmread(BytesIO(documents[1].content))
+    assert report.VerificationFlag == "UNVERIFIED"
+    assert "withdrawn" in str(report)
+    assert "Imaging Measurements" not in str(report)
+    assert "1.2.9.1" in str(report.PredecessorDocumentsSequence)
