@@ -203,6 +203,19 @@ def test_a_pacs_that_restarts_gets_everything_once_and_the_other_did_not_wait(
     assert loop.dead_letters() == 0
 
 
+def test_a_ct_that_the_pacs_did_not_route_is_fetched_by_comparing(loop: Loop, study: str) -> None:
+    loop.pacs.stop()
+    loop.pacs.start()  # without its script
+    before = loop.analyses()
+    uid = loop.scan("unrouted")
+    named = loop.edge.phoi("reconcile", "--from", "2026-03-15", "--to", "2026-03-15")
+    assert f"{uid}: not_received ({IMAGES}): fetched" in named.splitlines()
+    loop.wait_for_results(loop.pacs, uid)
+    loop.wait_for_rest()
+    assert loop.pacs.modalities(uid) == {"CT": IMAGES, **RESULTS}
+    assert loop.analyses() == before + 1
+
+
 def test_a_pacs_that_routes_everything_makes_no_second_revision_and_the_traffic_ends(
     loop: Loop, study: str, tmp_path: Path
 ) -> None:

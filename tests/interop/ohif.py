@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
 import uvicorn
 from phoi_edge_node.stand_ins.program import free_port
 from starlette.applications import Starlette
@@ -15,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
+from support.orthanc import client_of
 from support.outside import wait_for
 
 # OHIF's configuration for a PACS that speaks DICOMweb, as its documentation has it for Orthanc.
@@ -58,9 +58,7 @@ _PASSED_ON = ("accept", "content-type")
 @contextmanager
 def served(ohif: Path, orthanc_port: int) -> Iterator[str]:
     """OHIF's files, and Orthanc's DICOMweb beside them; yields the address."""
-    with httpx.Client(
-        base_url=f"http://127.0.0.1:{orthanc_port}", trust_env=False, timeout=120
-    ) as pacs:
+    with client_of(orthanc_port) as pacs:
 
         def ask(request: Request) -> Response:
             headers = {

@@ -9,7 +9,6 @@ import io
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from pydicom import Dataset
 from support.dcmtk import storescu
 from support.orthanc import DICOM_WEB
 from support.outside import wait_for
-from support.pacs_site import ROUTING, Pacs, running_edge
+from support.pacs_site import PHOI, ROUTING, Pacs, running_edge
 from support.seg_reader import read_segments
 
 CHROMIUM = "/usr/bin/chromium"
@@ -80,8 +79,7 @@ def viewed(
 
 
 def _phoi(*arguments: str, home: Home) -> None:
-    command = [str(Path(sys.executable).with_name("phoi")), *arguments]
-    subprocess.run(command, env={**os.environ, "PHOI_HOME": str(home.root)}, check=True)
+    subprocess.run([PHOI, *arguments], env={**os.environ, "PHOI_HOME": str(home.root)}, check=True)
 
 
 def _settings(pacs: Pacs, port: int) -> str:

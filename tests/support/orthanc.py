@@ -37,6 +37,16 @@ class Orthanc:
         return found
 
 
+def client_of(http_port: int) -> httpx.Client:
+    """One that takes a connection for each request: Orthanc closes idle ones after a second."""
+    return httpx.Client(
+        base_url=f"http://127.0.0.1:{http_port}",
+        trust_env=False,
+        timeout=120,
+        limits=httpx.Limits(max_keepalive_connections=0),
+    )
+
+
 @contextmanager
 def orthanc(
     folder: Path, *, plugins: tuple[Path, ...] = (), **configuration: Any
@@ -76,9 +86,7 @@ def orthanc(
             subprocess.DEVNULL,
             {"TCP_NODELAY": "1"},  # DCMTK's: else every C-STORE waits for a delayed acknowledgement
         ),
-        httpx.Client(
-            base_url=f"http://127.0.0.1:{settings['HttpPort']}", trust_env=False, timeout=60
-        ) as client,
+        client_of(settings["HttpPort"]) as client,
     ):
         _wait_until_it_answers(client, folder / "orthanc.log")
         yield Orthanc(client, settings["HttpPort"], settings["DicomPort"])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -26,6 +28,9 @@ from support.outside import metric
 
 ROUTING = Path(__file__).parents[2] / "deploy" / "orthanc" / "route-ct-to-phoi.lua"
 """The very script that hospitals are given."""
+
+
+PHOI = str(Path(sys.executable).with_name("phoi"))
 
 
 @dataclass
@@ -122,6 +127,13 @@ class Edge:
     def metric(self, name: str, **labels: str) -> float:
         return metric(cast("Hospital", self), name, **labels)
 
+    def phoi(self, *arguments: str) -> str:
+        """What a command of Phoi says of this node."""
+        command = [PHOI, *arguments, "--settings", str(self.settings_file)]
+        environment = {**os.environ, "PHOI_HOME": str(self.home.root)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        return done.stdout
+
     def states(self) -> list[str]:
         """How many studies, analyses and deliveries are in each state: a line for each."""
         lines = httpx.get(f"{self.page}metrics/", trust_env=False).text.splitlines()
@@ -161,7 +173,7 @@ def running_edge(
             encoding="utf-8",
         )
         program = Program(
-            [str(Path(sys.executable).with_name("phoi")), "edge", "run", "-s", str(settings)],
+            [PHOI, "edge", "run", "-s", str(settings)],
             {"PHOI_HOME": str(home.root), "OMP_NUM_THREADS": "1"},
             folder / "edge.log",
             lambda: _answers(f"http://127.0.0.1:{web_port}/healthz"),
