@@ -34,6 +34,13 @@ SECRETS: Mapping[str, tuple[str, ...]] = {
 }
 _NEEDLES = {f" {form} ": kind for kind, forms in SECRETS.items() for form in forms}
 _ESCAPED = re.compile(r"\\u([0-9a-fA-F]{4})|\\x([0-9a-fA-F]{2})")
+_PERCENT = re.compile("%[0-9a-fA-F]{2}")
+_ENTITY = re.compile("&#?[0-9a-zA-Z]{2,8};")
+# Taken out first: it is most of a binary file.
+_NO_LATIN = re.compile("[^\x00-\u024f\u0300-\u036f\u1ea0-\u1eff]+")
+_ACCENTS = re.compile("[\u0300-\u036f]+")
+# How Vietnamese letters begin where their UTF-8 was taken for Latin-1.
+_TAKEN_FOR_LATIN_1 = re.compile("\u00c3|\u00e1\u00ba|\u00e1\u00bb")
 _NO_WORD = re.compile(r"[^0-9A-Z]+")
 _DEPTH = 3  # of archives within archives
 
@@ -81,22 +88,22 @@ def _in_folded(folded: str) -> Iterator[str]:
 def fold(text: str) -> str:
     """Capital letters and digits without accents; one space for all else, also at both ends."""
     if not text.isascii():
-        text = unicodedata.normalize("NFD", text.replace("Đ", "D").replace("đ", "d"))
-        text = "".join(c for c in text if not unicodedata.combining(c))
+        text = _NO_LATIN.sub(" ", text).replace("Đ", "D").replace("đ", "d")
+        text = _ACCENTS.sub("", unicodedata.normalize("NFD", text))
     return f" {_NO_WORD.sub(' ', text.upper())} "
 
 
 def _readings(text: str) -> Iterator[str]:
     yield text
-    if "\\" in text:
+    if _ESCAPED.search(text):
         unescaped = _ESCAPED.sub(lambda m: chr(int(m[1] or m[2], 16)), text)
         yield unescaped
         yield unescaped.encode("latin-1", "ignore").decode("utf-8", "ignore")
-    if "%" in text:
+    if _PERCENT.search(text):
         yield unquote_plus(text)
-    if "&" in text:
+    if _ENTITY.search(text):
         yield html.unescape(text)
-    if not text.isascii():
+    if _TAKEN_FOR_LATIN_1.search(text):
         yield text.encode("cp1252", "ignore").decode("utf-8", "ignore")
         yield text.encode("latin-1", "ignore").decode("utf-8", "ignore")
 

@@ -6,6 +6,7 @@ database are a patient's by their purpose, and not looked at. All else is: see `
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 import subprocess
 import threading
@@ -42,6 +43,7 @@ LEAKS_FOR = "PHOI_TEST_LEAKS_FOR"
 """Environment of processes that leak on purpose: pid of the session that must not look at them."""
 
 _LOOK_EVERY_S = 1.0
+_LARGE = 500_000  # bytes
 _OF_A_CONNECTION = frozenset({"connection", "content-length", "host", "transfer-encoding"})
 _FOR_OPERATORS = (
     ("deliveries", "last_error"),
@@ -76,14 +78,24 @@ class Watch:
         self.leaks: list[Leak] = []
         self.bytes_seen: Counter[str] = Counter()
         self._lock = threading.Lock()
+        self._large: dict[bytes, frozenset[str]] = {}
 
     def saw(self, channel: str, where: str, content: bytes | str) -> None:
         """Look at something that left."""
-        found = secrets_in(content)
+        found = self._secrets_in(content)
         with self._lock:
             self.bytes_seen[channel] += len(content)
             if found:
                 self.leaks.append(Leak(channel, where, found))
+
+    def _secrets_in(self, content: bytes | str) -> frozenset[str]:
+        """What is large comes again and again: the networks of one model."""
+        if len(content) < _LARGE or isinstance(content, str):
+            return secrets_in(content)
+        digest = hashlib.sha256(content).digest()
+        if digest not in self._large:
+            self._large[digest] = secrets_in(content)
+        return self._large[digest]
 
     def told(self) -> str:
         """What was found, a line each; "" for nothing."""
