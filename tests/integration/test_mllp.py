@@ -9,7 +9,7 @@ import hl7
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from phoi_edge_node.hl7v2.mllp import MllpDestination, parse_acknowledgement
+from phoi_edge_node.hl7v2.mllp import MllpDestination, judge, parse_acknowledgement
 from phoi_edge_node.hl7v2.oru_r01 import OruEncoder
 from phoi_edge_node.ports import Delivered, Document, Erred, Refused, Unreachable
 from phoi_edge_node.settings import Hl7Settings, SiteSettings
@@ -126,10 +126,12 @@ def test_no_receiver_holds_us_longer_than_the_timeout(behaviour: Behaviour) -> N
 @given(st.binary(max_size=300))
 def test_any_bytes_can_be_an_answer(answer: bytes) -> None:
     parsed = parse_acknowledgement(answer)
-    assert parsed is None or isinstance(parsed.code, str)
+    assert isinstance(judge(parsed, "1"), Unreachable)  # none of it says MSH-10
 
 
 @given(st.binary(max_size=80), st.sampled_from([b"MSA|", b"MSA", b"ERR|||", b"MSA|AA|1\r"]))
 def test_any_bytes_after_a_header_can_be_an_answer(rest: bytes, segment: bytes) -> None:
     parsed = parse_acknowledgement(b"MSH|^~\\&|A\r" + segment + rest)
     assert parsed is None or all(error[0].isdigit() for error in parsed.errors)
+    said = judge(parsed, "1")
+    assert isinstance(said, Delivered) or said.reason.isprintable()
