@@ -85,7 +85,7 @@ def _probes(settings: EdgeSettings, home: Home, now: Callable[[], datetime]) -> 
         echo=lambda archive: dicom.echo(peer(archive), dicom_settings.ae_title),
         own_echo=own_echo,
         takes_commitment=lambda a: dicom.takes_commitment(peer(a), dicom_settings.ae_title),
-        destinations=lambda: _destinations(settings),
+        lane=lambda name: _lane(settings, name),
         sources=lambda: make_sources(settings),
         models=lambda: _models(settings, home),
         records=lambda: read_records(settings.resolved_database_url),
@@ -102,13 +102,20 @@ def _models(settings: EdgeSettings, home: Home) -> Sequence[ModelIdentity]:
             return connections.inference.models()
 
 
-def _destinations(settings: EdgeSettings) -> Sequence[Destination]:
-    """Every lane of the settings: what is wrong is to be known before the site goes live."""
-    live = settings.site.model_copy(update={"mode": SiteMode.PACS_EMR})
-    lanes = list(make_destinations(settings.model_copy(update={"site": live, "archives": ()})))
-    if settings.mlflow:
-        lanes.append(MlflowTracker(MlflowRest(settings.mlflow), MLFLOW))
-    return lanes
+def _lane(settings: EdgeSettings, name: str) -> Destination | None:
+    """Alone, so that what is wrong with another one is not told of this one.
+
+    In any mode of the site: what is wrong is to be known before it goes live.
+    """
+    if settings.mlflow and name == MLFLOW:
+        return MlflowTracker(MlflowRest(settings.mlflow), MLFLOW)
+    only: dict[str, object] = {
+        "site": settings.site.model_copy(update={"mode": SiteMode.PACS_EMR}),
+        "archives": (),
+        "hl7": settings.hl7 if settings.hl7 and settings.hl7.name == name else None,
+        "fhir": settings.fhir if settings.fhir and settings.fhir.name == name else None,
+    }
+    return next(iter(make_destinations(settings.model_copy(update=only))), None)
 
 
 def _in_haste(settings: EdgeSettings) -> EdgeSettings:

@@ -586,12 +586,15 @@ def read_settings(path: Path) -> EdgeSettings:
     """Read and check a settings file.
 
     Raises:
-        SettingsError: no such file, not TOML, or a value that cannot be; the text says which.
+        SettingsError: no file that can be read, not TOML, or a value that cannot be; the text says
+            which.
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SettingsError(f"{path}: no such file. `phoi edge init` writes one.") from None
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: not valid TOML: {error}") from None
     try:

@@ -116,6 +116,8 @@ class Site:
         return list(examine(self.settings_file, self.home, self.now, self.machine))
 
     def write(self) -> None:
+        if self.settings_file.is_dir():
+            return
         self.settings_file.write_text(
             f'data = "{self.data}"\n{self.top}\n'
             f"[dicom]\nport = {free_port()}\n{self.dicom}\n"
@@ -177,6 +179,10 @@ def mapping_misspelt(site: Site) -> None:
 
 def policy_is_missing(site: Site) -> None:
     site.add("priority", f'policy = "{site.folder / "nowhere.toml"}"')
+
+
+def settings_are_a_folder(site: Site) -> None:
+    site.settings_file.mkdir()
 
 
 def password_for_all(site: Site) -> None:
@@ -385,6 +391,11 @@ def emr_of_unknown_authority(site: Site) -> None:
     serving(site, "localhost")
 
 
+def emr_of_the_authority_in_settings(site: Site) -> None:
+    authority = serving(site, "localhost")
+    site.sections += f'tls_ca = "{authority}"\n'
+
+
 def emr_of_another_name(site: Site) -> None:
     trusted(site, serving(site, "emr.example"))
 
@@ -573,6 +584,7 @@ Prepare = Callable[[Site], None]
 # What each is to be found as; nothing else may be found.
 BROKEN: dict[Prepare, set[str]] = {
     misspelt: {"settings.unusable"},
+    settings_are_a_folder: {"settings.unusable"},
     mapping_misspelt: {"settings.unusable"},
     policy_is_missing: {"settings.unusable"},
     password_for_all: {"settings.open", "database.unusable"},
@@ -609,6 +621,7 @@ BROKEN: dict[Prepare, set[str]] = {
     silent_firewall: {"link.silent"},
     emr_expired: {"tls.expired"},
     emr_of_unknown_authority: {"tls.unknown_authority"},
+    emr_of_the_authority_in_settings: {"certificate.soon"},
     emr_of_another_name: {"tls.other_name"},
     emr_about_to_expire: {"tls.soon"},
     emr_without_tls: {"tls.none"},

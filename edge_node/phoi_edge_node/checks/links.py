@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ from phoi_models.errors import PhoiError
 from phoi_edge_node.checks.finding import Finding, found
 from phoi_edge_node.checks.network import TIMEOUT_S, End, reach
 from phoi_edge_node.checks.probes import Echo, Installation, Probes
-from phoi_edge_node.errors import SourceUnavailable
+from phoi_edge_node.errors import SettingsError, SourceUnavailable
 from phoi_edge_node.ports import Delivered, Destination, ImageSource, Refused
 from phoi_edge_node.settings import (
     ArchiveSettings,
@@ -26,6 +26,7 @@ from phoi_edge_node.settings import (
     Hl7Settings,
     MlflowSettings,
 )
+from phoi_edge_node.tls import TlsSettings, client_context
 
 _NOBODYS_STUDY = "2.25.1"
 _LARGEST_SKEW_S = 60.0
@@ -52,21 +53,15 @@ def check_archive(installation: Installation, archive: ArchiveSettings) -> Itera
 def _with_tls(end: End, archive: ArchiveSettings, dicom: DicomSettings) -> End:
     if not archive.tls:
         return end
-    context = _client_context(dicom.tls_ca, dicom.tls_certificate, dicom.tls_key)
-    return End(end.subject, end.name, end.setting, end.host, end.port, context)
+    return replace(end, tls=_context(dicom, "dicom"))
 
 
-def _client_context(
-    authority: Path | None, certificate: Path | None, key: Path | None
-) -> ssl.SSLContext | None:
+def _context(settings: TlsSettings, section: str) -> ssl.SSLContext | None:
     """None where a file cannot be used: ``check_certificates`` tells of that."""
     try:
-        context = ssl.create_default_context(cafile=authority)
-        if certificate and key:
-            context.load_cert_chain(certificate, key, password=lambda: "")
-    except (OSError, ssl.SSLError):
+        return client_context(settings, section)
+    except SettingsError:
         return None
-    return context
 
 
 def _echoed(answer: Echo, archive: ArchiveSettings, settings: EdgeSettings) -> Finding:
@@ -116,13 +111,8 @@ def check_hl7(probes: Probes, settings: Hl7Settings) -> Iterator[Finding]:
     """Its port, its TLS, and what the lane itself says."""
     end = End("emr", settings.name, "hl7", settings.host, settings.port)
     if settings.tls:
-        files = (settings.tls_ca, settings.tls_certificate, settings.tls_key)
-        end = End(*_address(end), _client_context(*files))
-    yield from _then(reach(end), lambda: check_lane(_lane(probes, settings.name), "emr", "hl7"))
-
-
-def _address(end: End) -> tuple[str, str, str, str, int]:
-    return end.subject, end.name, end.setting, end.host, end.port
+        end = replace(end, tls=_context(settings, "hl7"))
+    yield from _then(reach(end), lambda: check_lane(probes.lane(settings.name), "emr", "hl7"))
 
 
 def check_fhir(probes: Probes, settings: FhirSettings) -> Iterator[Finding]:
@@ -140,7 +130,7 @@ def check_fhir(probes: Probes, settings: FhirSettings) -> Iterator[Finding]:
             status = answer.status_code
             yield found("emr.not_fhir", "emr", settings.name, url=page.shown, status=status)
             return
-        yield from check_lane(_lane(probes, settings.name), "emr", "fhir")
+        yield from check_lane(probes.lane(settings.name), "emr", "fhir")
 
     yield from _then(reach(page.end()), ask)
 
@@ -161,7 +151,7 @@ def check_mlflow(probes: Probes, settings: MlflowSettings) -> Iterator[Finding]:
             status = answer.status_code
             yield found("mlflow.not_mlflow", "mlflow", url=page.shown, status=status)
             return
-        refused = check_lane(_lane(probes, "mlflow"), "mlflow", "mlflow.token_file")
+        refused = check_lane(probes.lane("mlflow"), "mlflow", "mlflow.token_file")
         yield from (f for f in refused if f.code != "emr.good")
         if version:
             yield found("mlflow.good", "mlflow", version=version)
@@ -175,10 +165,6 @@ def _then(trouble: Finding | None, go_on: Callable[[], Iterator[Finding]]) -> It
         yield trouble
     if trouble is None or trouble.code == "tls.soon":
         yield from go_on()
-
-
-def _lane(probes: Probes, name: str) -> Destination | None:
-    return next((lane for lane in probes.destinations() if lane.name == name), None)
 
 
 def check_lane(lane: Destination | None, subject: str, setting: str) -> Iterator[Finding]:

@@ -61,7 +61,7 @@ class Probes:
         echo: C-ECHO to an archive, as our AE title. Raises SettingsError.
         own_echo: C-ECHO to our own receiver, as this calling AE title.
         takes_commitment: does an archive offer Storage Commitment (PS3.4 J) to us?
-        destinations: the lanes of the settings, whatever the site's mode. Raises SettingsError.
+        lane: the destination of a name, whatever the site's mode. Raises SettingsError.
         sources: archives that are asked what they hold. Raises SettingsError.
         models: of all workers that answer. Raises PhoiError.
         records: see there. Raises EdgeError.
@@ -73,7 +73,7 @@ class Probes:
     echo: Callable[[ArchiveSettings], Echo]
     own_echo: Callable[[str], bool]
     takes_commitment: Callable[[ArchiveSettings], bool]
-    destinations: Callable[[], Sequence[Destination]]
+    lane: Callable[[str], Destination | None]
     sources: Callable[[], Sequence[ImageSource]]
     models: Callable[[], Sequence[ModelIdentity]]
     records: Callable[[], Records]
