@@ -391,11 +391,6 @@ def emr_of_unknown_authority(site: Site) -> None:
     serving(site, "localhost")
 
 
-def emr_of_the_authority_in_settings(site: Site) -> None:
-    authority = serving(site, "localhost")
-    site.sections += f'tls_ca = "{authority}"\n'
-
-
 def emr_of_another_name(site: Site) -> None:
     trusted(site, serving(site, "emr.example"))
 
@@ -621,7 +616,6 @@ BROKEN: dict[Prepare, set[str]] = {
     silent_firewall: {"link.silent"},
     emr_expired: {"tls.expired"},
     emr_of_unknown_authority: {"tls.unknown_authority"},
-    emr_of_the_authority_in_settings: {"certificate.soon"},
     emr_of_another_name: {"tls.other_name"},
     emr_about_to_expire: {"tls.soon"},
     emr_without_tls: {"tls.none"},

@@ -117,7 +117,7 @@ def check_hl7(probes: Probes, settings: Hl7Settings) -> Iterator[Finding]:
 
 def check_fhir(probes: Probes, settings: FhirSettings) -> Iterator[Finding]:
     """A FHIR server, its clock, and whether it lets us in."""
-    context = _client_context(settings.tls_ca, settings.tls_certificate, settings.tls_key)
+    context = _context(settings, "fhir")
     page = _Page("emr", settings.name, "fhir.base_url", settings.base_url, context)
 
     def ask() -> Iterator[Finding]:
