@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from phoi_edge_node import terms
 from phoi_edge_node.dicom.documents import DicomEncoder
 from phoi_edge_node.dicom.lossy import LossyCompression, lossy_compression
-from phoi_edge_node.dicom.summary_page import font
+from phoi_edge_node.dicom.summary_page import draw_summary, font
 from phoi_edge_node.dicom.uids import series_of
 from phoi_edge_node.errors import EdgeError
 from phoi_edge_node.orders import ImagingOrder, OrderNumber
@@ -430,6 +430,17 @@ def test_the_request_is_that_of_the_worklist_and_the_order(tmp_path: Path) -> No
         assert request.PlacerOrderNumberImagingServiceRequest == "P&1"
         assert request.FillerOrderNumberImagingServiceRequest == ""  # cut, it could be another's
         assert request.StudyInstanceUID == made[kind].StudyInstanceUID
+
+
+def test_the_summary_has_the_orders_accession_number_where_the_images_have_none(
+    images: Images,
+) -> None:
+    case = _positive(images)
+    without = replace(case, study=replace(case.study, accession_number=""))
+    ordered = replace(without, order=ImagingOrder(accession_number="ACC-9"))
+    named = replace(case, study=replace(case.study, accession_number="ACC-9"))
+    pages = [draw_summary(c, "0.1.0", SIGNED_AT).tobytes() for c in (without, ordered, named)]
+    assert pages[0] != pages[1] == pages[2]
 
 
 def test_what_nobody_asked_for_names_no_request(images: Images) -> None:

@@ -20,6 +20,7 @@ from phoi_edge_node.person_name import person_name
 from phoi_edge_node.ports import ReportedCase, ReportStatus
 from phoi_edge_node.reported import (
     ReportedNodule,
+    accession_number,
     impression,
     reported_nodules,
     reported_outcome,
@@ -116,7 +117,7 @@ def draw_summary(
     """
     page = _Page()
     nodules = reported_nodules(case)
-    _draw_banner(page, case.study)
+    _draw_banner(page, case.study, accession_number(case))
     _draw_outcome(page, case, remarks)
     if nodules:
         _draw_table(page, nodules)
@@ -133,7 +134,7 @@ def font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(_FONT, size, layout_engine=ImageFont.Layout.BASIC)
 
 
-def _draw_banner(page: _Page, study: StudyHeader) -> None:
+def _draw_banner(page: _Page, study: StudyHeader, accession: str) -> None:
     patient = study.patient
     page.line("PHOI AI · Tóm tắt nốt phổi trên CT ngực / Lung nodule summary", 26)
     page.line(f"{person_name(patient.name).text or _DASH}    ID {patient.patient_id or _DASH}", 30)
@@ -141,7 +142,7 @@ def _draw_banner(page: _Page, study: StudyHeader) -> None:
     started = _day(study.started_at)
     page.line(
         f"Ngày sinh / Born {born}    Giới / Sex {patient.sex or _DASH}    "
-        f"Ngày chụp / Study {started}    Số phiếu / Accession {study.accession_number or _DASH}",
+        f"Ngày chụp / Study {started}    Số phiếu / Accession {accession or _DASH}",
         19,
         _GREY,
     )
