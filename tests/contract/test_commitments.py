@@ -84,8 +84,8 @@ class Desk:
             lambda tries: timedelta(seconds=10 * tries),
         )
 
-    def deliver(self, *, settle: bool = True) -> None:
-        """One study's segmentation and report are on their way to the archive."""
+    def deliver(self, *documents: Document, settle: bool = True) -> None:
+        """Documents of one study, else segmentation and report, are on their way to the archive."""
         for number in itertools.count(1):
             self.store.add_instance(values.instance(number, STUDY))
             if self.store.complete_study(STUDY, Priority.ROUTINE) is not None:
@@ -93,10 +93,11 @@ class Desk:
         claimed = self.store.claim_analysis()
         assert claimed is not None
         self.store.pin_model(claimed.id, values.MODEL)
-        outgoing = [
-            Outgoing(values.document("1.2.1", DocumentKind.SEGMENTATION), ("pacs", "emr")),
-            Outgoing(values.document("1.2.2"), ("pacs", "emr")),
-        ]
+        told = documents or (
+            values.document("1.2.1", DocumentKind.SEGMENTATION),
+            values.document("1.2.2"),
+        )
+        outgoing = [Outgoing(document, ("pacs", "emr")) for document in told]
         result = values.result(STUDY, claimed.revision)
         assert self.store.finish_analysis(claimed.id, AnalysisEvent.FINISH, result, outgoing)
         if settle:
@@ -134,6 +135,15 @@ def test_an_archive_is_asked_once_about_a_study_when_all_of_it_was_delivered(des
     assert desk.counts == {("pacs", CommitmentState.COMMITTED): 2}
     desk.clock.advance(2 * ANSWER_WITHIN.total_seconds())
     assert not desk.clerk.ask_next()
+
+
+def test_what_was_rejected_since_is_not_asked_about(desk: Desk) -> None:
+    desk.deliver()
+    note = values.document("1.2.3", DocumentKind.REJECTION_NOTE)
+    desk.deliver(note, values.document("1.2.4"))
+    while desk.clerk.ask_next():
+        pass
+    assert [identities for _, identities in desk.peer.asked] == [("1.2.3", "1.2.4")]
 
 
 def test_what_the_archive_does_not_hold_is_sent_again_as_it_was_and_asked_about_anew(

@@ -121,13 +121,23 @@ class Commitments(Database):
         ]
 
     def _to_ask(self, archive: str) -> sa.ColumnElement[bool]:
-        """Delivered, nothing of its study on its way, and not asked about since."""
+        """Delivered, not rejected, nothing of its study on its way, and not asked about since."""
         table = tables.deliveries
         other = table.alias("other")
         on_its_way = sa.exists().where(
             other.c.destination == archive,
             other.c.study_instance_uid == table.c.study_instance_uid,
             other.c.state.in_((DeliveryState.PENDING, DeliveryState.SENDING)),
+        )
+        # An archive may hide what a later note rejected, and would have it sent once more.
+        note = tables.documents.alias("note")
+        rejected = sa.exists().where(
+            other.c.destination == archive,
+            other.c.study_instance_uid == table.c.study_instance_uid,
+            other.c.id > table.c.id,
+            other.c.state == DeliveryState.DELIVERED,
+            note.c.id == other.c.document_id,
+            note.c.kind == DocumentKind.REJECTION_NOTE,
         )
         answered_late = self._clock.now() - ANSWER_WITHIN
         asked = sa.exists().where(
@@ -143,6 +153,7 @@ class Commitments(Database):
             table.c.state == DeliveryState.DELIVERED,
             table.c.study_instance_uid.is_not(None),
             ~on_its_way,
+            ~rejected,
             ~asked,
         )
 
