@@ -125,7 +125,7 @@ def open_storage(settings: EdgeSettings, clock: Clock) -> Storage:
     """
     root = settings.data / "instances"
     try:
-        make_folder(settings.data)
+        make_folder(settings.data, mode=0o700)  # patients' data
         files = InstanceFiles(root)
     except OSError as error:
         raise EdgeError(f"cannot use the data folder {settings.data}: {error.strerror}") from None

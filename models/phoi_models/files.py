@@ -23,10 +23,14 @@ def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
     sync_folder(path.parent)
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder, and those above it that are missing, durably: a crash takes none of them."""
+def make_folder(folder: Path, mode: int = 0o777) -> None:
+    """Make a folder, and those above it that are missing, durably: a crash takes none of them.
+
+    Args:
+        mode: of the folder itself where it is made, less the umask.
+    """
     missing = [path for path in (folder, *folder.parents) if not path.is_dir()]
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode, parents=True, exist_ok=True)
     for made in reversed(missing):
         sync_folder(made.parent)
 

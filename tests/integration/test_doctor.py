@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import pytest
 import sqlalchemy as sa
 from cryptography.hazmat.primitives import serialization
-from phoi_edge_node.bootstrap import EdgeNode, only_node
+from phoi_edge_node.bootstrap import EdgeNode, only_node, open_storage
 from phoi_edge_node.checks.catalogue import CATALOGUE, Health, Language
 from phoi_edge_node.checks.finding import Finding, found
 from phoi_edge_node.checks.machine import Machine
@@ -207,6 +207,13 @@ def clock_of_2019(site: Site) -> None:
 def clock_ahead(site: Site) -> None:
     site.fhir(200, R4)
     site.ahead = timedelta(minutes=10)
+
+
+def emr_behind_a_proxy(site: Site) -> None:
+    """Two Date headers, the second without a zone, as RFC 5322 knows it."""
+    dated = {**FHIR_JSON, "Date": datetime.now(UTC).strftime("%a, %d %b %Y %H:%M:%S -0000")}
+    peer = site.stack.enter_context(fhir_peer(200, R4, headers=dated))
+    site.add("fhir", f'base_url = "{peer.base_url}"')
 
 
 def no_ntp(site: Site) -> None:
@@ -587,6 +594,7 @@ BROKEN: dict[Prepare, set[str]] = {
     no_emr: {"mode.no_emr"},
     clock_of_2019: {"clock.impossible"},
     clock_ahead: {"clock.skewed"},
+    emr_behind_a_proxy: set(),
     no_ntp: {"clock.not_synchronised"},
     old_cpu: {"cpu.old"},
     little_memory: {"memory.short"},
@@ -699,6 +707,13 @@ def test_a_node_that_runs_is_asked_itself(site: Site) -> None:
     finally:
         node.stop()
     assert {"node.runs", "receiver.good", "port.open", "database.good"} <= findings
+
+
+def test_a_data_folder_that_the_node_made_is_for_its_owner_only(site: Site) -> None:
+    site.data.rmdir()
+    site.write()
+    open_storage(read_settings(site.settings_file), FakeClock()).engine.dispose()
+    assert "data.good" in {f.code for f in site.examine()}
 
 
 def test_results_that_nobody_signs_are_told(site: Site) -> None:

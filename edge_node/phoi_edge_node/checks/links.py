@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -224,10 +224,13 @@ def _is_json(answer: httpx.Response) -> bool:
 
 def _skew(answer: httpx.Response, now: datetime, page: _Page) -> Iterator[Finding]:
     """Compare clocks by the Date of an answer (RFC 9110, 6.6.1; whole seconds)."""
+    dates = answer.headers.get_list("Date")  # a proxy may have put its own before the server's
     try:
-        theirs = parsedate_to_datetime(answer.headers["Date"])
-    except (KeyError, ValueError):
+        theirs = parsedate_to_datetime(dates[-1])
+    except (IndexError, ValueError):
         return
+    if theirs.tzinfo is None:  # "-0000"
+        theirs = theirs.replace(tzinfo=UTC)
     seconds = abs((now - theirs).total_seconds())
     if seconds > _LARGEST_SKEW_S:
         yield found("clock.skewed", "clock", seconds=f"{seconds:.0f}", peer=page.name or "MLflow")
