@@ -120,6 +120,7 @@ class Notice(StrEnum):
     WAITING = "waiting"  # to be written
     QUEUED = "queued"  # in the outbox
     NOBODY_TOLD = "nobody_told"  # nothing of it had ever gone out
+    OVERTAKEN = "overtaken"  # a later result took its place before: a notice would take that back
 
 
 class Again(StrEnum):

@@ -431,3 +431,16 @@ def test_a_signature_and_a_recall_at_the_same_moment_agree(site: Site, store: Sq
         final = [d for d in store.deliveries(uid) if d.status is ReportStatus.FINAL]
         assert bool(final) == (review.signed is not None)
         assert not (withdrawn and final)
+
+
+def test_a_notice_does_not_take_back_a_later_result(site: Site, store: SqlStore) -> None:
+    site.result("1.1", "pacs")
+    store.ask_recall(replace(REQUEST, pause=False))
+    store.add_instance(values.instance(2, "1.1"))
+    second = store.complete_study("1.1", Priority.ROUTINE)
+    assert second is not None
+    assert store.claim_analysis() is not None
+    site.finish(second, "1.1", revision=2)
+    site.tell()
+    assert site.withdrawals("1.1") == set()
+    assert store.recalls()[0].notices == {Notice.OVERTAKEN: 1}

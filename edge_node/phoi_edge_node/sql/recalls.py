@@ -165,13 +165,19 @@ class Recalls(Database):
     ) -> bool:
         """Queue the notice that a result is withdrawn, for whoever was told of it."""
         now = self._clock.now()
+        lock = sa.select(_STUDIES.c.state).where(
+            _STUDIES.c.study_instance_uid == item.study_instance_uid
+        )
         with self._write() as connection:
+            # Whoever ends a later revision holds the study too: its documents come after these.
+            connection.execute(lock.with_for_update())
             if patient_of(connection, item.study_instance_uid) != patient:
                 return False
             row = _locked_item(connection, item.id)
             if row.notice != Notice.WAITING:
                 return True
-            told = told_destinations(connection, item)
+            overtaken = _has_later_result(connection, item)
+            told = () if overtaken else told_destinations(connection, item)
             this = sa.select(_ANALYSES.c.id).where(_ANALYSES.c.id == item.analysis_id)
             _supersede(connection, this, DeliveryState.DEAD, now)
             notices = [n for one in outgoing if (n := _only_to(one, told)).destinations]
@@ -179,6 +185,7 @@ class Recalls(Database):
             uid = item.study_instance_uid
             enqueue(connection, item.analysis_id, uid, revision, status, notices, now)
             notice = Notice.QUEUED if notices else Notice.NOBODY_TOLD
+            notice = Notice.OVERTAKEN if overtaken else notice
             _update_item(connection, item.id, notice=notice, trouble="")
         return True
 
@@ -484,6 +491,16 @@ def told_destinations(connection: sa.Connection, item: RecallItem) -> Collection
         .where(sa.or_(of_this, sa.and_(up_to_this, ~signed)))
     )
     return set(connection.scalars(query))
+
+
+def _has_later_result(connection: sa.Connection, item: RecallItem) -> bool:
+    later = sa.select(_ANALYSES.c.id).where(
+        _ANALYSES.c.study_instance_uid == item.study_instance_uid,
+        _ANALYSES.c.revision > item.revision,
+        _ANALYSES.c.finished_at.is_not(None),
+        _ANALYSES.c.state != AnalysisState.WITHDRAWN,
+    )
+    return connection.execute(later.limit(1)).first() is not None
 
 
 def _only_to(outgoing: Outgoing, told: Collection[str]) -> Outgoing:

@@ -296,6 +296,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "recalls.notice.waiting": ("thông báo chờ viết", "notices to be written"),
     "recalls.notice.queued": ("thông báo đã xếp hàng gửi", "notices in the outbox"),
     "recalls.notice.nobody_told": ("chưa từng gửi đi", "never sent anywhere"),
+    "recalls.notice.overtaken": ("đã có kết quả mới thay thế", "replaced by a later result"),
     "recalls.again.waiting": ("chờ phân tích lại", "to be analysed again"),
     "recalls.again.queued": ("đã xếp hàng phân tích lại", "queued again"),
     "recalls.again.no_images": ("không còn ảnh", "without images"),
