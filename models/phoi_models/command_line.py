@@ -38,6 +38,7 @@ _ABOUT = {
     f"{GROUP}.edge": _About("Receive, analyse, deliver, review: the hospital's node.", "edge"),
     f"{GROUP}.hl7": _About("Show the HL7 message of a past study before an EMR gets it.", "edge"),
     f"{GROUP}.priority": _About("Check a site's policy of priorities; try it on the past.", "edge"),
+    f"{GROUP}.recall": _About("List a model's results, and take them back everywhere.", "edge"),
     f"{GROUP}.reconcile": _About("Compare with the archives: is any study left behind?", "edge"),
     f"{GROUP}.send": _About("Send DICOM files to an archive or an edge node by C-STORE.", "edge"),
     f"{GROUP}.worker": _About("Run models for edge nodes, over gRPC.", "worker"),

@@ -165,7 +165,6 @@ def test_the_watch_looks_at_everything_and_finds_nothing(
     log = (troubled.folder / "edge.log").read_text()
     for told in ("delivery tried", "message refused", "analysis ended", "page failed"):
         assert told in log
-    assert "UserWarning" in log, "pydicom warned of the birth date, and its value was kept out"
     never = [channel for channel in CHANNELS if not watch.bytes_seen[channel]]
     assert never == [], "nothing was seen of these, so nothing is known of them"
 
