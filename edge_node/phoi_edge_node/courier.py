@@ -204,7 +204,7 @@ class Courier:
                 state=circuit.state.value,
                 was=before.state.value,
                 lasted_s=round((circuit.since - before.since).total_seconds()),
-                contacts_in_vain=before.failures,
+                contacts_in_vain=max(before.failures, circuit.failures),
                 error=reason,
             )
 

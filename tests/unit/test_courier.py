@@ -118,6 +118,9 @@ def test_changes_are_logged_once_and_tries_are_not(site: Site) -> None:
         site.send_all()
     changes = [(e["was"], e["state"]) for e in logs if e["event"] == "circuit changed"]
     assert changes == [("closed", "open"), ("open", "half_open"), ("half_open", "closed")]
+    opened, _, closed = (e for e in logs if e["event"] == "circuit changed")
+    assert opened["contacts_in_vain"] == 3
+    assert closed["contacts_in_vain"] == site.pacs.checks + 3 - 1, "all but the last probe"
     assert len([e for e in logs if e["event"] == "delivery tried"]) == 3 + 4
 
 
