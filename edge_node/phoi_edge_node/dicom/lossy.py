@@ -54,7 +54,7 @@ class LossyCompression:
     @property
     def remark(self) -> tuple[str, str]:
         """For a reader, in English and Vietnamese."""
-        details = [*self.methods[-1:], *(f"{ratio}:1" for ratio in self.ratios[-1:])]
+        details = [*self.methods[-1:], *(f"{float(ratio):.1f}:1" for ratio in self.ratios[-1:])]
         how = f" ({', '.join(details)})" if details else ""
         return (
             f"The images were lossy compressed{how}: small or faint nodules may be missed.",
