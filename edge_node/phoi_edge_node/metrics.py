@@ -47,10 +47,20 @@ class EdgeCollector:
             "Studies to which new images came after they were signed.",
             value=counts.changed_after_signing,
         )
+        yield self._recalls()
         yield _oldest(counts, now)
         yield from self._link_metrics(counts, now)
         yield from self._alert_metrics()
         yield from self._reconciliation_metrics(now)
+
+    def _recalls(self) -> Metric:
+        waiting = GaugeMetricFamily(
+            "phoi_recall_waiting", "What recalls have yet to do.", labels=["for"]
+        )
+        notices, again = self._store.recalls_waiting()
+        waiting.add_metric(["notice"], notices)
+        waiting.add_metric(["analysis"], again)
+        return waiting
 
     def _link_metrics(self, counts: Counts, now: datetime) -> Iterator[Metric]:
         waiting = GaugeMetricFamily(

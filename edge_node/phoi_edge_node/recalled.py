@@ -262,6 +262,10 @@ class RecallStore(Protocol):
         """How many documents of a recall's notices are in which state, by destination."""
         ...
 
+    def recalls_waiting(self) -> tuple[int, int]:
+        """How many notices are to be written, and how many studies to be analysed again."""
+        ...
+
     def next_notice(self) -> RecallItem | None:
         """The oldest withdrawn result whose notice is to be written, and is due."""
         ...

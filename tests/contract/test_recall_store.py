@@ -337,6 +337,7 @@ def test_what_is_put_off_waits_and_says_why(site: Site, store: SqlStore, clock: 
     assert store.recalls()[0].trouble == "the disk is full"
     clock.advance(61)
     assert store.next_notice() == item
+    assert store.recalls_waiting() == (1, 0)
 
 
 def test_a_correction_of_the_patient_does_not_stop_a_withdrawal(

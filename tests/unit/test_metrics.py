@@ -56,6 +56,7 @@ def test_a_scrape_tells_states_ages_and_what_is_overdue(tmp_path: Path) -> None:
     assert sample("phoi_threads_in_trouble") == 0
     assert sample("phoi_circuit", link="pacs", state="closed") == 1
     assert sample("phoi_circuit", link="pacs", state="open") == 0
+    assert sample("phoi_recall_waiting", **{"for": "notice"}) == 0
     assert sample("phoi_left_behind") == 1
     assert sample("phoi_reconciled_seconds") == 120
     clock.set_wall_clock(values.AT)

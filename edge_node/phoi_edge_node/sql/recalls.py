@@ -134,6 +134,14 @@ class Recalls(Database):
                 found.setdefault(destination, {})[DeliveryState(state)] = count
         return found
 
+    def recalls_waiting(self) -> tuple[int, int]:
+        """How many notices are to be written, and how many studies to be analysed again."""
+        count = sa.select(sa.func.count()).select_from(_ITEMS)
+        notices = count.where(_ITEMS.c.notice == Notice.WAITING)
+        again = count.where(_ITEMS.c.again == Again.WAITING)
+        with self._read() as connection:
+            return connection.scalar(notices) or 0, connection.scalar(again) or 0
+
     def next_notice(self) -> RecallItem | None:
         """The oldest withdrawn result whose notice is to be written, and is due."""
         return self._next(_ITEMS.c.notice == Notice.WAITING)
