@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 ARGS ?=
+WORKERS ?= 2
 KILLS ?= 1000
 SOAK ?= .cache/soak.jsonl
 CT ?=
@@ -19,7 +20,8 @@ demo: $(VENV)/.demo  ## the whole way of one real chest CT; ARGS=--once ends by 
 	@$(BIN)/phoi demo $(ARGS)
 
 test: tools check  ## everything: lint, types, import contracts, all tests
-	$(BIN)/python -m pytest tests/contract tests/integration tests/acceptance $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/contract tests/integration $(ARGS)
+	$(BIN)/python -m pytest tests/acceptance $(ARGS)
 
 interop: tools $(VENV)/.dev  ## OHIF, Medplum and other programs by others; CT=DIR checks a CT of your own
 	@scripts/install-interop-tools
