@@ -196,4 +196,4 @@ def test_the_patient_reaches_archive_and_emr_and_nobody_else(
     assert "delivery tried" in logs["edge.log"]
     watch.look_at_files(site.folder)
     assert watch.told() == ""
-    assert {"captured", "page", "mlflow", "log", "operator", "path"} <= set(watch.bytes_seen)
+    assert {"page", "mlflow", "log", "operator", "path"} <= set(watch.bytes_seen)

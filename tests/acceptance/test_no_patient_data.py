@@ -165,7 +165,8 @@ def test_the_watch_looks_at_everything_and_finds_nothing(
     log = (troubled.folder / "edge.log").read_text()
     for told in ("delivery tried", "message refused", "analysis ended", "page failed"):
         assert told in log
-    never = [channel for channel in CHANNELS if not watch.bytes_seen[channel]]
+    # What is captured is known at the end of a test: that it is seen, the next test shows.
+    never = [c for c in CHANNELS if c != "captured" and not watch.bytes_seen[c]]
     assert never == [], "nothing was seen of these, so nothing is known of them"
 
 
