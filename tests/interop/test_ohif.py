@@ -31,7 +31,7 @@ from support.seg_reader import read_segments
 CHROMIUM = "/usr/bin/chromium"
 # WebGL without a graphics card.
 FLAGS = ["--headless=new", "--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-RED_OVER_GREEN = 40  # grey levels by which a pixel that is tinted red differs from grey
+WARM = 60  # by how much red exceeds blue, of 255, where a segment is drawn; the page itself is blue
 NEAR_PX = 4.0
 PATIENCE_S = 480.0  # software rendering, and a real analysis, on few and busy cores
 pytestmark = pytest.mark.timeout(900)
@@ -157,15 +157,27 @@ def shown_slice(page: Page) -> int:
 
 
 def tinted(page: Page) -> NDArray[np.float64]:
-    """Screen pixels (x, y) of the viewport that are red."""
+    """Screen pixels (x, y) of the viewport on which segments are drawn."""
     box = Viewport.of(page)
     screen = np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB"), int)
-    red = screen[..., 0] - screen[..., 1] > RED_OVER_GREEN
-    y, x = np.nonzero(red)
+    y, x = np.nonzero(screen[..., 0] - screen[..., 2] > WARM)
     inside = (
         (x > box.left) & (x < box.left + box.width) & (y > box.top) & (y < box.top + box.height)
     )
     return np.stack([x[inside], y[inside]], axis=-1).astype(float)
+
+
+def wait_until_still(page: Page) -> None:
+    """OHIF flashes a segment to which it goes."""
+    last = b""
+
+    def is_still() -> bool:
+        nonlocal last
+        before, last = last, page.screenshot()
+        page.wait_for_timeout(500)
+        return before == last
+
+    wait_for("still picture", is_still)
 
 
 def keep(page: Page, name: str) -> None:
@@ -182,7 +194,7 @@ def items(dataset: Dataset) -> Iterator[Dataset]:
 
 
 def test_the_segmentation_lies_on_the_nodule(viewed: Viewed, page: Page) -> None:
-    segment = read_segments(viewed.segmentation)[1]
+    segments = read_segments(viewed.segmentation)
     open_series(page, "SEG")
     page.locator('[data-cy="yes-hydrate-btn"]').click()
     page.locator('[data-cy="panelSegmentation-btn"]').click()
@@ -190,16 +202,22 @@ def test_the_segmentation_lies_on_the_nodule(viewed: Viewed, page: Page) -> None
     expect(row).to_be_visible()
     row.click()  # goes to its middle
     slices = {uid: number for number, d in viewed.images.items() for uid in [d.SOPInstanceUID]}
-    of_nodule = {slices[uid] for uid in segment.sources}
+    of_nodule = {slices[uid] for uid in segments[1].sources}
     middle = sorted(of_nodule)[len(of_nodule) // 2]
     wait_for("slice of the nodule", lambda: abs(shown_slice(page) - middle) <= 2)
     wait_for("tint", lambda: len(tinted(page)) > 0)
+    wait_until_still(page)
     keep(page, "ohif-segmentation.png")
 
     image = viewed.images[shown_slice(page)]
-    here = [uid == image.SOPInstanceUID for uid in segment.sources]
-    pixels = segment.rows_columns[here][:, ::-1] + 0.5
-    expected, seen = Viewport.of(page).on_screen(pixels, image), tinted(page)
+    places = [
+        place + 0.5
+        for segment in segments.values()
+        for place, uid in zip(segment.rows_columns, segment.sources, strict=True)
+        if uid == image.SOPInstanceUID
+    ]
+    columns_rows = np.array(places)[:, ::-1]
+    expected, seen = Viewport.of(page).on_screen(columns_rows, image), tinted(page)
     np.testing.assert_allclose(seen.min(axis=0), expected.min(axis=0), atol=NEAR_PX)
     np.testing.assert_allclose(seen.max(axis=0), expected.max(axis=0), atol=NEAR_PX)
     np.testing.assert_allclose(seen.mean(axis=0), expected.mean(axis=0), atol=NEAR_PX)
@@ -215,6 +233,7 @@ def test_the_report_shows_the_nodules_axes_and_their_lengths(viewed: Viewed, pag
         and item.ConceptNameCodeSequence[0].CodeMeaning.lower() == "long axis"
     )
     expect(drawing).to_contain_text(f"{float(long_axis):.2f} mm", ignore_case=True)
+    wait_until_still(page)
     keep(page, "ohif-report.png")
 
     long, short = [i for i in items(viewed.report) if i.ValueType == "SCOORD"][:2]
