@@ -581,6 +581,31 @@ def backup_yesterday(site: Site) -> None:
     (site.data / "last-backup").write_text((datetime.now(UTC) - DAY).isoformat())
 
 
+def systemctl(site: Site, enabled: str, failed: str) -> None:
+    """A service manager that knows of Phoi."""
+    program = site.folder / "bin" / "systemctl"
+    program.parent.mkdir()
+    program.write_text(
+        f'#!/bin/sh\ncase "$1" in is-failed) echo {failed};; *) echo {enabled};; esac\n'
+    )
+    program.chmod(0o755)
+    patch = pytest.MonkeyPatch()
+    patch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    site.stack.callback(patch.undo)
+
+
+def service_disabled(site: Site) -> None:
+    systemctl(site, "disabled", "inactive")
+
+
+def service_failed(site: Site) -> None:
+    systemctl(site, "enabled", "failed")
+
+
+def service_good(site: Site) -> None:
+    systemctl(site, "enabled", "active")
+
+
 Prepare = Callable[[Site], None]
 
 # What each is to be found as; nothing else may be found.
@@ -654,6 +679,9 @@ BROKEN: dict[Prepare, set[str]] = {
     dead_letter: {"deliveries.dead"},
     backup_old: {"backup.old"},
     backup_yesterday: set(),
+    service_disabled: {"service.disabled"},
+    service_failed: {"service.failed"},
+    service_good: set(),
     data_of_another: {"data.other_owner"},
     token_is_a_folder: {"file.unreadable"},
     anyone_may_send: {"receiver.anyone"},
@@ -789,7 +817,7 @@ def test_the_command_speaks_the_sites_language_and_json(
 
 # Prepared by the tests that are not in the table.
 ELSEWHERE = frozenset({"check.no_end", "check.failed", "reviews.waiting"})
-# Needs what a test cannot have: another kernel, disk, network or service manager. The rest of what
+# Needs what a test cannot have: another kernel, disk or network. The rest of what
 # can be said is prepared above.
 NOT_PREPARED = {
     "cpu.few",
@@ -797,8 +825,6 @@ NOT_PREPARED = {
     "disk.short",
     "disk.slow",
     "link.no_route",
-    "service.disabled",
-    "service.failed",
     "tls.failed",
     "volumes.small",
 }

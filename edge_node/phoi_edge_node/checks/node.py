@@ -134,26 +134,24 @@ def check_receiver(installation: Installation) -> Iterator[Finding]:
 
 def check_service() -> Iterator[Finding]:
     """systemd's opinion, where Phoi was installed as a service."""
-    if not Path("/run/systemd/system").is_dir():
-        return
     for unit in _UNITS:
-        if _systemctl("cat", unit) is None:
+        enabled = _systemctl("--root=/", "is-enabled", unit)
+        if enabled in {"", "not-found"}:
             continue
-        enabled = _systemctl("is-enabled", unit) is not None
-        failed = _systemctl("is-failed", unit) is not None
-        code = "service.good" if enabled else "service.disabled"
+        code = "service.good" if enabled.startswith("enabled") else "service.disabled"
+        failed = _systemctl("is-failed", unit) == "failed"
         yield found("service.failed" if failed else code, "service", unit, unit=unit)
 
 
-def _systemctl(*arguments: str) -> str | None:
-    """What it prints; None where it says no."""
+def _systemctl(*arguments: str) -> str:
+    """What it prints; "" where there is none, or it does not answer."""
     try:
         done = subprocess.run(
             ["systemctl", *arguments], capture_output=True, text=True, timeout=5, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout if done.returncode == 0 else None
+        return ""
+    return done.stdout.strip()
 
 
 # --- models ----------------------------------------------------------------------------------
