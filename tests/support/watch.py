@@ -207,7 +207,7 @@ class _Relay:
         headers = _without(request.headers, _OF_A_CONNECTION)
         asked = self._upstream.build_request(request.method, target, content=body, headers=headers)
         answer = await run_in_threadpool(self._upstream.send, asked)
-        told = _without(answer.headers, _OF_A_CONNECTION | {"content-encoding"})
+        told = _without(answer.headers, _OF_A_CONNECTION | {"content-encoding", "date"})
         await Response(answer.content, answer.status_code, told)(scope, receive, send)
 
 
