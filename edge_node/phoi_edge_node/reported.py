@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -11,7 +12,7 @@ from phoi_models.findings import Attenuation, Finding
 from phoi_models.geometry import Triple
 from phoi_models.size_class import SizeClass, classify
 
-from phoi_edge_node.ports import ReportedCase, ReportStatus
+from phoi_edge_node.ports import ReportedCase, ReportStatus, ToldBefore
 from phoi_edge_node.result import (
     Completeness,
     Disposition,
@@ -44,12 +45,14 @@ class ReportedNodule:
         number: counts from 1; what a reviewer added follows what the model found.
         nodule: None for one that the model missed and the reviewer marked.
         disposition: None while nobody has judged it.
+        review: the signed one that judged it; of an earlier report where this one has none.
     """
 
     number: int
     tracking_uid: str
     nodule: Nodule | None
     disposition: Disposition | None
+    review: SignedReview | None = None
 
     @property
     def tracking_id(self) -> str:
@@ -130,18 +133,27 @@ def accession_number(case: ReportedCase) -> str:
 
 
 def reported_nodules(case: ReportedCase) -> tuple[ReportedNodule, ...]:
-    """The nodules that the report stands for: not rejected, and those that were missed."""
+    """The nodules that the report stands for: not rejected, and those that were missed.
+
+    Until somebody signs again, what a person had added to the last signed report stands: it was
+    never the AI's, and no analysis takes it back.
+    """
     if case.status is ReportStatus.WITHDRAWN:
         return ()
-    marks = _marks(case.result, case.review)
+    marks = _marks(case.result, case.review, case.told_before)
     return tuple(mark for mark in marks if mark.verdict is not Verdict.REJECTED)
 
 
 def told_earlier(case: ReportedCase) -> tuple[ReportedNodule, ...]:
     """All that earlier reports of the study told of nodules, as they told it, oldest first."""
-    told = [mark for earlier in case.told_before for mark in _marks(earlier.result, earlier.review)]
-    # A signed report follows the preliminary one of the same result.
-    return (*told, *(_marks(case.result, None) if case.review else ()))
+    told = case.told_before
+    if case.review:  # a signed report follows the preliminary one of the same result
+        told = (*told, ToldBefore(case.result, None))
+    return tuple(
+        mark
+        for number, report in enumerate(told)
+        for mark in _marks(report.result, report.review, told[:number])
+    )
 
 
 def retracted_nodules(case: ReportedCase) -> tuple[ReportedNodule, ...]:
@@ -156,15 +168,18 @@ def retracted_nodules(case: ReportedCase) -> tuple[ReportedNodule, ...]:
     return tuple(nodule for uid, nodule in told.items() if uid not in kept)
 
 
-def _marks(result: TriageResult, review: SignedReview | None) -> tuple[ReportedNodule, ...]:
+def _marks(
+    result: TriageResult, review: SignedReview | None, told_before: Sequence[ToldBefore]
+) -> tuple[ReportedNodule, ...]:
     judged = {d.tracking_uid: d for d in review.dispositions} if review else {}
     found = tuple(
-        ReportedNodule(n.number, n.tracking_uid, n, judged.get(n.tracking_uid))
+        ReportedNodule(n.number, n.tracking_uid, n, judged.get(n.tracking_uid), review)
         for n in result.nodules
     )
+    last = review or next((told.review for told in reversed(told_before) if told.review), None)
     added = tuple(
-        ReportedNodule(number, d.tracking_uid, None, d)
-        for number, d in enumerate(review.missed() if review else (), start=len(found) + 1)
+        ReportedNodule(number, d.tracking_uid, None, d, last)
+        for number, d in enumerate(last.missed() if last else (), start=len(found) + 1)
     )
     return found + added
 
@@ -178,14 +193,16 @@ def outcome_term(case: ReportedCase) -> Term:
 def reported_outcome(case: ReportedCase) -> Outcome | None:
     """The outcome, as the reviewer left it: all marks rejected is not positive any more.
 
-    None where it is withdrawn: then there is none.
+    Nothing is negative while a nodule that a person added stands; that the AI could not tell is
+    told until a person has read the study. None where it is withdrawn: then there is none.
     """
     if case.status is ReportStatus.WITHDRAWN:
         return None
-    if reported_nodules(case):
+    outcome = case.result.outcome
+    if reported_nodules(case) and (case.review or outcome is Outcome.NEGATIVE):
         return Outcome.POSITIVE
-    if case.result.outcome is not Outcome.POSITIVE:
-        return case.result.outcome
+    if outcome is not Outcome.POSITIVE or case.review is None:
+        return outcome
     return outcome_of_nothing_found(case.result.coverage, case.result.completeness)
 
 

@@ -39,4 +39,8 @@ CASES: dict[str, ReportedCase] = {
         told_before=(ToldBefore(result(Outcome.POSITIVE), mixed_review()),),
         withdrawn_at=SIGNED_AT,
     ),
+    "again-after-withdrawal": replace(
+        case(Outcome.NEGATIVE),
+        told_before=(ToldBefore(result(Outcome.POSITIVE), mixed_review()),),
+    ),
 }

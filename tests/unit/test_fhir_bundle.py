@@ -239,7 +239,7 @@ def test_what_an_earlier_report_told_is_entered_in_error() -> None:
         f"urn:oid:{LEFT_BIG.tracking_uid}": "preliminary",
         f"urn:oid:{RIGHT_SMALL.tracking_uid}": "preliminary",
         "urn:oid:2.25.708": "entered-in-error",
-        "urn:oid:2.25.799": "entered-in-error",
+        "urn:oid:2.25.799": "final",  # a person added it
     }
 
 

@@ -13,7 +13,13 @@ import pytest
 from phoi_edge_node.dicom.documents import DicomEncoder
 from phoi_edge_node.fhir.bundle import FhirEncoder
 from phoi_edge_node.hl7v2.oru_r01 import OruEncoder
-from phoi_edge_node.ports import DocumentKind, ReceivedInstance, ReportedCase, ReportStatus
+from phoi_edge_node.ports import (
+    DocumentKind,
+    ReceivedInstance,
+    ReportedCase,
+    ReportStatus,
+    ToldBefore,
+)
 from phoi_edge_node.reported import (
     impression,
     outcome_term,
@@ -34,6 +40,8 @@ from support.cases import (
     STUDY,
     WITHDRAWN_AT,
     CountingUids,
+    accept_all,
+    case,
     known,
     mixed_review,
     result,
@@ -83,6 +91,42 @@ def test_what_the_model_marked_goes_and_what_a_person_added_stands(
 ) -> None:
     of = withdrawn(result(Outcome.POSITIVE), signed)
     assert [n.tracking_uid for n in retracted_nodules(of)] == expected
+
+
+def analysed_again(outcome: Outcome) -> ReportedCase:
+    """The preliminary report after the withdrawal of a signed one with an added nodule."""
+    before = ToldBefore(result(Outcome.POSITIVE), mixed_review())
+    return replace(case(outcome), told_before=(before,))
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_no_analysis_takes_back_what_a_person_added(outcome: Outcome) -> None:
+    of = analysed_again(outcome)
+    assert "2.25.799" not in [n.tracking_uid for n in retracted_nodules(of)]
+    (added,) = [n for n in reported_nodules(of) if n.nodule is None]
+    assert (added.tracking_uid, added.number) == ("2.25.799", len(of.result.nodules) + 1)
+    told = reported_outcome(of)
+    assert told is (Outcome.POSITIVE if outcome is Outcome.NEGATIVE else outcome)
+
+    found = {o["identifier"][0]["value"]: o for o in resources(of)["Observation"]}
+    assert found["urn:oid:2.25.799"]["status"] == "final"
+    assert found["urn:oid:2.25.799"]["performer"][0]["display"] == mixed_review().reviewer_name
+    (report,) = resources(of)["DiagnosticReport"]
+    assert len(report["result"]) == 1 + len(reported_nodules(of))
+
+    by_group = [s for s in message(of).segments("OBX") if str(s[4]) == str(added.number)]
+    standing = {str(s[3][0][0]): s for s in by_group if str(s[11]) == "F"}
+    assert str(standing["112040"][5]) == "2.25.799"
+    assert str(standing["112040"][16][0][0]) == mixed_review().reviewer
+
+
+def test_the_next_signature_decides_on_what_was_added_before() -> None:
+    of = analysed_again(Outcome.POSITIVE)
+    signed = replace(of, status=ReportStatus.CORRECTED, review=accept_all(of.result))
+    assert [n.tracking_uid for n in reported_nodules(signed)] == ["2.25.701", "2.25.702"]
+    assert "2.25.799" in [n.tracking_uid for n in retracted_nodules(signed)]
+    deleted = [s for s in message(signed).segments("OBX") if str(s[4]) == "3"]
+    assert {str(s[11]) for s in deleted} == {"D"}
 
 
 @pytest.mark.parametrize("outcome", Outcome)

@@ -91,8 +91,8 @@ def measurement_groups(
         if nodule.measured_by_model and image:
             yield _axes_group(nodule, found.finding, image, frame_of_reference, model)
     for nodule in nodules:
-        if case.review and not nodule.measured_by_model:
-            yield _reviewer_group(nodule, case.review, frame_of_reference)
+        if nodule.review and not nodule.measured_by_model:
+            yield _reviewer_group(nodule, nodule.review, frame_of_reference)
 
 
 def _volumetric_group(

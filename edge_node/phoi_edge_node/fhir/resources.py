@@ -173,7 +173,10 @@ def entries(context: Context) -> Iterator[Entry]:
     yield _imaging_study(context)
     yield _device(context)
     yield _outcome(context)
-    yield from (_nodule(context, nodule, _STATUS[case.status]) for nodule in kept)
+    for nodule in kept:
+        # What was signed in an earlier report stays what a person said.
+        signed = nodule.review and not case.review
+        yield _nodule(context, nodule, "final" if signed else _STATUS[case.status])
     for nodule in retracted_nodules(case):
         yield _nodule(context, nodule, "entered-in-error")
     yield _diagnostic_report(context, kept)
@@ -308,8 +311,8 @@ def _nodule(context: Context, nodule: ReportedNodule, status: str) -> Entry:
         made["device"] = DEVICE
     else:
         made["meta"] = {"security": [_BY_CLINICIAN]}
-        if context.case.review:
-            made["performer"] = [_reviewer(context.site, context.case.review)]
+        if nodule.review:
+            made["performer"] = [_reviewer(context.site, nodule.review)]
     if nodule.site:
         made["bodySite"] = concept(nodule.site)
     made["interpretation"] = [_interpretation("AA" if nodule.urgent else "A")]

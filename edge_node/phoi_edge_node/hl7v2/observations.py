@@ -30,7 +30,7 @@ from phoi_edge_node.reported import (
     stated_priority,
     told_earlier,
 )
-from phoi_edge_node.result import Completeness, Outcome
+from phoi_edge_node.result import Completeness, Outcome, SignedReview
 from phoi_edge_node.terms import (
     ATTENUATION_CLASS,
     ATTENUATIONS,
@@ -68,6 +68,7 @@ MM3 = components("mm3", "cubic millimeter", "UCUM")
 PERCENT = components("%", "percent", "UCUM")
 
 DELETED = "D"  # OBX-11, table 0085
+_FINAL = "F"
 _NOT_OBTAINABLE = "X"
 _COUNTED = frozenset({Outcome.POSITIVE, Outcome.NEGATIVE})
 
@@ -93,6 +94,7 @@ class Observation:
         units: OBX-6, encoded.
         flag: OBX-8.
         status: OBX-11 where it differs from that of the report.
+        review: the signed one that it comes from, where the report has none (OBX-16).
     """
 
     value_type: str
@@ -102,6 +104,7 @@ class Observation:
     units: str = ""
     flag: str = ""
     status: str = ""
+    review: SignedReview | None = None
 
 
 ALL_OBSERVED = (
@@ -141,9 +144,12 @@ def observations(case: ReportedCase, *, preliminary: bool = True) -> Iterator[Ob
         yield Observation("CWE", COMPLETENESS, "", status=DELETED)
         yield Observation("CWE", SUGGESTED_PRIORITY, "", status=DELETED)
     told = set()
-    for item in chain.from_iterable(map(_of_nodule, reported_nodules(case))):
-        told.add((item.sub_id, item.term))
-        yield item
+    for nodule in reported_nodules(case):
+        # What was signed in an earlier report stays what a person said.
+        signed = None if case.review else nodule.review
+        for item in _of_nodule(nodule):
+            told.add((item.sub_id, item.term))
+            yield replace(item, status=_FINAL, review=signed) if signed else item
     earlier = _no_longer_told(case, preliminary=preliminary)
     for item in chain.from_iterable(map(_of_nodule, earlier)):
         if (item.sub_id, item.term) not in told:
@@ -153,18 +159,27 @@ def observations(case: ReportedCase, *, preliminary: bool = True) -> Iterator[Ob
 
 def lines_told(case: ReportedCase, *, preliminary: bool = True) -> int:
     """How many lines the longest impression has that was told of this study before."""
-    earlier = [*case.told_before, *([ToldBefore(case.result, None)] if case.review else [])]
     return max(
-        (len(impression(_as_told(case, e))) for e in earlier if preliminary or e.review),
+        (len(impression(told)) for told in _reports_before(case) if preliminary or told.review),
         default=0,
     )
 
 
-def _as_told(case: ReportedCase, earlier: ToldBefore) -> ReportedCase:
-    status = ReportStatus.FINAL if earlier.review else ReportStatus.PRELIMINARY
-    return replace(
-        case, result=earlier.result, review=earlier.review, status=status, told_before=()
-    )
+def _reports_before(case: ReportedCase) -> Iterator[ReportedCase]:
+    """Earlier reports of the study, oldest first."""
+    told = case.told_before
+    if case.review:  # a signed report follows the preliminary one of the same result
+        told = (*told, ToldBefore(case.result, None))
+    for number, report in enumerate(told):
+        status = ReportStatus.FINAL if report.review else ReportStatus.PRELIMINARY
+        yield replace(
+            case,
+            result=report.result,
+            review=report.review,
+            status=status,
+            told_before=told[:number],
+            withdrawn_at=None,
+        )
 
 
 def _no_longer_told(case: ReportedCase, *, preliminary: bool) -> Sequence[ReportedNodule]:

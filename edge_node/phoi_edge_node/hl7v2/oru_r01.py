@@ -165,7 +165,7 @@ class OruEncoder:
 
     def _obx(self, case: ReportedCase, number: int, item: Observation) -> OutgoingSegment:
         model = case.result.identity.model
-        review = case.review
+        review = item.review or case.review
         value_type, value = observed_value(item, self._mapping)
         return OutgoingSegment(
             "OBX",
