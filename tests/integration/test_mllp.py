@@ -71,6 +71,17 @@ def test_no_in_enhanced_mode(code: str, meaning: type) -> None:
         assert isinstance(to(port).send(document()), meaning)
 
 
+@pytest.mark.parametrize("msa", ["{code}||cannot parse", "{code}|", "{code}"])
+@pytest.mark.parametrize(
+    ("code", "meaning"), [("AR", Refused), ("CR", Refused), ("AE", Erred), ("CE", Erred)]
+)
+def test_a_no_that_names_no_message_is_for_the_one_that_was_sent(
+    code: str, meaning: type, msa: str
+) -> None:
+    with mllp_peer(acknowledging(msa.format(code=code))) as port:
+        assert isinstance(to(port).send(document()), meaning)
+
+
 def test_refusal_tells_the_error_code_and_none_of_the_words() -> None:
     words = "ERR||PID^1^5|204^Unknown key identifier|E|||Nguyễn Thị Ánh Tuyết BN-000123"
     with mllp_peer(acknowledging(f"AR|{{id}}|{NAME}", words)) as port:
@@ -97,6 +108,9 @@ def test_what_is_wrong_is_told_where_it_is_a_code(msa: str, err: str, told: tupl
     ("behaviour", "reason"),
     [
         (acknowledging("AA|ANOTHER"), "another message"),
+        (acknowledging("AA|"), "does not say which message"),
+        (acknowledging("CA"), "does not say which message"),
+        (acknowledging("AR|ANOTHER"), "another message"),
         (acknowledging("ZZ|{id}"), "unknown code"),
         (answering(b""), "closed the connection"),
         (answering(b"\x0bMSH|^~\\&|EMR"), "closed the connection"),

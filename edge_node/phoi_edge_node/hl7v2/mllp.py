@@ -51,7 +51,7 @@ class Acknowledgement:
 
     Attributes:
         code: MSA-1.
-        control_id: MSA-2: MSH-10 of the message acknowledged.
+        control_id: MSA-2: MSH-10 of the message acknowledged; "" where it names none.
         errors: what is wrong, as "204 at PID-5": only numbers and names of segments, for free text
             could name the patient.
     """
@@ -146,10 +146,17 @@ def _no_connection(error: OSError) -> str:
 
 
 def judge(answer: Acknowledgement | None, control_id: str) -> SendOutcome:
-    """What an answer means for the message with this MSH-10."""
+    """What an answer means for the message with this MSH-10.
+
+    One that names no message (an empty or missing MSA-2) can be for this one only, the connection
+    carries no other. It is believed where it says no: a receiver that cannot parse a message cannot
+    quote it either. That it has the message it must say of this one.
+    """
     if answer is None:
         return Unreachable("the answer is not an HL7 acknowledgement")
-    if answer.control_id != control_id:
+    if not answer.control_id and answer.code not in _ERRED | _REFUSED:
+        return Unreachable("the answer does not say which message it acknowledges")
+    if answer.control_id not in {"", control_id}:
         return Unreachable("the answer acknowledges another message")
     if answer.code in _ACCEPTED:
         return Delivered(answer.code)
@@ -172,7 +179,7 @@ def parse_acknowledgement(answer: bytes) -> Acknowledgement | None:
         return None
     separator, component = segments[0][3], segments[0][4]
     fields = [segment.split(separator) for segment in segments]
-    msa = next((f for f in fields if f[0] == "MSA" and len(f) > 2), None)
+    msa = next(([*f, ""] for f in fields if f[0] == "MSA" and len(f) > 1), None)
     if msa is None:
         return None
     told = [_error(field, component) for field in fields if field[0] == "ERR"]
