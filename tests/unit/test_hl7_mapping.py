@@ -109,6 +109,20 @@ def test_a_value_that_is_not_known_leaves_the_field_as_it_was() -> None:
     assert field(made(mapping, case()), "OBR", 3).endswith("^PHOI")
 
 
+def test_a_component_that_is_not_known_leaves_the_field_as_it_was() -> None:
+    unnamed = replace(ORDER, procedure_code="", procedure="CT ngực")
+    message = made('[values]\n"OBR-4.1" = "order.procedure"', replace(case(), order=unnamed))
+    assert field(message, "OBR", 4).startswith("nodule-triage^")
+
+
+def test_numbers_that_are_numbers() -> None:
+    mapping = (
+        '[values]\n"OBR-3.1" = "order.filler"\n"OBR-3.2" = "site.name"\n"PV1-19" = "patient.id"'
+    )
+    assert field(made(mapping), "OBR", 3) == "F1^bvdk"
+    assert field(made(mapping), "PV1", 19) == STUDY.patient.patient_id
+
+
 def test_a_field_comes_before_its_components() -> None:
     message = made('[values]\n"OBR-4" = "report.number"\n[constants]\n"OBR-4.2" = "x"')
     assert field(message, "OBR", 4).endswith("^x")
@@ -117,7 +131,7 @@ def test_a_field_comes_before_its_components() -> None:
 def test_every_known_value() -> None:
     signed = replace(case(Outcome.POSITIVE, ReportStatus.FINAL, mixed_review()), order=ORDER)
     for path, value in KNOWN_VALUES.items():
-        place = "PID-2" if value.segments == {"PID", "PV1"} else "OBR-19"
+        place = "PID-9" if value.segments == {"PID", "PV1"} else "OBR-19"
         message = made(f'[values]\n"{place}" = "{path}"', signed)
         said = field(message, place[:3], int(place[4:]))
         known = bool(value.of(signed, "bvdk"))
@@ -281,6 +295,13 @@ def test_what_was_never_told_is_not_deleted() -> None:
         ('[values]\n"OBR-4" = "patient"', "'patient' is no known value: patient.id"),
         ('[values]\n"MSH-4" = "patient.id"', "patient.id may not stand in MSH"),
         ('[values]\n"OBX-16" = "patient.name"', "patient.name may not stand in OBX"),
+        ('[values]\n"OBR-3" = "model.name"', "no number of its own for each: patient.id, study."),
+        ('[values]\n"ORC-3.1" = "result.outcome"', "no number of its own"),
+        ('[values]\n"PV1-19" = "model.version"', "no number of its own"),
+        ('[values]\n"PID-2" = "site.name"', "site.name may not stand in PID"),
+        ('[values]\n"PID-18" = "patient.sex"', "no number of its own"),
+        ('[values]\n"OBR-16.2" = "order.requester"', "fills a whole field: write OBR-16"),
+        ('[values]\n"PV1-8.2" = "study.referring_physician"', "fills a whole field: write PV1-8"),
         ('[values]\n"PID-5" = "study.id"', "PID-5: this field cannot be changed"),
         ('[observations]\nleave_out = ["outcome"]', "keeps the result from being misread"),
         ('[observations]\nleave_out = ["nodule"]', "none of Phoi's observations"),

@@ -24,15 +24,20 @@ class KnownValue:
     Attributes:
         of: gives it for a case at a site of this name.
         meaning: what it is, for documentation.
-        segments: where it may stand: nothing of a person in a header, which interface engines log.
+        segments: where it may stand: nothing of a person in a header, which interface engines log,
+            and nothing in PID that every patient shares.
+        is_number: it is another one for each patient, order or report.
+        is_name: it is an XCN that fills a field; its first component, a number, is never known.
     """
 
     of: Callable[[ReportedCase, str], Components]
     meaning: str
     segments: frozenset[str]
+    is_number: bool = False
+    is_name: bool = False
 
 
-_ANYWHERE = frozenset({"MSH", "PID", "PV1", "ORC", "OBR", "OBX"})
+_NOT_OF_PATIENT = frozenset({"MSH", "PV1", "ORC", "OBR", "OBX"})
 _OF_PATIENT = frozenset({"PID", "PV1"})
 _OF_STUDY = frozenset({"PV1", "ORC", "OBR", "OBX"})
 
@@ -56,33 +61,47 @@ def _number(number: OrderNumber) -> Components:
     return _unless_empty(number.value, number.namespace) if number.value else ()
 
 
-def _patient(of: Callable[[ReportedCase], str], meaning: str) -> KnownValue:
-    return KnownValue(lambda case, _: _unless_empty(of(case)), meaning, _OF_PATIENT)
+def _patient(
+    of: Callable[[ReportedCase], str], meaning: str, *, is_number: bool = False
+) -> KnownValue:
+    return KnownValue(lambda case, _: _unless_empty(of(case)), meaning, _OF_PATIENT, is_number)
 
 
-def _study(of: Callable[[ReportedCase], Components], meaning: str) -> KnownValue:
-    return KnownValue(lambda case, _: of(case), meaning, _OF_STUDY)
+def _study(
+    of: Callable[[ReportedCase], Components],
+    meaning: str,
+    *,
+    is_number: bool = False,
+    is_name: bool = False,
+) -> KnownValue:
+    return KnownValue(lambda case, _: of(case), meaning, _OF_STUDY, is_number, is_name)
 
 
-def _text(of: Callable[[ReportedCase], str], meaning: str) -> KnownValue:
-    return _study(lambda case: _unless_empty(of(case)), meaning)
+def _text(
+    of: Callable[[ReportedCase], str], meaning: str, *, is_number: bool = False
+) -> KnownValue:
+    return _study(lambda case: _unless_empty(of(case)), meaning, is_number=is_number)
 
 
 def _system(of: Callable[[ReportedCase, str], str], meaning: str) -> KnownValue:
-    return KnownValue(lambda case, site: _unless_empty(of(case, site)), meaning, _ANYWHERE)
+    return KnownValue(lambda case, site: _unless_empty(of(case, site)), meaning, _NOT_OF_PATIENT)
 
 
 KNOWN_VALUES: Mapping[str, KnownValue] = {
-    "patient.id": _patient(lambda c: c.study.patient.patient_id, "Patient ID of the images"),
+    "patient.id": _patient(
+        lambda c: c.study.patient.patient_id, "Patient ID of the images", is_number=True
+    ),
     "patient.issuer": _patient(lambda c: c.study.patient.issuer, "its Issuer of Patient ID"),
     "patient.name": _patient(
         lambda c: person_name(c.study.patient.name).text, "name as it is written in Viet Nam"
     ),
     "patient.birth_date": _patient(lambda c: day(c.study.patient.birth_date), "date of birth"),
     "patient.sex": _patient(lambda c: c.study.patient.sex, "sex"),
-    "study.instance_uid": _text(lambda c: c.study.study_instance_uid, "Study Instance UID"),
+    "study.instance_uid": _text(
+        lambda c: c.study.study_instance_uid, "Study Instance UID", is_number=True
+    ),
     "study.accession_number": _text(
-        accession_number, "accession number of the images, else of the order"
+        accession_number, "accession number of the images, else of the order", is_number=True
     ),
     "study.id": _text(lambda c: c.study.study_id, "Study ID"),
     "study.description": _text(lambda c: c.study.description, "Study Description"),
@@ -90,16 +109,22 @@ KNOWN_VALUES: Mapping[str, KnownValue] = {
         lambda c: local_timestamp(c.study.started_at), "Study Date and Time, without a zone"
     ),
     "study.referring_physician": _study(
-        lambda c: person(c.study.referring_physician), "Referring Physician's Name, as XCN"
+        lambda c: person(c.study.referring_physician),
+        "Referring Physician's Name, as XCN",
+        is_name=True,
     ),
     "order.placer": _study(
-        lambda c: _number(c.order.placer) if c.order else (), "placer's number and its namespace"
+        lambda c: _number(c.order.placer) if c.order else (),
+        "placer's number and its namespace",
+        is_number=True,
     ),
     "order.filler": _study(
-        lambda c: _number(c.order.filler) if c.order else (), "filler's number and its namespace"
+        lambda c: _number(c.order.filler) if c.order else (),
+        "filler's number and its namespace",
+        is_number=True,
     ),
     "order.requester": _study(
-        lambda c: person(c.order.requester) if c.order else (), "who asked, as XCN"
+        lambda c: person(c.order.requester) if c.order else (), "who asked, as XCN", is_name=True
     ),
     "order.procedure": _study(
         lambda c: _unless_empty(c.order.procedure_code, c.order.procedure) if c.order else (),
@@ -108,7 +133,7 @@ KNOWN_VALUES: Mapping[str, KnownValue] = {
     "order.clinical_question": _text(
         lambda c: c.order.clinical_question if c.order else "", "clinical question"
     ),
-    "report.number": _study(filler, "Phoi's number of the report, and PHOI"),
+    "report.number": _study(filler, "Phoi's number of the report, and PHOI", is_number=True),
     "report.time": _text(lambda c: timestamp(reported_at(c)), "of the analysis, of signing"),
     "result.outcome": _study(
         lambda c: (outcome_term(c).code, outcome_term(c).en, outcome_term(c).scheme.designator),

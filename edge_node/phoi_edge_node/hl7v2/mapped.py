@@ -41,7 +41,7 @@ class Changes:
             if place.segment == segment.name:
                 fields.pop(place.field, None)
         for place, said in sorted(self._said().items()):  # a field before its components
-            if place.segment == segment.name and said:
+            if place.segment == segment.name and _is_known(place, said):
                 fields[place.field] = _put(fields.get(place.field, ""), place.component, said)
         return OutgoingSegment(segment.name, fields)
 
@@ -51,6 +51,11 @@ class Changes:
             for place, path in self.mapping.value_places.items()
         }
         return {**known, **self.mapping.constant_places}
+
+
+def _is_known(place: Place, said: Components) -> bool:
+    """Is there anything to put there? What is not known must not blank what is."""
+    return any(said[:1] if place.component else said)
 
 
 def _put(field: str, component: int, said: Components) -> str:

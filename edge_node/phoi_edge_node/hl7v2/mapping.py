@@ -24,6 +24,7 @@ from phoi_edge_node.hl7v2.places import (
     SEGMENTS_OF_2_5,
     Hl7Version,
     Place,
+    holds_number,
     require_changeable,
     require_constant,
     require_optional,
@@ -200,8 +201,14 @@ class MessageMapping(_Section):
 
 def _require_value(place: Place, path: str) -> None:
     require_changeable(place)
-    if place.segment not in KNOWN_VALUES[path].segments:
+    value = KNOWN_VALUES[path]
+    if place.segment not in value.segments:
         raise ValueError(f"{place}: {path} may not stand in {place.segment}")
+    if holds_number(place) and not value.is_number:
+        numbers = ", ".join(path for path, known in KNOWN_VALUES.items() if known.is_number)
+        raise ValueError(f"{place}: {path} is no number of its own for each: {numbers}")
+    if place.component and value.is_name:
+        raise ValueError(f"{place}: {path} fills a whole field: write {place.whole}")
 
 
 def site_mapping(settings: Hl7Settings) -> MessageMapping:

@@ -54,9 +54,12 @@ _OWNED: Mapping[str, str] = {
     "OBX-11": _RESULT,
 }
 _REQUIRED = frozenset({"MSH-11", "PV1-2", "ORC-1", "ORC-3", "OBR-3", "OBR-4"})
-# Each report, patient and visit has its own.
+# Each report, order, patient and visit has its own.
 _NUMBERS = frozenset(
-    {"PV1-5", "PV1-19", "PV1-50", "ORC-2", "ORC-3", "ORC-4", "ORC-8", "OBR-2", "OBR-3", "OBR-29"}
+    {
+        *("PID-2", "PID-4", "PID-18", "PID-19", "PID-20", "PID-21", "PV1-5", "PV1-19", "PV1-50"),
+        *("ORC-2", "ORC-3", "ORC-4", "ORC-8", "OBR-2", "OBR-3", "OBR-29"),
+    }
 )
 _CONSTANTS: Mapping[str, tuple[frozenset[str], str]] = {
     "MSH-11": (frozenset({"P", "T", "D"}), "P, T or D"),
@@ -130,6 +133,11 @@ def require_optional(place: Place) -> None:
         raise ValueError(f"{place}: this field cannot be left out: no receiver could do without")
 
 
+def holds_number(place: Place) -> bool:
+    """Is it what tells one patient, visit, order or report from another?"""
+    return place.whole in _NUMBERS and place.component <= 1
+
+
 def require_constant(place: Place, values: tuple[str, ...]) -> None:
     """May every message have these components, or this component, here?
 
@@ -141,7 +149,7 @@ def require_constant(place: Place, values: tuple[str, ...]) -> None:
         raise ValueError(f"{place}: write one text, or for a whole field a list of its components")
     if place.segment == "PID":
         raise ValueError(f"{place}: a constant would say the same of every patient")
-    if place.whole in _NUMBERS and place.component <= 1:
+    if holds_number(place):
         raise ValueError(f"{place}: a constant would give everything the same number")
     allowed, meant = _CONSTANTS.get(place.whole, (frozenset(), ""))
     if allowed and (place.component > 1 or values[0] not in allowed or len(values) > 1):
