@@ -4,14 +4,16 @@ A destination's reason is short and exact ("status 0xA900"); whoever finds a doc
 arrive is told here what that says, in English and Vietnamese. The exact reason stands beside it,
 for the other side's administrator.
 
-Sources: PS3.4 Table B.2-1 and PS3.7 Annex C (C-STORE), HL7 v2.5.1 tables 0008 and 0357, RFC 9110,
-section 15 (HTTP).
+Sources: PS3.4 Table B.2-1 and PS3.7 Annex C (C-STORE), dcm4chee's ``StoreService`` (A77x), HL7
+v2.5.1 tables 0008 and 0357, RFC 9110, section 15 (HTTP).
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+
+from phoi_edge_node.ports import DocumentKind
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,33 @@ def _words(en: str, vi: str, remedy_en: str, remedy_vi: str) -> PlainWords:
 # Patterns of reasons, in the order in which they are tried.
 TABLE: tuple[tuple[str, PlainWords], ...] = (
     # --- C-STORE
+    (
+        r"status 0xA771",
+        _words(
+            "The PACS has hidden this object before, by a rejection note.",
+            "PACS đã ẩn đối tượng này từ trước, theo một phiếu loại bỏ (rejection note).",
+            "If that was a mistake, have the PACS administrator restore it",
+            "Nếu đó là nhầm lẫn, nhờ quản trị PACS khôi phục đối tượng",
+        ),
+    ),
+    (
+        r"status 0xA77[789]",
+        _words(
+            "The PACS knows the patient of this study by other data, or misses a patient ID.",
+            "PACS lưu bệnh nhân của ca này với dữ liệu khác, hoặc thiếu mã bệnh nhân.",
+            "Have the PACS administrator compare the patient's data with those of the study",
+            "Nhờ quản trị PACS đối chiếu dữ liệu bệnh nhân với dữ liệu của ca",
+        ),
+    ),
+    (
+        r"status 0xA7",
+        _words(
+            "The PACS says, time after time, that it has no room for the object.",
+            "PACS nhiều lần báo không đủ chỗ cho đối tượng.",
+            "Have the PACS administrator look at its disk and its limits",
+            "Nhờ quản trị PACS xem ổ đĩa và các giới hạn của nó",
+        ),
+    ),
     (
         r"status 0xA9",
         _words(
@@ -239,6 +268,37 @@ TABLE: tuple[tuple[str, PlainWords], ...] = (
 )
 _COMPILED = tuple((re.compile(pattern), words) for pattern, words in TABLE)
 
+# No setting leaves a rejection note out, and none makes an archive follow it.
+_BY_HAND_EN = (
+    "Have the PACS administrator hide or delete by hand every object of this study whose series"
+    " description begins with 'Phoi AI lung nodules' and that is older than this note."
+)
+_BY_HAND_VI = (
+    "Nhờ quản trị PACS ẩn hoặc xóa bằng tay mọi đối tượng của ca này có mô tả chuỗi bắt đầu bằng"
+    " 'Phoi AI lung nodules' và cũ hơn phiếu này."
+)
+NOTES: tuple[tuple[str, PlainWords], ...] = (
+    (
+        r"status 0x0122|presentation context|takes nothing of what was proposed",
+        PlainWords(
+            "The PACS takes no rejection notes: it still shows the withdrawn objects.",
+            "PACS không nhận phiếu loại bỏ: các đối tượng đã thu hồi vẫn hiển thị.",
+            _BY_HAND_EN,
+            _BY_HAND_VI,
+        ),
+    ),
+    (
+        r"status 0xA77",
+        PlainWords(
+            "The PACS cannot follow the rejection note: it still shows the withdrawn objects.",
+            "PACS không thực hiện được phiếu loại bỏ: các đối tượng đã thu hồi vẫn hiển thị.",
+            _BY_HAND_EN,
+            _BY_HAND_VI,
+        ),
+    ),
+)
+_COMPILED_NOTES = tuple((re.compile(pattern), words) for pattern, words in NOTES)
+
 UNKNOWN = _words(
     "The destination did not take the document.",
     "Nơi nhận không nhận tài liệu.",
@@ -247,6 +307,9 @@ UNKNOWN = _words(
 )
 
 
-def explain(reason: str) -> PlainWords:
+def explain(reason: str, kind: DocumentKind) -> PlainWords:
     """What the reason of a dead letter means; ``UNKNOWN`` where no rule knows it."""
-    return next((words for pattern, words in _COMPILED if pattern.search(reason)), UNKNOWN)
+    rules = _COMPILED
+    if kind is DocumentKind.REJECTION_NOTE:
+        rules = (*_COMPILED_NOTES, *rules)
+    return next((words for pattern, words in rules if pattern.search(reason)), UNKNOWN)

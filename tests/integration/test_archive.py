@@ -50,12 +50,19 @@ def test_the_archive_gets_the_frozen_bytes(tmp_path: Path) -> None:
         (0xB000, Delivered),  # coerced, and stored
         (0xB007, Delivered),
         (0xA700, Unreachable),
-        (0xA7FF, Unreachable),
+        (0xA702, Unreachable),
         (0x0213, Unreachable),
         (None, Unreachable),  # the association is aborted
         (0x0110, Erred),
         (0xC000, Erred),
         (0xC123, Erred),
+        (0xA703, Erred),  # "out of resources" as well, but not for ever
+        (0xA7FF, Erred),
+        (0xA770, Refused),  # what dcm4chee says of rejection notes and patients
+        (0xA771, Refused),
+        (0xA772, Refused),
+        (0xA774, Refused),
+        (0xA779, Refused),
         (0xA900, Refused),
         (0x0122, Refused),
         (0x0124, Refused),
@@ -68,6 +75,16 @@ def test_what_a_status_means(status: int | None, expected: type[SendOutcome]) ->
     assert isinstance(outcome, expected)
     if status and not isinstance(outcome, Delivered):
         assert outcome.reason == f"status 0x{status:04X}"
+
+
+def test_an_archive_that_holds_a_rejection_note_already_has_it() -> None:
+    """The answer to the first try was lost, and dcm4chee takes no note twice."""
+    note = Document(DocumentKind.REJECTION_NOTE, "2.25.7", report_file("2.25.7"))
+    with answering_scp(0xA770) as port:
+        assert archive(port).send(note) == Delivered("status 0xA770")
+    with answering_scp(0xA774) as port:
+        # One object of it was rejected for another reason: none of the others is hidden.
+        assert archive(port).send(note) == Refused("status 0xA774")
 
 
 def test_an_archive_that_takes_no_sr_refuses_for_good() -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 from phoi_edge_node.dicom.storage_scu import outcome
 from phoi_edge_node.hl7v2.mllp import judge, parse_acknowledgement
-from phoi_edge_node.plain_words import TABLE, UNKNOWN, explain
-from phoi_edge_node.ports import Delivered, Unreachable
+from phoi_edge_node.plain_words import NOTES, TABLE, UNKNOWN, explain
+from phoi_edge_node.ports import Delivered, DocumentKind, Unreachable
 from pydicom import Dataset
+
+SR = DocumentKind.STRUCTURED_REPORT
 
 
 @pytest.mark.parametrize(
@@ -18,6 +20,9 @@ from pydicom import Dataset
         ("status 0x0110, 10 times", "failed while it stored", "its log"),
         ("no presentation context was accepted for this SOP class", "kind of object", "objects"),
         ("ARCHIVE at 10.0.0.5:104 takes nothing of what was proposed", "kind of", "SOP class"),
+        ("status 0xA771", "hidden this object before", "restore"),
+        ("status 0xA778", "by other data", "compare"),
+        ("status 0xA7FF, 10 times", "no room", "disk"),
         ("status 0x0124", "does not let Phoi store", "AE title"),
         (
             "the receiver answered AR, error 204 at PID-3: see its own log",
@@ -40,7 +45,7 @@ from pydicom import Dataset
     ],
 )
 def test_a_reason_is_explained_with_a_remedy(reason: str, says: str, advises: str) -> None:
-    words = explain(reason)
+    words = explain(reason, SR)
     assert says in words.en
     assert advises in words.remedy_en
 
@@ -54,13 +59,35 @@ def test_every_explanation_is_there_in_both_languages_and_ends_with_sending_agai
         assert words.remedy_vi.endswith("gửi lại.")
 
 
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "status 0x0122",
+        "no presentation context was accepted for this SOP class",
+        "ARCHIVE at 10.0.0.5:104 takes nothing of what was proposed",
+        "status 0xA772",
+        "status 0xA774",
+    ],
+)
+def test_a_rejection_note_that_no_setting_leaves_out_is_followed_by_hand(reason: str) -> None:
+    words = explain(reason, DocumentKind.REJECTION_NOTE)
+    assert words in [words for _, words in NOTES]
+    assert "still shows" in words.en
+    for remedy in (words.remedy_en, words.remedy_vi):
+        assert "archives.objects" not in remedy
+        assert "'Phoi AI lung nodules'" in remedy
+    assert words.en != words.vi
+    again = explain("status 0x0110, 10 times", DocumentKind.REJECTION_NOTE)
+    assert "send again" in again.remedy_en
+
+
 def test_no_status_of_an_archive_is_without_words() -> None:
     for status in range(0x10000):
         answer = Dataset()
         answer.Status = status
         found = outcome(answer)
         if not isinstance(found, Delivered | Unreachable):
-            assert explain(found.reason) is not UNKNOWN
+            assert explain(found.reason, SR) is not UNKNOWN
 
 
 @pytest.mark.parametrize("code", ["AE", "AR", "CE", "CR"])
@@ -69,4 +96,4 @@ def test_no_acknowledgement_is_without_words(code: str, error: str) -> None:
     ack = f"MSH|^~\\&|E|B|P|s|1||ACK|1|P|2.5.1\rMSA|{code}|M1\r{error}"
     found = judge(parse_acknowledgement(ack.encode()), "M1")
     assert not isinstance(found, Delivered | Unreachable)
-    assert explain(found.reason) is not UNKNOWN
+    assert explain(found.reason, SR) is not UNKNOWN

@@ -103,7 +103,7 @@ def _lines(delivery: Delivery, language: str) -> Iterator[str]:
         f"{delivery.updated_at:%Y-%m-%d %H:%M:%S}  {delivery.study_instance_uid or '-'}"
     )
     if delivery.state is DeliveryState.DEAD:
-        words = explain(delivery.last_error)
+        words = explain(delivery.last_error, delivery.kind)
         vi = language == "vi"
         yield f"          {words.vi if vi else words.en} ({delivery.last_error})"
         yield f"          {words.remedy_vi if vi else words.remedy_en}"

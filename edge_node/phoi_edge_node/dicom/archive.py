@@ -8,6 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from phoi_edge_node.dicom.storage_scu import (
+    ALREADY_NOTED,
     NothingAccepted,
     Peer,
     PeerUnreachable,
@@ -17,8 +18,17 @@ from phoi_edge_node.dicom.storage_scu import (
     store,
 )
 from phoi_edge_node.errors import EdgeError
-from phoi_edge_node.ports import Document, DocumentKind, Refused, SendOutcome, Unreachable
+from phoi_edge_node.ports import (
+    Delivered,
+    Document,
+    DocumentKind,
+    Refused,
+    SendOutcome,
+    Unreachable,
+)
 from phoi_edge_node.settings import ArchiveSettings
+
+_HOLDS_THIS_NOTE = Refused(f"status 0x{ALREADY_NOTED:04X}")
 
 
 class DicomArchive:
@@ -60,7 +70,11 @@ class DicomArchive:
                 file = StorableFile.open(path)
             except EdgeError as error:
                 return Refused(str(error))
-            return self._send(file)
+            outcome = self._send(file)
+        if document.kind is DocumentKind.REJECTION_NOTE and outcome == _HOLDS_THIS_NOTE:
+            # The answer to an earlier try was lost.
+            return Delivered(_HOLDS_THIS_NOTE.reason)
+        return outcome
 
     def check(self) -> SendOutcome:
         """C-ECHO."""

@@ -34,14 +34,21 @@ MAXIMUM_PDU = 128 * 1024
 
 _SUCCESS = 0x0000
 _WARNINGS = range(0xB000, 0xC000)
-# About the archive, not the object: its disk is full (PS3.4 Table B.2-1), or it has no room for the
-# operation now (PS3.7 C.5.21).
-_OUT_OF_RESOURCES = range(0xA700, 0xA800)
+# About the archive, not the object: its disk is full (PS3.4 Table B.2-1; A701 and A702 are Query/
+# Retrieve's, Table C.4-2), or it has no room for the operation now (PS3.7 C.5.21).
+_OUT_OF_RESOURCES = range(0xA700, 0xA703)
 _RESOURCE_LIMITATION = 0x0213
+# The rest of A7xx means "out of resources" too, but archives say other things with it: it is tried
+# again, and not for ever. What dcm4chee says with A770 to A779 (its ``StoreService``) is about the
+# object: a rejection note that it cannot follow, or a patient who is not the one it knows.
+_OTHER_RESOURCES = range(0xA703, 0xA800)
+_OF_DCM4CHEE = range(0xA770, 0xA77A)
+ALREADY_NOTED = 0xA770  # it holds this very rejection note
 # It tried and failed. "Cannot understand" (PS3.4 Table B.2-1) should be for good, but archives also
 # answer it when their database is locked; "processing failure" (PS3.7 C.5.14) is any such trouble.
 _CANNOT_UNDERSTAND = range(0xC000, 0xD000)
 _PROCESSING_FAILURE = 0x0110
+_TRIED_AND_FAILED = frozenset({*_CANNOT_UNDERSTAND, *_OTHER_RESOURCES, _PROCESSING_FAILURE})
 
 
 class PeerUnreachable(EdgeError):
@@ -203,7 +210,9 @@ def outcome(response: Dataset) -> SendOutcome:
         return Delivered(text)
     if status in _OUT_OF_RESOURCES or status == _RESOURCE_LIMITATION:
         return Unreachable(text)
-    if status in _CANNOT_UNDERSTAND or status == _PROCESSING_FAILURE:
+    if status in _OF_DCM4CHEE:
+        return Refused(text)
+    if status in _TRIED_AND_FAILED:
         return Erred(text)
     return Refused(text)
 
