@@ -101,7 +101,9 @@ def test_every_outcome_in_every_status(outcome: Outcome, status: ReportStatus, l
     (told,) = obx(message, "outcome")
     assert str(told[5][0][0]) == outcome.value
     assert str(told[11]) == letter
-    assert {str(s[11]) for s in message.segments("OBX")} <= {letter, "X"}
+    deleted = {str(s[3][0][0]) for s in message.segments("OBX") if str(s[11]) == "D"}
+    assert deleted <= {"reading-priority"}
+    assert {str(s[11]) for s in message.segments("OBX")} <= {letter, "X", "D"}
 
 
 @pytest.mark.parametrize("outcome", Outcome)
@@ -188,6 +190,21 @@ def test_what_an_earlier_report_told_is_deleted() -> None:
     for number in ("3", "4"):
         assert {str(s[11]) for s in message.segments("OBX") if str(s[4]) == number} == {"D"}
     assert {str(s[11]) for s in message.segments("OBX") if str(s[4]) == "1"} == {"P"}
+
+
+def test_a_priority_that_was_suggested_ends_with_the_signature() -> None:
+    (suggested,) = obx(parsed(case()), "reading-priority")
+    assert (str(suggested[5][0][0]), str(suggested[11])) == ("urgent", "P")
+    (ended,) = obx(parsed(case(status=ReportStatus.FINAL)), "reading-priority")
+    assert (str(ended[5]), str(ended[11])) == ("", "D")
+
+
+def test_what_an_earlier_report_told_of_the_study_is_deleted() -> None:
+    earlier = ToldBefore(known(Outcome.POSITIVE, Completeness.UNCONFIRMED), None)
+    failed = replace(case(Outcome.FAILED), told_before=(earlier,))
+    for code in ("completeness", "reading-priority"):
+        (gone,) = obx(parsed(failed), code)
+        assert (str(gone[5]), str(gone[8]), str(gone[11])) == ("", "", "D")
 
 
 @pytest.mark.parametrize(

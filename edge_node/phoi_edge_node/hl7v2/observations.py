@@ -1,9 +1,9 @@
 """What an ORU^R01 observes: of the study, then of each nodule, then what no longer stands.
 
-OBX-4 groups the observations of one nodule. What was told before and no longer stands is told again
-with OBX-11 ``D``. An outcome that is neither positive nor negative is flagged abnormal, and its
-nodule count has OBX-11 ``X`` (cannot be obtained) in place of a number: a receiver that looks at
-numbers or flags alone cannot take it for a negative one.
+OBX-4 groups the observations of one nodule. What was told before, of a nodule or of the study, and
+no longer stands is told again with OBX-11 ``D``. An outcome that is neither positive nor negative is
+flagged abnormal, and its nodule count has OBX-11 ``X`` (cannot be obtained) in place of a number: a
+receiver that looks at numbers or flags alone cannot take it for a negative one.
 
 A withdrawal is a correction whose outcome is "withdrawn"; what else was told of the study and of
 its nodules is told again with OBX-11 ``D``, less what a person had added.
@@ -139,22 +139,34 @@ def observations(case: ReportedCase, *, preliminary: bool = True) -> Iterator[Ob
     Args:
         preliminary: reports that nobody had signed were told before, too.
     """
-    yield from _of_study(case)
-    if case.status is ReportStatus.WITHDRAWN:
-        yield Observation("CWE", COMPLETENESS, "", status=DELETED)
-        yield Observation("CWE", SUGGESTED_PRIORITY, "", status=DELETED)
     told = set()
+    for item in chain(_of_study(case), _of_standing_nodules(case)):
+        told.add((item.sub_id, item.term))
+        yield item
+    for item in _told_before(case, preliminary=preliminary):
+        if (item.sub_id, item.term) not in told:
+            told.add((item.sub_id, item.term))
+            yield replace(item, value="", flag="", status=DELETED)
+
+
+def _of_standing_nodules(case: ReportedCase) -> Iterator[Observation]:
     for nodule in reported_nodules(case):
         # What was signed in an earlier report stays what a person said.
         signed = None if case.review else nodule.review
         for item in _of_nodule(nodule):
-            told.add((item.sub_id, item.term))
             yield replace(item, status=_FINAL, review=signed) if signed else item
+
+
+def _told_before(case: ReportedCase, *, preliminary: bool) -> Iterator[Observation]:
+    """What earlier reports told, which is deleted where it is not told again."""
+    if case.status is ReportStatus.WITHDRAWN:
+        yield Observation("CWE", COMPLETENESS, "")
+        yield Observation("CWE", SUGGESTED_PRIORITY, "")
+    for report in _reports_before(case):
+        if preliminary or report.review:
+            yield from _of_study(report)
     earlier = _no_longer_told(case, preliminary=preliminary)
-    for item in chain.from_iterable(map(_of_nodule, earlier)):
-        if (item.sub_id, item.term) not in told:
-            told.add((item.sub_id, item.term))
-            yield replace(item, value="", flag="", status=DELETED)
+    yield from chain.from_iterable(map(_of_nodule, earlier))
 
 
 def lines_told(case: ReportedCase, *, preliminary: bool = True) -> int:
