@@ -1,9 +1,9 @@
 """What an ORU^R01 observes: of the study, then of each nodule, then what no longer stands.
 
 OBX-4 groups the observations of one nodule. What was told before, of a nodule or of the study, and
-no longer stands is told again with OBX-11 ``D``. An outcome that is neither positive nor negative is
-flagged abnormal, and its nodule count has OBX-11 ``X`` (cannot be obtained) in place of a number: a
-receiver that looks at numbers or flags alone cannot take it for a negative one.
+no longer stands is told again with OBX-11 ``D``. An outcome that is neither positive nor negative
+is flagged abnormal, and its nodule count has OBX-11 ``X`` (cannot be obtained) in place of a
+number: a receiver that looks at numbers or flags alone cannot take it for a negative one.
 
 A withdrawal is a correction whose outcome is "withdrawn"; what else was told of the study and of
 its nodules is told again with OBX-11 ``D``, less what a person had added.
