@@ -58,6 +58,7 @@ CASES = (
     "failed",
     "signed",
     "unconfirmed",
+    "long_number",
     "all_rejected",
     "withdrawn",
 )
@@ -118,6 +119,11 @@ def cases(images: Images) -> Mapping[str, ReportedCase]:
             ),
         ),
         "unconfirmed": _known(positive, Completeness.UNCONFIRMED),
+        "long_number": replace(
+            positive,
+            study=replace(positive.study, accession_number=""),
+            order=replace(ORDER, accession_number="BVDK-2026-11-23-00000017"),
+        ),
         "all_rejected": _signed(
             positive,
             Disposition(first.tracking_uid, Verdict.REJECTED, "duc", SIGNED_AT),
@@ -254,6 +260,7 @@ def test_dcmtk_reads_the_report(files: Files, name: str) -> None:
         "positive": 2,
         "signed": 2,
         "unconfirmed": 2,
+        "long_number": 2,
     }.get(name, 0)
 
 

@@ -26,6 +26,11 @@ CASES: dict[str, ReportedCase] = {
 } | {
     "reviewed": case(Outcome.POSITIVE, ReportStatus.FINAL, mixed_review()),
     "ordered": replace(case(), order=ORDER),
+    "long-number": replace(
+        case(),
+        study=replace(STUDY, accession_number=""),
+        order=replace(ORDER, accession_number="BVDK-2026-11-23-00000017"),
+    ),
     "citizen": replace(case(), order=replace(ORDER, patients=(*ORDER.patients, *NATIONAL))),
     "nameless": replace(case(), study=UNKNOWN),
     **{how.value: replace(case(), result=known(Outcome.POSITIVE, how)) for how in Completeness},

@@ -432,6 +432,15 @@ def test_the_request_is_that_of_the_worklist_and_the_order(tmp_path: Path) -> No
         assert request.StudyInstanceUID == made[kind].StudyInstanceUID
 
 
+def test_an_accession_number_too_long_for_dicom_stands_nowhere_cut(images: Images) -> None:
+    ordered = ImagingOrder(accession_number="BVDK-2026-11-23-00000017")
+    study = replace(images.study, accession_number="")
+    made = _encode(images, replace(_positive(images), study=study, order=ordered))
+    for kind in (SR, KOS):
+        (request,) = made[kind].ReferencedRequestSequence
+        assert request.AccessionNumber == ""
+
+
 def test_the_summary_has_the_orders_accession_number_where_the_images_have_none(
     images: Images,
 ) -> None:

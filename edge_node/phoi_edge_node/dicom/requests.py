@@ -9,7 +9,9 @@ from phoi_edge_node.dicom.source import decoded
 from phoi_edge_node.ports import ReportedCase
 from phoi_edge_node.reported import accession_number
 
-_LONGEST_NUMBER = 64  # characters of an LO (PS3.5 6.2)
+# Characters (PS3.5 6.2).
+_LONGEST_ACCESSION_NUMBER = 16  # SH
+_LONGEST_NUMBER = 64  # LO
 _OF_THE_IMAGES = (
     "RequestedProcedureID",
     "RequestedProcedureDescription",
@@ -44,7 +46,7 @@ def _with_all_of_type_2(case: ReportedCase) -> Dataset:
     request = Dataset()
     request.StudyInstanceUID = case.study.study_instance_uid
     request.ReferencedStudySequence = []
-    request.AccessionNumber = accession_number(case)
+    request.AccessionNumber = _number(accession_number(case), _LONGEST_ACCESSION_NUMBER)
     request.PlacerOrderNumberImagingServiceRequest = ""
     request.FillerOrderNumberImagingServiceRequest = ""
     request.RequestedProcedureID = ""
@@ -53,6 +55,6 @@ def _with_all_of_type_2(case: ReportedCase) -> Dataset:
     return request
 
 
-def _number(value: str) -> str:
-    """Cut, it could be another order's."""
-    return value if len(value) <= _LONGEST_NUMBER else ""
+def _number(value: str, longest: int = _LONGEST_NUMBER) -> str:
+    """A hospital's number may be longer than a DICOM one. Cut, it could be another order's."""
+    return value if len(value) <= longest else ""
