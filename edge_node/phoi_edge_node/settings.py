@@ -313,7 +313,8 @@ class ArchiveSettings(_Section):
         bearer_token_file: file that holds the token for ``dicomweb``, readable by Phoi only.
         tls: speak TLS to it, with the certificate and the authority of ``dicom``.
         commitment: ask it for storage commitment of what was sent.
-        objects: which of our objects it gets: segmentation, report, summary picture, key images.
+        objects: which of our objects it gets: segmentation, report, summary picture, key images;
+            no report without the segmentation that it names.
     """
 
     name: str = Field(default="pacs", pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")
@@ -328,6 +329,14 @@ class ArchiveSettings(_Section):
     tls: bool = False
     commitment: bool = False
     objects: frozenset[Literal["seg", "sr", "sc", "kos"]] = frozenset({"seg", "sr", "sc", "kos"})
+
+    @model_validator(mode="after")
+    def _objects_are_some_and_name_no_missing_one(self) -> ArchiveSettings:
+        if not self.objects:
+            raise ValueError("objects is empty: name some, or remove the archive")
+        if "sr" in self.objects and "seg" not in self.objects:
+            raise ValueError('objects: the report ("sr") names the segmentation: add "seg"')
+        return self
 
     @model_validator(mode="after")
     def _wado_needs_an_address(self) -> ArchiveSettings:

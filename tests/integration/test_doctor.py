@@ -454,6 +454,10 @@ def archive_without_commitment(site: Site) -> None:
     site.archive(scp.peer.port, "ARCHIVE", "commitment = true")
 
 
+def archive_gets_pictures_only(site: Site) -> None:
+    site.archive(site.pacs.dicom_port, more='objects = ["sc", "kos"]')
+
+
 def no_worker(site: Site) -> None:
     site.worker = f"unix:{site.folder / 'worker.sock'}"
 
@@ -661,6 +665,7 @@ BROKEN: dict[Prepare, set[str]] = {
     archive_is_a_web_server: {"archive.not_dicom"},
     archive_without_query: {"query.refused"},
     archive_without_commitment: {"archive.no_commitment"},
+    archive_gets_pictures_only: {"archive.no_report"},
     no_worker: {"worker.closed"},
     worker_is_a_web_server: {"worker.no_answer"},
     worker_without_the_model: {"worker.no_model", "model.none"},

@@ -38,6 +38,7 @@ def test_what_init_leaves_out_can_be_let_in(tmp_path: Path) -> None:
         assert getattr(settings, section) is not None, section
 
 
+_ARCHIVE = '[[archives]]\nae_title = "PACS"\nhost = "pacs"\nport = 104\n'
 _FHIR = '[fhir]\nbase_url = "https://emr.example/fhir"\n'
 FHIR_PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "connect-a-fhir-server.md"
 EXAMPLES = re.findall(r"```toml\n(.*?)```", FHIR_PAGE.read_text(encoding="utf-8"), re.DOTALL)
@@ -55,6 +56,8 @@ def test_each_example_of_how_to_connect_a_fhir_server_is_good(tmp_path: Path, ex
     ("text", "key"),
     [
         ('[site]\nmode = "live"', "site.mode"),
+        (f"{_ARCHIVE}objects = []", "objects is empty"),
+        (f'{_ARCHIVE}objects = ["sr", "sc"]', 'names the segmentation: add "seg"'),
         ('[site]\nname = "Bệnh viện"', "site.name"),
         ('[dicom]\nae_title = "MUCH TOO LONG A TITLE"', "dicom.ae_title"),
         ("[dicom]\nport = 70000", "dicom.port"),

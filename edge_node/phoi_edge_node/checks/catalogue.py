@@ -617,6 +617,16 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType(
                 "Correct the port in {setting}: DICOM is usually 104 or 11112.",
             ),
         ),
+        "archive.no_report": _warning(
+            (
+                "không nhận báo cáo SR: máy khác không đọc được kết quả từ ảnh",
+                'Thêm "sr" và "seg" vào objects của {setting}, trừ khi PACS không nhận chúng.',
+            ),
+            (
+                "gets no structured report: no system can read a result off pictures",
+                'Add "sr" and "seg" to objects of {setting}, unless the PACS takes neither.',
+            ),
+        ),
         "archive.no_commitment": _bad(
             (
                 "không nhận Storage Commitment",

@@ -39,6 +39,8 @@ def check_archive(installation: Installation, archive: ArchiveSettings) -> Itera
     """Reachable, speaking TLS where it should, and knowing both AE titles."""
     settings, setting = installation.settings, f"archives.{archive.name}"
     end = End("archive", archive.name, setting, archive.host, archive.port)
+    if "sr" not in archive.objects:
+        yield found("archive.no_report", "archive", archive.name, setting=setting)
     trouble = reach(_with_tls(end, archive, settings.dicom))
     if trouble:
         yield trouble
