@@ -40,6 +40,7 @@ from phoi_edge_node.workflow import EncodingFailed, Outbox, told_before
 log = structlog.get_logger(__name__)
 
 _TRY_AGAIN_AFTER = timedelta(minutes=1)
+_LOOK_AT_SETTINGS_AFTER = timedelta(minutes=15)  # they change seldom, and the list may be long
 _CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 
 
@@ -98,12 +99,19 @@ class RecallDesk:
 
     def _tell(self, item: RecallItem) -> None:
         case = withdrawn_case(self._store, item)
+        trouble = ""
         try:
             outgoing = self._outbox.encode(case)
-        except EncodingFailed as error:
-            self._put_off(item, str(error))
-            return
-        if self._store.tell_withdrawal(item, outgoing, case.study.patient):
+        except EncodingFailed as error:  # what the other encoders made goes out at once
+            outgoing, trouble = error.outgoing, str(error)
+        waiting = self._store.tell_withdrawal(item, outgoing, case.study.patient, whole=not trouble)
+        if waiting and trouble:
+            self._put_off(item, trouble)
+        elif waiting:
+            names = ", ".join(sorted(waiting))
+            trouble = f"{names} was told, and by the settings gets no notice"
+            self._put_off(item, trouble, _LOOK_AT_SETTINGS_AFTER)
+        elif waiting is not None:
             log.info("withdrawal told", **_names(item))
 
     def _analyse_again(self, item: RecallItem) -> None:
@@ -140,9 +148,11 @@ class RecallDesk:
                 return model
         raise InferenceUnavailable(f"no worker offers {name}: see `phoi models list`")
 
-    def _put_off(self, item: RecallItem, trouble: str) -> None:
+    def _put_off(
+        self, item: RecallItem, trouble: str, longer: timedelta = _TRY_AGAIN_AFTER
+    ) -> None:
         log.warning("recall waits", trouble=trouble, **_names(item))
-        self._store.put_off(item.id, trouble, self._clock.now() + _TRY_AGAIN_AFTER)
+        self._store.put_off(item.id, trouble, self._clock.now() + longer)
 
 
 def withdrawn_case(store: StudyStore, item: RecallItem) -> ReportedCase:

@@ -89,7 +89,7 @@ def action_for(
     review: ReviewState | None,
     *,
     replaced: bool,
-    told: bool,
+    stands: bool,
     signed_too: bool,
     redo: bool,
 ) -> RecallAction:
@@ -98,7 +98,7 @@ def action_for(
     Args:
         review: None while there is no result.
         replaced: a later revision of the study has come to its end.
-        told: something of it was sent, whatever came of that.
+        stands: a destination has, or may have, what it told, and nothing later that follows it.
         signed_too: what people have signed is to be withdrawn as well.
         redo: a model is named that analyses the studies again.
     """
@@ -108,7 +108,7 @@ def action_for(
         return RecallAction.RESTART
     if review is ReviewState.SIGNED:
         return RecallAction.WITHDRAW if signed_too else RecallAction.LEAVE_SIGNED
-    if analysis is AnalysisState.SUPERSEDED and (replaced or not told):
+    if analysis is AnalysisState.SUPERSEDED and not stands:
         return RecallAction.NOTHING
     return RecallAction.WITHDRAW
 

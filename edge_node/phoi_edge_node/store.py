@@ -484,17 +484,26 @@ class StudyStore(OrderStore, CommitmentLedger, RecallStore, Protocol):
         ...
 
     def tell_withdrawal(
-        self, item: RecallItem, outgoing: Sequence[Outgoing], patient: Patient
-    ) -> bool:
+        self,
+        item: RecallItem,
+        outgoing: Sequence[Outgoing],
+        patient: Patient,
+        *,
+        whole: bool = True,
+    ) -> Collection[str] | None:
         """Queue the notice that a result is withdrawn, for whoever was told of it.
+
+        What is queued of it already is not queued twice.
 
         Args:
             outgoing: with all destinations of this site: only those that got, or may have got,
-                something of the study are sent it.
+                something of the study, and nothing later that follows it, are sent it.
             patient: whom the notice names.
+            whole: nothing is missing in ``outgoing``. Otherwise the notice waits for the rest.
 
         Returns:
-            False, and nothing happens, where the study's patient is another by now.
+            The destinations that the notice still waits for, since nothing, or not all of it, goes
+            there. None, and nothing happens, where the study's patient is another by now.
         """
         ...
 

@@ -26,6 +26,7 @@ from phoi_edge_node.sql.sql_store import SqlStore
 from phoi_edge_node.store import Outgoing
 from phoi_edge_node.study import AnalysisEvent, AnalysisState, DeliveryState, ReviewState
 from phoi_edge_node.testing import FakeClock
+from phoi_models.identity import ModelIdentity
 from support import values
 
 BAD = values.MODEL
@@ -87,12 +88,27 @@ class Site:
         signed = SignedReview("an", "Bs. An", self.clock.now(), tuple(current.values()))
         self.store.sign(analysis_id, signed, [Outgoing(values.document("final"), LANES)])
 
+    def next_revision(self, uid: str, model: ModelIdentity) -> str:
+        """Late images come; the analysis of the second revision runs."""
+        self.store.add_instance(replace(values.instance(2, uid), sop_instance_uid=f"{uid}.99"))
+        analysis_id = self.store.complete_study(uid, Priority.ROUTINE)
+        assert analysis_id is not None
+        assert self.store.claim_analysis() is not None
+        assert self.store.pin_model(analysis_id, model)
+        return analysis_id
+
+    def refuse(self, destination: str) -> None:
+        claimed = self.store.claim_delivery(destination)
+        assert claimed is not None
+        self.store.settle_delivery(claimed[0].id, Refused("no"), self.clock.now())
+
     def tell(self) -> RecallItem:
         """Write the next notice, for every lane."""
         item = self.store.next_notice()
         assert item is not None
         notice = values.document(f"withdrawn-{item.id}")
-        assert self.store.tell_withdrawal(item, [Outgoing(notice, LANES)], values.PATIENT)
+        outgoing = [Outgoing(notice, LANES)]
+        assert self.store.tell_withdrawal(item, outgoing, values.PATIENT) == ()
         return item
 
     def withdrawals(self, uid: str) -> set[str]:
@@ -137,7 +153,7 @@ def test_only_who_may_have_been_told_is_told_and_only_once(site: Site, store: Sq
     assert store.next_notice() is None
     # A second worker, or the same after a crash, finds it done.
     again = Outgoing(values.document("again"), LANES)
-    assert store.tell_withdrawal(item, [again], values.PATIENT)
+    assert store.tell_withdrawal(item, [again], values.PATIENT) == ()
     assert len([d for d in store.deliveries("1.1") if d.status is ReportStatus.WITHDRAWN]) == 1
     (recall,) = store.recalls()
     assert recall.done
@@ -349,7 +365,7 @@ def test_a_correction_of_the_patient_does_not_stop_a_withdrawal(
     assert item is not None
     somebody_else = replace(values.PATIENT, name="Trần^Bình")
     notice = Outgoing(values.document("withdrawn"), LANES)
-    assert not store.tell_withdrawal(item, [notice], somebody_else)
+    assert store.tell_withdrawal(item, [notice], somebody_else) is None
     assert store.next_notice() == item
 
 
@@ -445,3 +461,111 @@ def test_a_notice_does_not_take_back_a_later_result(site: Site, store: SqlStore)
     site.tell()
     assert site.withdrawals("1.1") == set()
     assert store.recalls()[0].notices == {Notice.OVERTAKEN: 1}
+
+
+def test_a_later_result_that_told_nothing_overtakes_no_notice(site: Site, store: SqlStore) -> None:
+    """It was silent since a person had signed the result that is now withdrawn."""
+    first = site.result("1.1", *LANES)
+    site.sign(first)
+    for lane in LANES:
+        site.deliver(lane)
+    second = site.next_revision("1.1", GOOD)
+    finish = AnalysisEvent.FINISH
+    assert store.finish_analysis(second, finish, values.result("1.1", 2), [])
+    store.ask_recall(replace(REQUEST, signed_too=True))
+    site.tell()
+    assert site.withdrawals("1.1") == set(LANES)
+    assert store.recalls()[0].notices == {Notice.QUEUED: 1}
+
+
+def test_a_later_failure_that_told_nothing_overtakes_no_notice(site: Site, store: SqlStore) -> None:
+    site.result("1.1", *LANES)
+    second = site.next_revision("1.1", GOOD)
+    store.ask_recall(REQUEST)
+    assert store.finish_analysis(second, AnalysisEvent.GIVE_UP, values.result("1.1", 2), [])
+    site.tell()
+    assert site.withdrawals("1.1") == set(LANES)
+
+
+def test_who_refused_the_later_result_is_told(site: Site, store: SqlStore) -> None:
+    site.result("1.1", *LANES)
+    site.finish(site.next_revision("1.1", GOOD), "1.1", revision=2)
+    site.refuse("pacs")
+    (found,) = store.recallable(BAD_VERSION)
+    assert found.action is RecallAction.WITHDRAW
+    store.ask_recall(REQUEST)
+    site.tell()
+    assert site.withdrawals("1.1") == {"pacs"}
+    (dead,) = store.deliveries("1.1", (DeliveryState.DEAD,))
+    with pytest.raises(IllegalTransition):
+        store.resend(dead.id, "it")  # it would come before the notice
+    site.deliver("pacs")
+    store.resend(dead.id, "it")
+    claimed = store.claim_delivery("pacs")
+    assert claimed is not None
+    assert claimed[1].identity == "1.1-sr-2"
+
+
+def test_two_results_of_a_study_make_one_notice_for_each_destination(
+    site: Site, store: SqlStore
+) -> None:
+    first = site.result("1.1", *LANES)
+    site.sign(first)
+    for lane in LANES:
+        site.deliver(lane)
+    second = site.next_revision("1.1", BAD)
+    finish = AnalysisEvent.FINISH
+    assert store.finish_analysis(second, finish, values.result("1.1", 2), [])
+    store.ask_recall(replace(REQUEST, signed_too=True))
+    site.tell()
+    site.tell()
+    told = [d for d in store.deliveries("1.1") if d.status is ReportStatus.WITHDRAWN]
+    assert sorted(d.destination for d in told) == sorted(LANES)
+    assert store.recalls()[0].notices == {Notice.QUEUED: 1, Notice.OVERTAKEN: 1}
+
+
+def test_each_destination_is_told_of_the_latest_result_it_has(site: Site, store: SqlStore) -> None:
+    site.result("1.1", *LANES)
+    site.finish(site.next_revision("1.1", BAD), "1.1", revision=2)
+    site.deliver("emr")
+    site.refuse("pacs")
+    store.ask_recall(REQUEST)
+    site.tell()
+    site.tell()
+    told = [d for d in store.deliveries("1.1") if d.status is ReportStatus.WITHDRAWN]
+    assert {(d.destination, d.revision) for d in told} == {("pacs", 1), ("emr", 2)}
+
+
+def test_a_notice_waits_for_a_destination_that_is_gone_from_the_settings(
+    site: Site, store: SqlStore
+) -> None:
+    site.result("1.1", *LANES)
+    store.ask_recall(REQUEST)
+    item = store.next_notice()
+    assert item is not None
+    to_pacs = [Outgoing(values.document("withdrawn"), ("pacs",))]
+    assert store.tell_withdrawal(item, to_pacs, values.PATIENT) == {"emr"}
+    assert store.tell_withdrawal(item, to_pacs, values.PATIENT) == {"emr"}
+    assert not store.recalls()[0].done
+    site.tell()
+    told = [d for d in store.deliveries("1.1") if d.status is ReportStatus.WITHDRAWN]
+    assert sorted(d.destination for d in told) == sorted(LANES), "once each"
+    assert store.recalls()[0].done
+
+
+def test_a_part_of_a_notice_goes_out_before_the_rest(site: Site, store: SqlStore) -> None:
+    site.result("1.1", *LANES)
+    store.ask_recall(REQUEST)
+    item = store.next_notice()
+    assert item is not None
+    note = Outgoing(values.document("note", DocumentKind.KEY_OBJECTS), LANES)
+    sr = Outgoing(values.document("sr-withdrawn"), LANES)
+    assert store.tell_withdrawal(item, [note], values.PATIENT, whole=False) == set(LANES)
+    assert site.withdrawals("1.1") == set(LANES)
+    assert store.next_notice() == item
+    again = Outgoing(values.document("note-again", DocumentKind.KEY_OBJECTS), LANES)
+    assert store.tell_withdrawal(item, [again, sr], values.PATIENT) == ()
+    told = [d for d in store.deliveries("1.1") if d.status is ReportStatus.WITHDRAWN]
+    expected = {(name, lane) for name in ("note", "sr-withdrawn") for lane in LANES}
+    assert {(d.identity, d.destination) for d in told} == expected
+    assert len(told) == len(expected)

@@ -22,7 +22,7 @@ from phoi_edge_node.result import Priority
 from phoi_edge_node.sql.engine import open_engine
 from phoi_edge_node.sql.sql_store import SqlStore
 from phoi_edge_node.store import Outgoing
-from phoi_edge_node.study import AnalysisEvent, AnalysisState
+from phoi_edge_node.study import AnalysisEvent, AnalysisState, DeliveryState
 from phoi_edge_node.testing import FakeClock, FakeInference
 from phoi_edge_node.workflow import Outbox
 from support import values
@@ -157,6 +157,39 @@ def test_a_notice_that_cannot_be_written_is_tried_again_and_tells_nothing(edge: 
     edge.clock.advance(61)
     edge.work_off()
     assert edge.book.recalls()[0][0].notices == {Notice.QUEUED: 1}
+
+
+def test_one_broken_encoder_does_not_silence_the_others(edge: Edge) -> None:
+    broken = Encoder()
+    broken.fails = True
+    outbox = Outbox([broken, edge.encoder], {"pacs": {DocumentKind.STRUCTURED_REPORT}})
+    desk = RecallDesk(edge.store, outbox, edge.inference, edge.model, edge.clock)
+    edge.book.ask(replace(REQUEST, replacement=""))
+    while desk.run_next():
+        pass
+    ((recall, sent),) = edge.book.recalls()
+    assert recall.notices == {Notice.WAITING: 1}
+    assert "ValueError" in recall.trouble
+    assert sent == {"pacs": {DeliveryState.PENDING: 1}}
+
+
+@pytest.mark.parametrize("lanes", [{}, {"archive": {DocumentKind.STRUCTURED_REPORT}}])
+def test_who_was_told_and_is_no_destination_now_is_not_forgotten(
+    edge: Edge, lanes: dict[str, set[DocumentKind]]
+) -> None:
+    desk = RecallDesk(
+        edge.store, Outbox([edge.encoder], lanes), edge.inference, edge.model, edge.clock
+    )
+    edge.book.ask(replace(REQUEST, replacement=""))
+    while desk.run_next():
+        pass
+    ((recall, sent),) = edge.book.recalls()
+    assert not recall.done
+    assert "pacs was told" in recall.trouble
+    assert sent == {}
+    edge.clock.advance(901)
+    edge.work_off()  # it is a destination again
+    assert edge.book.recalls()[0][0].done
 
 
 def test_a_study_whose_images_were_removed_is_withdrawn_all_the_same(edge: Edge) -> None:

@@ -415,6 +415,13 @@ def _require_latest(connection: sa.Connection, row: sa.Row[Any]) -> None:
         .where(table.c.study_instance_uid == row.study_instance_uid)
         .where(table.c.destination == row.destination, table.c.id > row.id)
         .where(tables.documents.c.kind == row.kind, table.c.state != DeliveryState.SUPERSEDED)
+        # A notice about an earlier result came after it; it may follow that once that arrived.
+        .where(
+            sa.or_(
+                tables.documents.c.revision >= row.revision,
+                table.c.state.in_(_UNFINISHED),
+            )
+        )
     )
     if connection.execute(later.limit(1)).first() is not None:
         raise IllegalTransition("a later document of this kind exists")

@@ -56,6 +56,7 @@ _WITHDRAWABLE = (
     AnalysisState.FAILED,
     AnalysisState.SUPERSEDED,
 )
+_GOES_OUT = (DeliveryState.PENDING, DeliveryState.SENDING, DeliveryState.DELIVERED)
 
 
 @dataclass(frozen=True)
@@ -169,33 +170,41 @@ class Recalls(Database):
             _update_item(connection, item_id, trouble=trouble, due_at=due_at)
 
     def tell_withdrawal(
-        self, item: RecallItem, outgoing: Sequence[Outgoing], patient: Patient
-    ) -> bool:
+        self,
+        item: RecallItem,
+        outgoing: Sequence[Outgoing],
+        patient: Patient,
+        *,
+        whole: bool = True,
+    ) -> Collection[str] | None:
         """Queue the notice that a result is withdrawn, for whoever was told of it."""
         now = self._clock.now()
-        lock = sa.select(_STUDIES.c.state).where(
-            _STUDIES.c.study_instance_uid == item.study_instance_uid
-        )
+        uid = item.study_instance_uid
+        lock = sa.select(_STUDIES.c.state).where(_STUDIES.c.study_instance_uid == uid)
         with self._write() as connection:
             # Whoever ends a later revision holds the study too: its documents come after these.
             connection.execute(lock.with_for_update())
-            if patient_of(connection, item.study_instance_uid) != patient:
-                return False
-            row = _locked_item(connection, item.id)
-            if row.notice != Notice.WAITING:
-                return True
-            overtaken = _has_later_result(connection, item)
-            told = () if overtaken else told_destinations(connection, item)
+            if patient_of(connection, uid) != patient:
+                return None
+            if _locked_item(connection, item.id).notice != Notice.WAITING:
+                return ()
+            told = told_destinations(connection, item)
+            to_tell = {name for name, stands in told.items() if stands}
+            before = _noticed(connection, item)
+            notices = [n for one in outgoing if (n := _only_to(one, to_tell, before)).destinations]
+            status, revision = ReportStatus.WITHDRAWN, item.revision
+            enqueue(connection, item.analysis_id, uid, revision, status, notices, now)
+            reached = {d for one in outgoing for d in one.destinations}
+            reached |= {destination for _, destination in before}
+            waiting = to_tell - reached if whole else to_tell
+            if waiting:
+                return waiting
             this = sa.select(_ANALYSES.c.id).where(_ANALYSES.c.id == item.analysis_id)
             _supersede(connection, this, DeliveryState.DEAD, now)
-            notices = [n for one in outgoing if (n := _only_to(one, told)).destinations]
-            status, revision = ReportStatus.WITHDRAWN, item.revision
-            uid = item.study_instance_uid
-            enqueue(connection, item.analysis_id, uid, revision, status, notices, now)
-            notice = Notice.QUEUED if notices else Notice.NOBODY_TOLD
-            notice = Notice.OVERTAKEN if overtaken else notice
+            notice = Notice.OVERTAKEN if told else Notice.NOBODY_TOLD
+            notice = Notice.QUEUED if notices or before else notice
             _update_item(connection, item.id, notice=notice, trouble="")
-        return True
+        return ()
 
     def analyse_again(self, item_id: int, model: ModelIdentity) -> Again:
         """Queue the next revision of a study, pinned to a model, if it still is what is needed."""
@@ -303,10 +312,11 @@ def _find(
         later.c.revision > _ANALYSES.c.revision,
         later.c.finished_at.is_not(None),
     )
-    told = sa.exists().where(
+    stands = sa.exists().where(
         _DOCUMENTS.c.analysis_id == _ANALYSES.c.id,
         _DELIVERIES.c.document_id == _DOCUMENTS.c.id,
-        _DELIVERIES.c.attempts > 0,
+        _may_have_arrived(),
+        ~_followed(_ANALYSES.c.id),
     )
     columns = (
         "id", "study_instance_uid", "revision", "state", "model_name", "model_version",
@@ -319,7 +329,7 @@ def _find(
             _FIGURES.c.outcome,
             _STUDIES.c.state.label("study"),
             replaced.label("replaced"),
-            told.label("told"),
+            stands.label("stands"),
         )
         .join(_STUDIES, _STUDIES.c.study_instance_uid == _ANALYSES.c.study_instance_uid)
         .outerjoin(reviews, reviews.c.analysis_id == _ANALYSES.c.id)
@@ -334,7 +344,7 @@ def _find(
                 AnalysisState(row.state),
                 None if row.review is None else ReviewState(row.review),
                 replaced=row.replaced,
-                told=row.told,
+                stands=row.stands,
                 signed_too=signed_too,
                 redo=redo,
             ),
@@ -476,13 +486,15 @@ def _restart(connection: sa.Connection, meant: Sequence[_Found], now: datetime) 
             queue_analysis(connection, row.study_instance_uid, priority, completeness, now)
 
 
-def told_destinations(connection: sa.Connection, item: RecallItem) -> Collection[str]:
+def told_destinations(connection: sa.Connection, item: RecallItem) -> Mapping[str, bool]:
     """Who got, or may have got, something of a study that the withdrawn result stood for.
 
     A refusal at the first try is sure: nothing was taken. Where a person's signature stands for an
     earlier revision, only what was sent of this one is taken back.
+
+    Returns:
+        By destination: does something of it stand there still, so that it must be told?
     """
-    sure = sa.and_(_DELIVERIES.c.state == DeliveryState.DEAD, _DELIVERIES.c.attempts == 1)
     signed = sa.exists().where(
         _ANALYSES.c.study_instance_uid == item.study_instance_uid,
         _REVIEWS.c.analysis_id == _ANALYSES.c.id,
@@ -491,28 +503,69 @@ def told_destinations(connection: sa.Connection, item: RecallItem) -> Collection
     of_this = _DOCUMENTS.c.analysis_id == item.analysis_id
     up_to_this = _DOCUMENTS.c.revision <= item.revision
     query = (
-        sa.select(_DELIVERIES.c.destination)
+        sa.select(_DELIVERIES.c.destination, (~_followed(item.analysis_id)).label("stands"))
         .distinct()
         .join(_DOCUMENTS)
-        .where(_DELIVERIES.c.study_instance_uid == item.study_instance_uid)
-        .where(_DELIVERIES.c.attempts > 0, ~sure)
+        .where(_DELIVERIES.c.study_instance_uid == item.study_instance_uid, _may_have_arrived())
         .where(sa.or_(of_this, sa.and_(up_to_this, ~signed)))
+        .where(_DOCUMENTS.c.status != ReportStatus.WITHDRAWN)
     )
-    return set(connection.scalars(query))
+    told: dict[str, bool] = {}
+    for row in connection.execute(query):
+        told[row.destination] = told.get(row.destination, False) or bool(row.stands)
+    return told
 
 
-def _has_later_result(connection: sa.Connection, item: RecallItem) -> bool:
-    later = sa.select(_ANALYSES.c.id).where(
-        _ANALYSES.c.study_instance_uid == item.study_instance_uid,
-        _ANALYSES.c.revision > item.revision,
-        _ANALYSES.c.finished_at.is_not(None),
-        _ANALYSES.c.state != AnalysisState.WITHDRAWN,
+def _may_have_arrived() -> sa.ColumnElement[bool]:
+    """Of a delivery."""
+    sure = sa.and_(_DELIVERIES.c.state == DeliveryState.DEAD, _DELIVERIES.c.attempts == 1)
+    return sa.and_(_DELIVERIES.c.attempts > 0, ~sure)
+
+
+def _followed(analysis_id: sa.ColumnElement[str] | str) -> sa.ColumnElement[bool]:
+    """Of a delivery: its destination got something after it, or will, that takes its place there.
+
+    A document of a later revision; or a notice, which takes back all that was told before. One that
+    was refused, or was itself replaced before it arrived, takes no place.
+
+    Args:
+        analysis_id: whose own notice does not count: it may be queued in part.
+    """
+    later, its = _DELIVERIES.alias("later"), _DOCUMENTS.alias("later_document")
+    notice = its.c.status == ReportStatus.WITHDRAWN
+    takes_back = sa.and_(notice, its.c.revision == _DOCUMENTS.c.revision)
+    return (
+        sa.exists()
+        .where(
+            later.c.study_instance_uid == _DELIVERIES.c.study_instance_uid,
+            later.c.destination == _DELIVERIES.c.destination,
+            later.c.id > _DELIVERIES.c.id,
+            later.c.state.in_(_GOES_OUT),
+            its.c.id == later.c.document_id,
+            sa.or_(its.c.revision > _DOCUMENTS.c.revision, takes_back),
+            ~sa.and_(notice, its.c.analysis_id == analysis_id),
+        )
+        .correlate(_DELIVERIES, _DOCUMENTS, _ANALYSES)
     )
-    return connection.execute(later.limit(1)).first() is not None
 
 
-def _only_to(outgoing: Outgoing, told: Collection[str]) -> Outgoing:
-    return Outgoing(outgoing.document, tuple(d for d in outgoing.destinations if d in told))
+def _noticed(connection: sa.Connection, item: RecallItem) -> Collection[tuple[str, str]]:
+    """The kinds of notice that are queued already, with where: an encoder had failed on others."""
+    query = (
+        sa.select(_DOCUMENTS.c.kind, _DELIVERIES.c.destination)
+        .join(_DELIVERIES, _DELIVERIES.c.document_id == _DOCUMENTS.c.id)
+        .where(_DOCUMENTS.c.analysis_id == item.analysis_id)
+        .where(_DOCUMENTS.c.status == ReportStatus.WITHDRAWN)
+    )
+    return {(row.kind, row.destination) for row in connection.execute(query)}
+
+
+def _only_to(
+    outgoing: Outgoing, to_tell: Collection[str], before: Collection[tuple[str, str]]
+) -> Outgoing:
+    kind = outgoing.document.kind
+    names = (d for d in outgoing.destinations if d in to_tell and (kind, d) not in before)
+    return Outgoing(outgoing.document, tuple(names))
 
 
 # --- rows ----------------------------------------------------------------------------------------
