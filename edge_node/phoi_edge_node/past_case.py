@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import date, datetime
 
 from phoi_edge_node.errors import EdgeError
-from phoi_edge_node.orders import ImagingOrder
+from phoi_edge_node.orders import ImagingOrder, key_of
 from phoi_edge_node.ports import ReportedCase, ReportStatus
+from phoi_edge_node.recall import withdrawn_case
+from phoi_edge_node.recalled import CURRENT_MODEL, RecallCriteria, RecallItem
 from phoi_edge_node.result import (
     Correction,
     Disposition,
@@ -18,6 +21,7 @@ from phoi_edge_node.result import (
     Verdict,
 )
 from phoi_edge_node.store import StoredAnalysis, StudyStore
+from phoi_edge_node.study import AnalysisState
 from phoi_edge_node.workflow import told_before
 
 _HIDDEN_BIRTH_DATE = date(1900, 1, 1)
@@ -48,8 +52,9 @@ def past_case(
         raise NoPastCase("the study has no result yet: wait until it is analysed")
     signed = store.review(analysis.id).signed
     status = status or _as_it_stands(store, analysis, signed)
-    withdrawn = status is ReportStatus.WITHDRAWN
-    unsigned = status in {ReportStatus.PRELIMINARY, ReportStatus.WITHDRAWN}
+    if status is ReportStatus.WITHDRAWN:
+        return withdrawn_case(store, _as_if_recalled(analysis, now))
+    unsigned = status is ReportStatus.PRELIMINARY
     return ReportedCase(
         study=study.header,
         result=analysis.result,
@@ -59,17 +64,20 @@ def past_case(
         volume=None,
         review=None if unsigned else signed or _made_up_review(analysis.result, now),
         predecessors=store.identities(study_instance_uid),
-        told_before=told_before(store, study_instance_uid, analysis.revision + withdrawn),
+        told_before=told_before(store, study_instance_uid, analysis.revision),
         order=store.order_of(study_instance_uid),
-        withdrawn_at=now if withdrawn else None,
     )
 
 
 def hidden(case: ReportedCase) -> ReportedCase:
     """The same of nobody: letters become x, digits 0, so that lengths and forms still show.
 
+    Two numbers of the patient stay two: a second one of the same form ends with 1.
+
     Study Instance UID, measurements and times stay.
     """
+    keys = [key_of(case.study.patient), *(case.order.patients if case.order else ())]
+    numbers = _hidden_apart(key.patient_id for key in keys)
     review = case.review
     if review is not None:
         review = replace(
@@ -77,9 +85,9 @@ def hidden(case: ReportedCase) -> ReportedCase:
         )
     return replace(
         case,
-        study=_hidden_study(case.study),
+        study=_hidden_study(case.study, numbers),
         review=review,
-        order=_hidden_order(case.order) if case.order else None,
+        order=_hidden_order(case.order, numbers) if case.order else None,
     )
 
 
@@ -91,10 +99,26 @@ def _latest(store: StudyStore, study_instance_uid: str) -> StoredAnalysis | None
 def _as_it_stands(
     store: StudyStore, analysis: StoredAnalysis, signed: SignedReview | None
 ) -> ReportStatus:
+    if analysis.state is AnalysisState.WITHDRAWN:
+        return ReportStatus.WITHDRAWN
     if signed is None:
         return ReportStatus.PRELIMINARY
     earlier = told_before(store, analysis.study_instance_uid, analysis.revision)
     return ReportStatus.CORRECTED if any(e.review for e in earlier) else ReportStatus.FINAL
+
+
+def _as_if_recalled(analysis: StoredAnalysis, now: datetime) -> RecallItem:
+    """The item of a list that it stands on alone."""
+    return RecallItem(
+        id=0,
+        recall_id=0,
+        analysis_id=analysis.id,
+        study_instance_uid=analysis.study_instance_uid,
+        revision=analysis.revision,
+        criteria=RecallCriteria(since=analysis.created_at),
+        replacement=CURRENT_MODEL,
+        at=now,
+    )
 
 
 def _made_up_review(result: TriageResult, now: datetime) -> SignedReview:
@@ -109,6 +133,21 @@ def _hide(value: str) -> str:
     return "".join(_hidden_letter(c) for c in value)
 
 
+def _hidden_apart(values: Iterable[str]) -> Mapping[str, str]:
+    """Each value with what hides it: another one for each, since encoders compare numbers."""
+    shown: dict[str, str] = {}
+    for value in values:
+        shown.setdefault(value, _unlike(_hide(value), shown.values()))
+    return shown
+
+
+def _unlike(form: str, taken: Collection[str]) -> str:
+    """The form, counted up at its end until nobody has it."""
+    endings = ("", *map(str, range(1, len(taken) + 1)))
+    counted = (form[: len(form) - len(ending)] + ending for ending in endings)
+    return next(one for one in counted if one not in taken)
+
+
 def _hidden_letter(c: str) -> str:
     if c.isascii() and not c.isalnum():
         return c  # what parts a name or a number
@@ -117,12 +156,12 @@ def _hidden_letter(c: str) -> str:
     return "X" if c.isupper() else "x"
 
 
-def _hidden_study(study: StudyHeader) -> StudyHeader:
+def _hidden_study(study: StudyHeader, numbers: Mapping[str, str]) -> StudyHeader:
     patient = study.patient
     return replace(
         study,
         patient=Patient(
-            patient_id=_hide(patient.patient_id),
+            patient_id=numbers[patient.patient_id],
             issuer=patient.issuer,
             name=_hide(patient.name),
             birth_date=_HIDDEN_BIRTH_DATE if patient.birth_date else None,
@@ -135,13 +174,13 @@ def _hidden_study(study: StudyHeader) -> StudyHeader:
     )
 
 
-def _hidden_order(order: ImagingOrder) -> ImagingOrder:
+def _hidden_order(order: ImagingOrder, numbers: Mapping[str, str]) -> ImagingOrder:
     return replace(
         order,
         placer=replace(order.placer, value=_hide(order.placer.value)),
         filler=replace(order.filler, value=_hide(order.filler.value)),
         accession_number=_hide(order.accession_number),
-        patients=tuple(replace(key, patient_id=_hide(key.patient_id)) for key in order.patients),
+        patients=tuple(replace(key, patient_id=numbers[key.patient_id]) for key in order.patients),
         requester=_hide(order.requester),
         clinical_question=_hide(order.clinical_question),
     )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import hl7
@@ -13,12 +15,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from phoi_edge_node.cli.hl7 import app
+from phoi_edge_node.hl7v2.mapping import parse_mapping
+from phoi_edge_node.hl7v2.oru_r01 import OruEncoder
 from phoi_edge_node.hl7v2.readable import FIELD_NAMES
+from phoi_edge_node.orders import PatientKey
 from phoi_edge_node.past_case import hidden
-from phoi_edge_node.ports import ReportStatus
+from phoi_edge_node.ports import Delivered, Document, DocumentKind, ReportStatus
+from phoi_edge_node.recalled import RecallCriteria, RecallRequest
 from phoi_edge_node.result import Correction, Outcome, Priority, SignedReview, Verdict
+from phoi_edge_node.settings import Hl7Settings, SiteSettings
 from phoi_edge_node.sql.engine import open_engine
 from phoi_edge_node.sql.sql_store import SqlStore
+from phoi_edge_node.store import Outgoing
 from phoi_edge_node.study import AnalysisEvent
 from phoi_edge_node.testing import FakeClock
 from support import values
@@ -26,9 +34,11 @@ from support.cases import (
     NAME,
     ORDER,
     PATIENT,
+    PHOI_VERSION,
     SIGNED_AT,
     STUDY,
     STUDY_UID,
+    CountingUids,
     case,
     result,
 )
@@ -55,10 +65,10 @@ class Site:
         self.settings = self.folder / "edge.toml"
         self.settings.write_text(f'data = "{self.folder}"\nsite.name = "bvdk"\n{hl7}')
 
-    def analyse(self) -> None:
+    def analyse(self, outgoing: Sequence[Outgoing] = ()) -> None:
         assert self.store.claim_analysis() is not None
         told = result(Outcome.POSITIVE)
-        self.store.finish_analysis(self.analysis_id, AnalysisEvent.FINISH, told, [])
+        self.store.finish_analysis(self.analysis_id, AnalysisEvent.FINISH, told, outgoing)
 
     def sign(self) -> None:
         for nodule in result(Outcome.POSITIVE).nodules:
@@ -142,6 +152,31 @@ def test_as_it_stands(sites: list[Site]) -> None:
     assert "Hòa" not in str(message)
 
 
+def test_what_was_withdrawn_stands_as_withdrawn(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    sent = Document(DocumentKind.HL7_ORU, "PHOI1", b"MSH|")
+    site.analyse([Outgoing(sent, ("emr-hl7",))])
+    claimed = site.store.claim_delivery("emr-hl7")
+    assert claimed is not None
+    site.store.settle_delivery(claimed[0].id, Delivered(), SIGNED_AT)
+    site.store.ask_recall(
+        RecallRequest(RecallCriteria(since=datetime(2000, 1, 1, tzinfo=UTC)), "bad", "it")
+    )
+    message = raw(site.preview("--raw"))
+    assert str(message.segment("OBR")[25]) == "C"
+    assert "ĐÃ THU HỒI" in str(message)
+    (tmp_path / "mapping.toml").write_text("preliminary = false")
+    told = site.preview("--raw", "--mapping", tmp_path / "mapping.toml")
+    assert "ĐÃ THU HỒI" in told.output  # it was told, so that it is withdrawn
+
+
+def test_what_nobody_was_told_needs_no_withdrawal(analysed: Site) -> None:
+    mapping = analysed.folder / "mapping.toml"
+    mapping.write_text("preliminary = false")
+    told = analysed.preview("--status", "withdrawn", "--mapping", mapping)
+    assert "no message" in told.output
+
+
 def test_a_mapping_to_try(analysed: Site) -> None:
     mapping = analysed.folder / "mapping.toml"
     mapping.write_text('[constants]\n"MSH-3" = "OURS"\n')
@@ -177,6 +212,28 @@ def test_what_cannot_be_shown(sites: list[Site], uid: str, why: str) -> None:
 def test_without_a_receiver_in_the_settings(analysed: Site) -> None:
     analysed.write_settings(hl7="")
     assert "no [hl7]" in str(analysed.preview().exception)
+
+
+@given(st.lists(st.text(max_size=4), max_size=12), st.text(max_size=4))
+def test_numbers_that_differ_differ_when_they_are_hidden(others: list[str], own: str) -> None:
+    """Else the dry run would show fewer numbers in PID-3 than are sent."""
+    order = replace(ORDER, patients=tuple(PatientKey(number) for number in others))
+    study = replace(STUDY, patient=replace(PATIENT, patient_id=own))
+    told = hidden(replace(case(), study=study, order=order))
+    assert told.order is not None
+    numbers = [told.study.patient.patient_id, *(key.patient_id for key in told.order.patients)]
+    assert len(set(numbers)) == len({own, *others})
+    assert [not number for number in numbers] == [not number for number in (own, *others)]
+
+
+def test_every_number_of_the_patient_is_previewed() -> None:
+    mapping = parse_mapping('[patient]\nnumbers = "all"', "m")
+    emr, site = Hl7Settings(host="h", port=1), SiteSettings(name="bvdk")
+    encoder = OruEncoder(emr, site, CountingUids(), PHOI_VERSION, mapping)
+    other = PatientKey("BN-999888", PATIENT.issuer)
+    of = replace(case(), order=replace(ORDER, patients=(*ORDER.patients, other)))
+    message = hl7.parse(encoder.encode(hidden(of))[0].content.decode())
+    assert str(message.segment("PID")[3]) == "XX-000000^^^BVDK^MR~XX-000001^^^BVDK"
 
 
 @given(st.text(max_size=20), st.text(max_size=20))
