@@ -161,6 +161,14 @@ def test_fhir_marks_all_of_it_as_entered_in_error(outcome: Outcome) -> None:
     assert "priority" not in found["Task"][0]
     (provenance,) = found["Provenance"]
     assert provenance["activity"]["coding"][0]["code"] == "NULLIFY"
+    assert len(provenance["target"]) == 1 + len(found["Observation"])
+
+
+def test_a_withdrawal_is_the_hospitals_and_not_the_word_of_the_recalled_model() -> None:
+    (provenance,) = resources(withdrawn(result(Outcome.POSITIVE), mixed_review()))["Provenance"]
+    (agent,) = provenance["agent"]
+    assert agent["type"]["coding"][0]["code"] == "enterer"
+    assert (agent["who"]["type"], agent["who"]["display"]) == ("Organization", "bvdk")
 
 
 def test_the_identifiers_are_those_of_what_is_withdrawn() -> None:

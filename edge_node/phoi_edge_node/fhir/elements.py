@@ -26,6 +26,7 @@ OUTCOMES_OF_REPORTS = phoi_system("outcomes-of-reports")
 TASKS = phoi_system("tasks")
 DEVICES = phoi_system("devices")
 DOCUMENTS = phoi_system("documents")
+SITES = phoi_system("sites")
 
 
 def identifier(system: str, value: str, type_code: str = "") -> Json:

@@ -12,6 +12,7 @@ from phoi_edge_node.fhir.elements import (
     DOCUMENTS,
     OUTCOMES_OF_REPORTS,
     REPORTS,
+    SITES,
     TASKS,
     Json,
     coded,
@@ -173,15 +174,21 @@ def entries(context: Context) -> Iterator[Entry]:
     yield _imaging_study(context)
     yield _device(context)
     yield _outcome(context)
+    retracted = retracted_nodules(case)
     for nodule in kept:
-        # What was signed in an earlier report stays what a person said.
-        signed = nodule.review and not case.review
-        yield _nodule(context, nodule, "final" if signed else _STATUS[case.status])
-    for nodule in retracted_nodules(case):
+        status = "final" if _signed_before(case, nodule) else _STATUS[case.status]
+        yield _nodule(context, nodule, status)
+    for nodule in retracted:
         yield _nodule(context, nodule, "entered-in-error")
     yield _diagnostic_report(context, kept)
     yield _task(context)
-    yield _provenance(context, kept)
+    said_now = [nodule for nodule in kept if not _signed_before(case, nodule)]
+    yield _provenance(context, [*said_now, *retracted])
+
+
+def _signed_before(case: ReportedCase, nodule: ReportedNodule) -> bool:
+    """It is told again as a person signed it in an earlier report."""
+    return nodule.review is not None and case.review is None
 
 
 # --- what others own -----------------------------------------------------------------------------
@@ -404,25 +411,38 @@ def _task_status(case: ReportedCase) -> str:
     return "completed" if case.review else "requested"
 
 
-def _provenance(context: Context, kept: Sequence[ReportedNodule]) -> Entry:
+def _provenance(context: Context, told: Sequence[ReportedNodule]) -> Entry:
+    """Of all that is said, or taken back, here and now."""
     case = context.case
-    targets = [reference("Observation", f"nodule:{nodule.tracking_uid}") for nodule in kept]
-    agents = [{"type": _participant("author", "Author"), "who": DEVICE}]
-    if case.review:
-        reviewer = _reviewer(context.site, case.review)
-        agents.append({"type": _participant("verifier", "Verifier"), "who": reviewer})
+    targets = [reference("Observation", f"nodule:{nodule.tracking_uid}") for nodule in told]
     made = {
         "resourceType": "Provenance",
         # R4's Provenance has no identifier: the document that it came with is its tag.
         "meta": {"tag": [{"system": DOCUMENTS, "code": context.document}]},
         "target": [REPORT, reference("Observation", "outcome"), *targets],
         "recorded": instant(reported_at(case)),
-        "agent": agents,
+        "agent": list(_agents(context)),
         "entity": [{"role": "source", "what": IMAGING_STUDY}],
     }
     if case.status is ReportStatus.WITHDRAWN:
         made["activity"] = coded(f"{_TERMINOLOGY}/v3-DataOperation", "NULLIFY", "nullify")
     return Entry("provenance", made, tagged(DOCUMENTS, context.document), create_only=True)
+
+
+def _agents(context: Context) -> Iterator[Json]:
+    """The model, and who signed; a withdrawal is the hospital's, not that of what it recalls."""
+    if context.case.status is ReportStatus.WITHDRAWN:
+        hospital = {
+            "type": "Organization",
+            "identifier": identifier(SITES, context.site),
+            "display": context.site,
+        }
+        yield {"type": _participant("enterer", "Enterer"), "who": hospital}
+        return
+    yield {"type": _participant("author", "Author"), "who": DEVICE}
+    if review := context.case.review:
+        reviewer = _reviewer(context.site, review)
+        yield {"type": _participant("verifier", "Verifier"), "who": reviewer}
 
 
 def _reviewer(site: str, review: SignedReview) -> Json:
