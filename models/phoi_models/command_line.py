@@ -62,7 +62,8 @@ def main() -> NoReturn:
     if os.environ.get("PHOI_DEBUG") != "1":
         keep_values_out()
     try:
-        build(arguments)(prog_name="phoi")
+        # Calling the app itself would put Typer's own hook for uncaught exceptions over ours.
+        typer.main.get_command(build(arguments))(prog_name="phoi")
     except (PhoiError, ModuleNotFoundError) as error:
         message = _missing_extra(error, arguments) if isinstance(error, ImportError) else error
         if message is None or os.environ.get("PHOI_DEBUG") == "1":

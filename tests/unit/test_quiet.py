@@ -52,12 +52,15 @@ def _stderr(script: str) -> str:
 
 
 def test_a_command_that_breaks_shows_no_value(tmp_path: Path) -> None:
+    """A real one: Typer has ideas of its own about uncaught exceptions."""
     script = (
         "import sys\n"
-        "from phoi_models import command_line\n"
-        f"def broken(_): raise RuntimeError({SECRET!r})\n"
-        "command_line.build = broken\n"
-        "command_line.main()\n"
+        "from phoi_edge_node.cli import deliveries\n"
+        "from phoi_models.command_line import main\n"
+        f"def broken(*_): raise RuntimeError({SECRET!r})\n"
+        "deliveries.read_settings = broken\n"
+        "sys.argv = ['phoi', 'deliveries', 'list']\n"
+        "main()\n"
     )
     environment = {**os.environ, "PHOI_HOME": str(tmp_path), "PYTHONUTF8": "1"}
     for debug, shown in (("0", False), ("1", True)):
@@ -70,4 +73,5 @@ def test_a_command_that_breaks_shows_no_value(tmp_path: Path) -> None:
         )
         assert done.returncode == 1
         assert (SECRET in done.stderr) is shown
+        assert ("phoi: internal error: RuntimeError at __main__.broken:" in done.stderr) != shown
         assert "RuntimeError" in done.stderr
