@@ -85,7 +85,7 @@ class RecallDesk:
             return True
         item = self._store.next_again()
         if item is not None:
-            self._analyse_again(item)
+            self._again_or_put_off(item)
             return True
         return False
 
@@ -95,6 +95,16 @@ class RecallDesk:
             self._tell(item)
         except Exception as error:
             log.exception("a withdrawal could not be told", **_names(item))
+            self._put_off(item, f"internal error: {type(error).__name__}")
+
+    def _again_or_put_off(self, item: RecallItem) -> None:
+        """One study that cannot be queued must not hold up the others."""
+        try:
+            self._analyse_again(item)
+        except (InferenceUnavailable, RecallError) as trouble:
+            self._put_off(item, str(trouble))
+        except Exception as error:
+            log.exception("a study could not be queued again", **_names(item))
             self._put_off(item, f"internal error: {type(error).__name__}")
 
     def _tell(self, item: RecallItem) -> None:
@@ -115,11 +125,7 @@ class RecallDesk:
             log.info("withdrawal told", **_names(item))
 
     def _analyse_again(self, item: RecallItem) -> None:
-        try:
-            model = self._replacement(item)
-        except (InferenceUnavailable, RecallError) as trouble:
-            self._put_off(item, str(trouble))
-            return
+        model = self._replacement(item)
         if self._store.analyse_again(item.id, model) is Again.WAITING:
             self._put_off(item, "images of it are being received")
 

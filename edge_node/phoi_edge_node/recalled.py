@@ -58,6 +58,11 @@ class RecallCriteria:
         """As ``ModelIdentity.is_any_of`` takes it: "NAME" or "NAME@VERSION"; or ""."""
         return f"{self.model_name}@{self.model_version}".rstrip("@")
 
+    def covers(self, model: str) -> bool:
+        """Is a "NAME@VERSION" of the model that is blamed, if one is?"""
+        name, _, version = model.partition("@")
+        return name == self.model_name and self.model_version in {"", version}
+
     @property
     def pauses(self) -> str:
         """The switch that stops what is recalled; "" where no model is blamed."""
@@ -209,6 +214,11 @@ class RecallRequest:
             raise RecallError(f"a replacement is NAME@VERSION or {CURRENT_MODEL!r}")
         if self.replacement and self.replacement == self.criteria.model:
             raise RecallError(f"{self.replacement} is what is recalled: name another version")
+        if self.pause and self.criteria.covers(self.replacement):
+            raise RecallError(
+                f"{self.replacement} is paused with all of {self.criteria.model}: "
+                "say which version is bad, or pause nothing"
+            )
 
 
 @dataclass(frozen=True)

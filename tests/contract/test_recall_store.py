@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
-from threading import Barrier
+from threading import Barrier, Event
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -22,6 +23,7 @@ from phoi_edge_node.recalled import (
     RecallRequest,
 )
 from phoi_edge_node.result import Correction, Outcome, Priority, SignedReview, Verdict
+from phoi_edge_node.sql import deliveries, reviews
 from phoi_edge_node.sql.sql_store import SqlStore
 from phoi_edge_node.store import Outgoing
 from phoi_edge_node.study import AnalysisEvent, AnalysisState, DeliveryState, ReviewState
@@ -569,3 +571,94 @@ def test_a_part_of_a_notice_goes_out_before_the_rest(site: Site, store: SqlStore
     expected = {(name, lane) for name in ("note", "sr-withdrawn") for lane in LANES}
     assert {(d.identity, d.destination) for d in told} == expected
     assert len(told) == len(expected)
+
+
+def _signed_then_open(site: Site, uid: str) -> tuple[str, SignedReview]:
+    """A study with a signed first revision, and a second one by the same model about to be."""
+    site.sign(site.result(uid))
+    second = site.next_revision(uid, BAD)
+    finish = AnalysisEvent.FINISH
+    assert site.store.finish_analysis(second, finish, values.result(uid, 2), [])
+    (nodule,) = values.result().nodules
+    site.store.decide(second, nodule.tracking_uid, Verdict.ACCEPTED, "an", "", Correction())
+    current = site.store.review(second).current
+    return second, SignedReview("an", "Bs. An", site.clock.now(), tuple(current.values()))
+
+
+def test_a_second_signature_and_a_recall_never_wait_for_each_other(
+    site: Site, store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The signature holds the second review and wants the first, whichever sorts first."""
+    real = reviews._require_standing
+    for number in range(4):
+        second, signed = _signed_then_open(site, f"1.{number}")
+        held, goes_on = Event(), Event()
+
+        def standing(*args: Any, held: Event = held, goes_on: Event = goes_on) -> None:
+            real(*args)
+            held.set()
+            goes_on.wait(0.3)  # till the recall waits for what it holds
+
+        with ThreadPoolExecutor() as pool, monkeypatch.context() as patch:
+            patch.setattr(reviews, "_require_standing", standing)
+            signing = pool.submit(store.sign, second, signed, [])
+            assert held.wait(10)
+            store.ask_recall(replace(REQUEST, pause=False))
+            goes_on.set()
+            signing.result()
+        assert store.review(second).state is ReviewState.SIGNED
+
+
+def test_what_is_recalled_while_somebody_resends_it_does_not_go_out(
+    site: Site, store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.result("1.1")
+    site.refuse("emr")
+    (dead,) = store.deliveries("1.1", (DeliveryState.DEAD,))
+    looked, goes_on = Event(), Event()
+    real = deliveries._require_latest
+
+    def require_latest(*args: Any) -> None:
+        real(*args)
+        looked.set()
+        goes_on.wait(0.3)
+
+    monkeypatch.setattr(deliveries, "_require_latest", require_latest)
+    with ThreadPoolExecutor() as pool:
+        resending = pool.submit(store.resend, dead.id, "it")
+        assert looked.wait(10)
+        store.ask_recall(REQUEST)
+        goes_on.set()
+        resending.result()
+    assert store.claim_delivery("emr") is None
+
+
+@pytest.mark.parametrize("again_told", [True, False])
+def test_a_refused_notice_stays_until_something_later_goes_there(
+    site: Site, store: SqlStore, *, again_told: bool
+) -> None:
+    site.result("1.1", *LANES)
+    store.ask_recall(REQUEST)
+    site.tell()
+    site.refuse("emr")
+    second = site.next_revision("1.1", GOOD)
+    later = [Outgoing(values.document("failed"), LANES)] if again_told else []
+    assert store.finish_analysis(second, AnalysisEvent.GIVE_UP, values.result("1.1", 2), later)
+    store.acknowledge(second, "an")
+    dead = store.deliveries("1.1", (DeliveryState.DEAD,))
+    assert [d.status for d in dead] == ([] if again_told else [ReportStatus.WITHDRAWN])
+
+
+def test_removed_images_of_a_signed_study_that_come_again_are_analysed(
+    site: Site, store: SqlStore
+) -> None:
+    site.sign(site.result("1.1", *LANES))
+    for lane in LANES:
+        site.deliver(lane)
+    assert store.expire_study("1.1")
+    store.ask_recall(replace(REQUEST, replacement="current"))
+    item = store.next_again()
+    assert item is not None
+    assert store.analyse_again(item.id, GOOD) is Again.NO_IMAGES
+    store.add_instance(values.instance(1, "1.1"))
+    assert store.complete_study("1.1", Priority.ROUTINE) is not None

@@ -25,6 +25,7 @@ from phoi_edge_node.store import Outgoing
 from phoi_edge_node.study import AnalysisEvent, AnalysisState, DeliveryState
 from phoi_edge_node.testing import FakeClock, FakeInference
 from phoi_edge_node.workflow import Outbox
+from phoi_models.identity import ModelIdentity
 from support import values
 
 UID = "1.2.3"
@@ -211,6 +212,26 @@ def test_a_line_says_all_of_a_result_and_names_nobody(edge: Edge) -> None:
     assert edge.book.models() == (f"{BAD.name}@{BAD.version}",)
 
 
+def test_all_versions_may_be_redone_by_one_of_them_if_nothing_is_paused() -> None:
+    request = replace(REQUEST, criteria=RecallCriteria(BAD.name, since=values.AT), pause=False)
+    assert request.replacement == f"{GOOD.name}@{GOOD.version}"
+
+
+def test_a_study_that_cannot_be_queued_does_not_hold_up_the_others(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(item_id: int, model: ModelIdentity) -> Again:
+        raise ValueError("a value of a patient")
+
+    edge.inference.load(GOOD)
+    monkeypatch.setattr(edge.store, "analyse_again", broken)
+    edge.book.ask(REQUEST)
+    edge.work_off()
+    ((recall, _),) = edge.book.recalls()
+    assert recall.again == {Again.WAITING: 1}
+    assert recall.trouble == "internal error: ValueError"
+
+
 @pytest.mark.parametrize(
     ("wrong", "why"),
     [
@@ -220,6 +241,7 @@ def test_a_line_says_all_of_a_result_and_names_nobody(edge: Edge) -> None:
         (lambda: replace(REQUEST, reason=" "), "say why"),
         (lambda: replace(REQUEST, replacement="1.0"), "NAME@VERSION"),
         (lambda: replace(REQUEST, replacement=CRITERIA.model), "another version"),
+        (lambda: replace(REQUEST, criteria=RecallCriteria(BAD.name)), "is paused with all of"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(wrong: object, why: str) -> None:

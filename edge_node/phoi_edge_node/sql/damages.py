@@ -8,6 +8,7 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
+from phoi_edge_node.recalled import Again
 from phoi_edge_node.sql import tables
 from phoi_edge_node.sql.engine import Database
 from phoi_edge_node.store import DamagedInstance
@@ -87,7 +88,7 @@ def images_of(connection: sa.Connection, study_instance_uid: str) -> str:
 def is_known(connection: sa.Connection, study_instance_uid: str) -> bool:
     """The latest analysis has ended and is about the images that there are, or were."""
     query = (
-        sa.select(_ANALYSES.c.state, _ANALYSES.c.images)
+        sa.select(_ANALYSES.c.id, _ANALYSES.c.state, _ANALYSES.c.images)
         .where(_ANALYSES.c.study_instance_uid == study_instance_uid)
         .order_by(_ANALYSES.c.revision.desc())
         .limit(1)
@@ -95,7 +96,18 @@ def is_known(connection: sa.Connection, study_instance_uid: str) -> bool:
     latest = connection.execute(query).one_or_none()
     if latest is None or latest.state in {*_NOT_ENDED, *_WITHOUT_RESULT}:
         return False
+    if _waits_for_images(connection, latest.id):
+        return False
     return bool(latest.images == images_of(connection, study_instance_uid))
+
+
+def _waits_for_images(connection: sa.Connection, analysis_id: str) -> bool:
+    """A recall is to have it analysed again, signed or not, and its images had been removed."""
+    items = tables.recall_items
+    query = sa.select(items.c.id).where(
+        items.c.analysis_id == analysis_id, items.c.again == Again.NO_IMAGES
+    )
+    return connection.execute(query.limit(1)).first() is not None
 
 
 def _lose(

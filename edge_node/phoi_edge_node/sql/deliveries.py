@@ -149,7 +149,9 @@ class Deliveries(Database):
         )
         done: dict[int, bool] = {}
         with self._write() as connection:
-            for row in connection.execute(dead).all():
+            rows = connection.execute(dead).all()
+            _hold_results(connection, {row.document_id for row in rows})
+            for row in rows:
                 done[row.id] = False
                 with suppress(IllegalTransition):
                     self._resend(connection, row, username)
@@ -366,6 +368,9 @@ def drop_dead_letters(
 ) -> None:
     """Refused documents of a study are pointless once a person has closed what replaces them.
 
+    But a notice that a result is withdrawn: where it was refused, that result stands till something
+    later goes there.
+
     Args:
         keep: the analysis whose documents nothing replaces: they may still be sent again.
     """
@@ -379,6 +384,14 @@ def drop_dead_letters(
     )
     if keep is not None:
         query = query.where(documents.c.analysis_id != keep)
+    later = table.alias("later")
+    follows = sa.exists().where(
+        later.c.study_instance_uid == study_instance_uid,
+        later.c.destination == table.c.destination,
+        later.c.id > table.c.id,
+        later.c.state.in_((*_UNFINISHED, DeliveryState.DELIVERED)),
+    )
+    query = query.where(sa.or_(documents.c.status != ReportStatus.WITHDRAWN, follows))
     for delivery_id in connection.scalars(query).all():
         move_delivery(connection, delivery_id, DeliveryEvent.SUPERSEDE, now)
 
@@ -427,12 +440,24 @@ def _require_latest(connection: sa.Connection, row: sa.Row[Any]) -> None:
         raise IllegalTransition("a later document of this kind exists")
 
 
+def _hold_results(connection: sa.Connection, document_ids: Collection[int]) -> None:
+    """No recall withdraws the results that these tell until the transaction ends.
+
+    In the order in which a recall takes them, so that the two never wait for each other.
+    """
+    analyses, documents = tables.analyses, tables.documents
+    told = sa.select(documents.c.analysis_id).where(documents.c.id.in_(document_ids))
+    query = sa.select(analyses.c.id).where(analyses.c.id.in_(told)).order_by(analyses.c.id)
+    connection.execute(query.with_for_update(read=True))
+
+
 def _of_withdrawn(connection: sa.Connection, row: sa.Row[Any]) -> bool:
     analyses, documents = tables.analyses, tables.documents
     query = (
         sa.select(analyses.c.state, documents.c.status)
         .join_from(documents, analyses)
         .where(documents.c.id == row.document_id)
+        .with_for_update(read=True, of=analyses)  # a recall of this moment counts
     )
     of_analysis = connection.execute(query).one_or_none()  # none: usage figures
     return of_analysis is not None and _is_withdrawn(of_analysis.state, of_analysis.status)

@@ -56,6 +56,9 @@ _WITHDRAWABLE = (
     AnalysisState.FAILED,
     AnalysisState.SUPERSEDED,
 )
+# Of PostgreSQL: the transaction was ended so that another could go on; it holds many rows.
+_TRY_AGAIN = frozenset({"40P01", "40001"})
+_TRIES = 5
 _GOES_OUT = (DeliveryState.PENDING, DeliveryState.SENDING, DeliveryState.DELIVERED)
 
 
@@ -87,6 +90,15 @@ class Recalls(Database):
 
     def ask_recall(self, request: RecallRequest) -> int:
         """Withdraw the results that fit, in one transaction; the number of the recall."""
+        for _ in range(_TRIES - 1):
+            try:
+                return self._ask_recall(request)
+            except sa.exc.OperationalError as error:
+                if getattr(error.orig, "sqlstate", "") not in _TRY_AGAIN:
+                    raise
+        return self._ask_recall(request)
+
+    def _ask_recall(self, request: RecallRequest) -> int:
         now = self._clock.now()
         with self._write() as connection:
             hold(connection, [PAUSES])
@@ -287,14 +299,11 @@ def _fitting(criteria: RecallCriteria) -> Iterable[sa.ColumnElement[bool]]:
 def _lock(connection: sa.Connection, criteria: RecallCriteria) -> None:
     """Whoever ends or signs one of them just now is waited for, and then looked at.
 
-    First the studies whose analyses are to be begun anew: whoever completes one of them holds it
-    while it looks at its analyses.
+    First their studies: whoever completes, ends or signs one of them holds it too.
     """
-    under_way = sa.select(_ANALYSES.c.study_instance_uid).where(
-        *_fitting(criteria), _ANALYSES.c.state.in_((AnalysisState.QUEUED, AnalysisState.RUNNING))
-    )
+    meant = sa.select(_ANALYSES.c.study_instance_uid).where(*_fitting(criteria))
     uid = _STUDIES.c.study_instance_uid
-    studies = sa.select(uid).where(uid.in_(under_way)).order_by(uid)
+    studies = sa.select(uid).where(uid.in_(meant)).order_by(uid)
     connection.execute(studies.with_for_update())
     chosen = sa.select(_ANALYSES.c.id).where(*_fitting(criteria)).order_by(_ANALYSES.c.id)
     connection.execute(chosen.with_for_update(key_share=True))

@@ -106,7 +106,8 @@ class Reviews(Database):
         table, analyses = tables.reviews, tables.analyses
         with self._write() as connection:
             uid = _study_uid(connection, analysis_id)
-            if patient is not None and patient_of(connection, uid) != patient:
+            holder = patient_of(connection, uid)  # holds the study first, as a recall does
+            if patient is not None and holder != patient:
                 raise ReviewConflict(Conflict.CHANGED)
             _lock(connection, analysis_id)
             _require_standing(connection, analysis_id, signed)
@@ -134,7 +135,6 @@ class Reviews(Database):
             for other in earlier:
                 _move(connection, other, ReviewEvent.REPLACE, signed.signed_at)
             self._audit(connection, signed.reviewer, "sign", analysis.study_instance_uid)
-            drop_dead_letters(connection, analysis.study_instance_uid, signed.signed_at)
             enqueue(
                 connection,
                 analysis_id,
@@ -144,6 +144,7 @@ class Reviews(Database):
                 outgoing,
                 signed.signed_at,
             )
+            drop_dead_letters(connection, analysis.study_instance_uid, signed.signed_at)
 
     def acknowledge(self, analysis_id: str, username: str) -> None:
         """Close the review of a result that has nothing to sign: somebody has seen it."""
