@@ -306,5 +306,5 @@ def _review_line(review: SignedReview) -> tuple[str, str]:
     return (
         f"Reviewed by {name}: {accepted} accepted, {modified} modified, {rejected} rejected, "
         f"{missed} added.",
-        f"Bác sĩ {name} đã xem: {accepted} đồng ý, {modified} sửa, {rejected} loại, {missed} thêm.",
+        f"{name} đã xem: {accepted} đồng ý, {modified} sửa, {rejected} loại, {missed} thêm.",
     )

@@ -175,7 +175,7 @@ COMPLETENESSES: Mapping[Completeness, Term] = {
     Completeness.BY_GEOMETRY: _phoi(
         "by-geometry",
         "No gaps, lungs from apex to base; archive not asked",
-        "Không hụt lát, đủ từ đỉnh đến đáy phổi; chưa hỏi PACS",
+        "Không thiếu lát cắt, đủ từ đỉnh đến đáy phổi; chưa hỏi PACS",
     ),
     Completeness.UNCONFIRMED: _phoi(
         "unconfirmed",

@@ -57,7 +57,7 @@ _NO_ANSWER = frozenset({Outcome.LIMITED, Outcome.NOT_ANALYSABLE, Outcome.FAILED,
 _COLUMNS = (
     (_MARGIN, "Nốt", "Nodule"),
     (110, "Vị trí", "Site"),
-    (400, "TB (mm)", "Mean"),
+    (400, "ĐK TB (mm)", "Mean"),
     (510, "Dài × ngắn (mm)", "Long × short"),
     (700, "Thể tích (mm³)", "Volume"),
     (860, "Tỷ trọng", "Attenuation"),

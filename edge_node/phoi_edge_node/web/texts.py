@@ -142,7 +142,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "All images came, by the archive's count",
     ),
     "completeness.geometry": (
-        "Không hụt lát, đủ từ đỉnh đến đáy phổi; chưa hỏi PACS",
+        "Không thiếu lát cắt, đủ từ đỉnh đến đáy phổi; chưa hỏi PACS",
         "No gaps, lungs from apex to base; the archive was not asked",
     ),
     "completeness.unconfirmed": (
