@@ -26,6 +26,8 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
 from phoi_edge_node.errors import SettingsError
 
@@ -35,6 +37,16 @@ def _ae_title(value: str) -> str:
     if not 1 <= len(value.strip()) <= 16 or "\\" in value or not value.isascii():
         raise ValueError("an AE title has 1 to 16 plain ASCII characters")
     return value.strip()
+
+
+def _database_url(value: str) -> str:
+    try:
+        known = not value or make_url(value).drivername in {"postgresql+psycopg", "sqlite"}
+    except (ArgumentError, ValueError):  # a port that is no number
+        known = False
+    if not known:  # quoted nowhere: it may hold a password
+        raise ValueError("must be postgresql+psycopg://USER:PASSWORD@HOST:PORT/DATABASE")
+    return value
 
 
 AeTitle = Annotated[str, AfterValidator(_ae_title)]
@@ -539,7 +551,9 @@ class EdgeSettings(BaseSettings):
     )
 
     data: Path
-    database_url: str = ""  # default: SQLite in the data folder
+    database_url: Annotated[str, AfterValidator(_database_url)] = (
+        ""  # default: SQLite in the data folder
+    )
     site: SiteSettings = SiteSettings()
     dicom: DicomSettings = DicomSettings()
     completeness: CompletenessSettings = CompletenessSettings()
