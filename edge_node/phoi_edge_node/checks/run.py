@@ -64,8 +64,9 @@ def run_checks(checks: Sequence[Check], limit_s: float = LIMIT_S) -> Iterator[Fi
     until = time.monotonic() + limit_s
     for one in running:
         one.thread.join(max(0.0, until - time.monotonic()))
+        hangs = one.thread.is_alive()  # before its findings: what it found until it ended is told
         yield from tuple(one.findings)
-        if one.thread.is_alive():
+        if hangs:
             yield found("check.no_end", one.check.subject, one.check.name, seconds=f"{limit_s:g}")
 
 
