@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import fcntl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from phoi_models.files import make_folder
 
 from phoi_edge_node.errors import EdgeError
+
+_PATIENCE_S = 1.0
+_LOOK_S = 0.02
 
 
 @contextmanager
@@ -29,8 +34,20 @@ def only_holder(file: Path, busy: str, unusable: str) -> Iterator[None]:
     except OSError as error:
         raise EdgeError(f"{unusable}: {error.strerror}") from None
     with lock:
+        if not _held_soon(lock):
+            raise EdgeError(busy)
+        yield
+
+
+def _held_soon(lock: IO[str]) -> bool:
+    """Whoever asks whether it is held holds it for a moment himself."""
+    until = time.monotonic() + _PATIENCE_S
+    while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise EdgeError(busy) from None
-        yield
+            if time.monotonic() > until:
+                return False
+            time.sleep(_LOOK_S)
+        else:
+            return True
