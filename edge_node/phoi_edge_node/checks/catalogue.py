@@ -90,6 +90,12 @@ SUBJECTS: Mapping[str, Mapping[Language, str]] = MappingProxyType(
     }
 )
 
+# Its group stays: what the installer makes is root's, and Phoi reads it as a member of phoi.
+_CLOSE = _both(
+    "Chạy `chmod o= {path}`; nếu tệp là của root: `chgrp phoi {path}` rồi `chmod 640 {path}`.",
+    "Run `chmod o= {path}`; where root owns it: `chgrp phoi {path}`, then `chmod 640 {path}`.",
+)
+
 CATALOGUE: Mapping[str, Entry] = MappingProxyType(
     {
         # --- the doctor itself
@@ -113,9 +119,9 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType(
         "settings.open": _bad(
             (
                 "có mật khẩu cơ sở dữ liệu mà người khác trên máy đọc được",
-                "Chạy `chmod 600 {path}`.",
+                _CLOSE[Language.VI],
             ),
-            ("holds the database's password, and others can read it", "Run `chmod 600 {path}`."),
+            ("holds the database's password, and others can read it", _CLOSE[Language.EN]),
         ),
         "mode.shadow": _good(
             "kết quả ở lại trong Phoi; không gửi gì tới PACS hay EMR",
@@ -300,8 +306,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType(
             ("{path} is empty", "Write the secret into it: one line and nothing else."),
         ),
         "file.open": _bad(
-            ("mọi người dùng trên máy đọc được khoá bí mật", "Chạy `chmod 600 {path}`."),
-            ("every user of this machine can read the secret", "Run `chmod 600 {path}`."),
+            ("mọi người dùng trên máy đọc được khoá bí mật", _CLOSE[Language.VI]),
+            ("every user of this machine can read the secret", _CLOSE[Language.EN]),
         ),
         # --- our certificates
         "certificate.good": _good("hợp lệ đến {until}", "valid until {until}"),
@@ -346,8 +352,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType(
             ),
         ),
         "certificate.key_open": _bad(
-            ("mọi người dùng trên máy đọc được khoá", "Chạy `chmod 600 {path}`."),
-            ("every user of this machine can read its key", "Run `chmod 600 {path}`."),
+            ("mọi người dùng trên máy đọc được khoá", _CLOSE[Language.VI]),
+            ("every user of this machine can read its key", _CLOSE[Language.EN]),
         ),
         "certificate.no_names": _warning(
             (
