@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
@@ -81,7 +82,9 @@ def _probes(settings: EdgeSettings, home: Home, now: Callable[[], datetime]) -> 
 
     return Probes(
         now=now,
-        node_runs=lambda: (settings.data / "edge.lock").exists() and node_runs(settings.data),
+        node_runs=_once(
+            lambda: (settings.data / "edge.lock").exists() and node_runs(settings.data)
+        ),
         echo=lambda archive: dicom.echo(peer(archive), dicom_settings.ae_title),
         own_echo=own_echo,
         takes_commitment=lambda a: dicom.takes_commitment(peer(a), dicom_settings.ae_title),
@@ -93,10 +96,29 @@ def _probes(settings: EdgeSettings, home: Home, now: Callable[[], datetime]) -> 
     )
 
 
+def _once(ask: Callable[[], bool]) -> Callable[[], bool]:
+    """The first answer, for all checks at once: asking takes the lock of a node that starts now."""
+    lock, answers = threading.Lock(), list[bool]()
+
+    def answer() -> bool:
+        with lock:
+            if not answers:
+                answers.append(ask())
+            return answers[0]
+
+    return answer
+
+
 def _models(settings: EdgeSettings, home: Home) -> Sequence[ModelIdentity]:
-    """Asked with a folder for voxels of its own, since opening the node's would sweep it."""
+    """Asked with a folder and a port for voxels of its own.
+
+    Opening the node's folder would sweep it, and its port may be in use: by the node, just now.
+    """
     with tempfile.TemporaryDirectory(prefix="phoi-doctor-") as folder:
-        inference = settings.inference.model_copy(update={"volumes": Path(folder)})
+        own: dict[str, object] = {"volumes": Path(folder)}
+        if settings.inference.source_listen:
+            own["source_listen"] = "127.0.0.1:0"
+        inference = settings.inference.model_copy(update=own)
         alone = {"inference": inference, "archives": (), "hl7": None, "fhir": None, "mlflow": None}
         with Connections(settings.model_copy(update=alone), home) as connections:
             return connections.inference.models()
@@ -119,16 +141,12 @@ def _lane(settings: EdgeSettings, name: str) -> Destination | None:
 
 
 def _in_haste(settings: EdgeSettings) -> EdgeSettings:
-    """The same with short time-outs, and not in the way of an edge that serves voxels just now."""
+    """The same with short time-outs."""
     short = {"timeout_s": TIMEOUT_S}
-    inference = settings.inference
-    if inference.source_listen:
-        inference = inference.model_copy(update={"source_listen": "127.0.0.1:0"})
     return settings.model_copy(
         update={
             "archives": tuple(archive.model_copy(update=short) for archive in settings.archives),
             "hl7": settings.hl7 and settings.hl7.model_copy(update=short),
             "fhir": settings.fhir and settings.fhir.model_copy(update=short),
-            "inference": inference,
         }
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ from urllib.parse import urlsplit
 import pytest
 import sqlalchemy as sa
 from cryptography.hazmat.primitives import serialization
-from phoi_edge_node.bootstrap import EdgeNode, only_node, open_storage
+from phoi_edge_node.bootstrap import EdgeNode, node_runs, only_node, open_storage
 from phoi_edge_node.checks.catalogue import CATALOGUE, Health, Language
 from phoi_edge_node.checks.finding import Finding, found
 from phoi_edge_node.checks.machine import Machine
@@ -191,6 +192,17 @@ def password_for_all(site: Site) -> None:
     site.settings_file.chmod(0o644)
 
 
+def file_of_the_password_for_all(site: Site) -> None:
+    """As in deploy/compose: the settings name a file, and hold no password."""
+    site.top = 'database_url = "postgresql+psycopg://phoi@127.0.0.1:1/phoi?passfile=/run/pgpass"'
+    site.write()
+    site.settings_file.chmod(0o644)
+
+
+def database_misspelt(site: Site) -> None:
+    site.top = 'database_url = "postgresql+psycopg://phoi:secret@127.0.0.1:secret/phoi"'
+
+
 def no_archive(site: Site) -> None:
     site.mode("pacs")
 
@@ -344,6 +356,16 @@ def workers_of_another_authority(site: Site) -> None:
 def taken_port(site: Site) -> None:
     server = site.stack.enter_context(socket.create_server(("127.0.0.1", 0)))
     site.add("orders", f"port = {server.getsockname()[1]}")
+
+
+def taken_port_for_voxels(site: Site) -> None:
+    server = site.stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+    ours = Certificates(site.folder / "ca").issue("edge", ends=365 * DAY)
+    site.inference = (
+        f'source_listen = "127.0.0.1:{server.getsockname()[1]}"\n'
+        f'tls_certificate = "{ours.certificate}"\ntls_key = "{ours.key}"\n'
+        f'tls_ca = "{ours.authority}"'
+    )
 
 
 def foreign_address(site: Site) -> None:
@@ -618,6 +640,8 @@ BROKEN: dict[Prepare, set[str]] = {
     settings_are_a_folder: {"settings.unusable"},
     mapping_misspelt: {"settings.unusable"},
     policy_is_missing: {"settings.unusable"},
+    database_misspelt: {"settings.unusable"},
+    file_of_the_password_for_all: {"database.unusable"},
     password_for_all: {"settings.open", "database.unusable"},
     no_archive: {"mode.no_archive"},
     no_emr: {"mode.no_emr"},
@@ -646,6 +670,7 @@ BROKEN: dict[Prepare, set[str]] = {
     key_with_password: {"certificate.key_password"},
     workers_of_another_authority: {"certificate.other_authority", "certificate.soon"},
     taken_port: {"port.taken"},
+    taken_port_for_voxels: {"port.taken", "certificate.soon"},
     foreign_address: {"port.unusable"},
     deaf_to_the_pacs: {"receiver.local", "link.unknown_host"},
     closed_to_commitment: {"receiver.not_allowed"},
@@ -788,6 +813,46 @@ def test_a_check_that_breaks_or_hangs_stops_none_of_the_others() -> None:
     told = findings[1].told(Language.EN)
     assert "ValueError, test_doctor.py" in told.seen
     assert "NGUYỄN" not in told.seen
+
+
+def test_what_a_check_finds_after_the_limit_is_told_or_that_it_did_not_end() -> None:
+    inside, goes_on = threading.Event(), threading.Event()
+
+    def slow() -> Iterator[Finding]:
+        yield found("clock.zone", "clock", zone="UTC")
+        inside.set()
+        goes_on.wait()
+        yield found("clock.not_synchronised", "clock")
+
+    before = set(threading.enumerate())
+    findings = run_checks([Check("mode", lambda: AS_IT_SHOULD), Check("clock", slow)], 0.5)
+    next(findings)
+    assert inside.wait(30)
+    assert next(findings).code == "clock.zone"
+    goes_on.set()
+    for thread in set(threading.enumerate()) - before:
+        thread.join()
+    assert [finding.code for finding in findings] == ["check.no_end"]
+
+
+def test_looking_keeps_no_node_from_starting(site: Site) -> None:
+    site.data.mkdir(exist_ok=True)
+    with (site.data / "edge.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        letting_go = threading.Timer(0.2, fcntl.flock, (lock, fcntl.LOCK_UN))
+        letting_go.start()
+        with only_node(site.data):
+            assert node_runs(site.data)
+        letting_go.join()
+
+
+@pytest.mark.parametrize("code", ["settings.open", "file.open", "certificate.key_open"])
+def test_closing_a_file_to_others_leaves_it_open_to_phoi(code: str) -> None:
+    for language in Language:
+        remedy = found(code, "file", path="FILE").told(language).remedy
+        assert "chmod 600" not in remedy
+        for command_ in ("`chmod o= FILE`", "`chgrp phoi FILE`", "`chmod 640 FILE`"):
+            assert command_ in remedy
 
 
 AS_IT_SHOULD = found("settings.good", "settings")

@@ -12,6 +12,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
+from sqlalchemy import make_url
 
 from phoi_edge_node.checks.finding import Finding, found
 from phoi_edge_node.checks.network import SOON_DAYS
@@ -22,10 +23,17 @@ _OTHERS = 0o007
 
 def check_settings_file(settings: EdgeSettings, path: Path) -> Iterator[Finding]:
     """Nobody else may read a password in it."""
-    if "@" in settings.database_url and path.exists() and path.stat().st_mode & _OTHERS:
+    if _has_password(settings.database_url) and path.exists() and path.stat().st_mode & _OTHERS:
         yield found("settings.open", "settings", path=path)
     else:
         yield found("settings.good", "settings")
+
+
+def _has_password(database_url: str) -> bool:
+    if not database_url:
+        return False
+    url = make_url(database_url)
+    return url.password is not None or "password" in url.query
 
 
 def check_data_folder(data: Path) -> Iterator[Finding]:
