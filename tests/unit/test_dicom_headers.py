@@ -76,9 +76,14 @@ def test_any_utf8_name_survives(name: str) -> None:
         ),
         ("Люкceмбypг".encode("iso8859_5"), "ISO_IR 144", "Люкceмбypг"),
         (b"Plain^Name", "NO SUCH SET", "Plain^Name"),
+        # A damaged byte that happens to be an escape: it announces no other character set.
+        ("Nguy\x1b^Thị".encode(), "ISO_IR 192", "Nguy\x1b^Thị"),
+        ("Nguy\x1b(B^Thị".encode(), "ISO_IR 192", "Nguy\x1b(B^Thị"),
+        ("Nguy\x1b^Thị".encode(), ["ISO_IR 192", "ISO 2022 IR 87"], "Nguy\x1b^Thị"),
+        (b"Nguy\x1b^Thi", "NO SUCH SET", "Nguy\x1b^Thi"),
+        (b"Buc^J\xe9r\x1bme", "ISO_IR 100", "Buc^Jér\x1bme"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:Unknown encoding 'NO SUCH SET':UserWarning")
 def test_names_decode(name: bytes, character_set: str | list[str] | None, expected: str) -> None:
     content = encoded(name, None)
     if character_set is not None:

@@ -27,6 +27,7 @@ from phoi_edge_node.result import Patient, StudyHeader
 
 # Multi-byte sets whose text may by chance be valid UTF-8; every other label is doubted.
 _NOT_MISTAKEN_FOR_UTF8 = frozenset({"GB18030", "GBK"})
+_WITHOUT_EXTENSIONS = _NOT_MISTAKEN_FOR_UTF8 | {"ISO_IR 192"}
 _ESCAPE = b"\x1b"  # announces another character set of ISO 2022 inside a value
 
 _KEYWORDS = (
@@ -250,8 +251,8 @@ def _character_sets(dataset: Dataset) -> tuple[str, ...]:
 
 def _decode(value: bytes, character_sets: tuple[str, ...]) -> str:
     first = next(iter(character_sets), "") or "ISO_IR 6"
-    if _ESCAPE in value:
-        known = [term for term in character_sets if term in python_encoding]
+    known = [term for term in character_sets if term in python_encoding]
+    if _ESCAPE in value and _extends(first, known):
         return decode_bytes(value, convert_encodings(known), TEXT_VR_DELIMS)
     if first not in _NOT_MISTAKEN_FOR_UTF8:
         try:
@@ -259,6 +260,16 @@ def _decode(value: bytes, character_sets: tuple[str, ...]) -> str:
         except UnicodeDecodeError:
             pass
     return value.decode(python_encoding.get(first, "latin-1"), "replace")
+
+
+def _extends(first: str, known: list[str]) -> bool:
+    """Does an escape mean another character set here, and not just a damaged byte?
+
+    Only where such sets are named, and never in those without code extensions (PS3.3 C.12.1.1.2).
+    """
+    return first not in _WITHOUT_EXTENSIONS and (
+        first.startswith("ISO 2022") or len(set(known)) > 1
+    )
 
 
 def _date(value: str) -> date | None:
