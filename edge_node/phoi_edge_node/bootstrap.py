@@ -5,8 +5,8 @@ from __future__ import annotations
 import fcntl
 import secrets
 import threading
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -132,6 +132,16 @@ def open_storage(settings: EdgeSettings, clock: Clock) -> Storage:
     issuer = settings.orders.default_issuer if settings.orders else ""
     engine = open_engine(settings.resolved_database_url, issuer)
     return Storage(files, engine, SqlStore(engine, clock), DicomSeriesReader(root))
+
+
+@contextmanager
+def opened_storage(settings: EdgeSettings, clock: Clock) -> Iterator[Storage]:
+    """The same for as long as a command needs it; the node may run meanwhile."""
+    storage = open_storage(settings, clock)
+    try:
+        yield storage
+    finally:
+        storage.engine.dispose()
 
 
 def make_encoders(

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import getpass
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 
-from phoi_edge_node.bootstrap import open_storage
+from phoi_edge_node.bootstrap import opened_storage
 from phoi_edge_node.cli.options import DEFAULT_SETTINGS, SettingsFile
 from phoi_edge_node.errors import EdgeError, IllegalTransition, SettingsError
 from phoi_edge_node.plain_words import explain
-from phoi_edge_node.settings import EdgeSettings, read_settings
+from phoi_edge_node.settings import read_settings
 from phoi_edge_node.store import Delivery, StudyStore
 from phoi_edge_node.study import DeliveryState
 from phoi_edge_node.system import SystemClock
@@ -43,8 +42,8 @@ def list_(
     Exit status: 0 nothing was given up, 1 something was.
     """
     settings = read_settings(settings_file)
-    with _store(settings) as store:
-        found = _of(store, destination, (DeliveryState.DEAD,) if dead else _NOT_ARRIVED)
+    with opened_storage(settings, SystemClock()) as storage:
+        found = _of(storage.store, destination, (DeliveryState.DEAD,) if dead else _NOT_ARRIVED)
     for delivery in found:
         for line in _lines(delivery, settings.site.language):
             typer.echo(line)
@@ -71,22 +70,13 @@ def resend(
     if everything is (number is not None) or everything is not bool(destination):
         raise SettingsError("name one number, or --all with --destination")
     user = getpass.getuser()
-    with _store(read_settings(settings_file)) as store:
+    with opened_storage(read_settings(settings_file), SystemClock()) as storage:
         if number is None:
-            resent = store.resend_dead(destination, user)
+            resent = storage.store.resend_dead(destination, user)
         else:
-            _resend(store, number, user)
+            _resend(storage.store, number, user)
             resent = 1
     typer.echo(f"{resent} will be sent again")
-
-
-@contextmanager
-def _store(settings: EdgeSettings) -> Iterator[StudyStore]:
-    storage = open_storage(settings, SystemClock())
-    try:
-        yield storage.store
-    finally:
-        storage.engine.dispose()
 
 
 def _of(

@@ -16,7 +16,7 @@ from phoi_models.logs import LogFile, configure_logs
 from phoi_models.service_manager import serve_until, stop_signal
 
 from phoi_edge_node.accounts import Account, Role, hash_password
-from phoi_edge_node.bootstrap import EdgeNode, open_storage
+from phoi_edge_node.bootstrap import EdgeNode, opened_storage
 from phoi_edge_node.cli.backup import backup, restore
 from phoi_edge_node.cli.export import export_feedback
 from phoi_edge_node.cli.options import DEFAULT_SETTINGS, SettingsFile
@@ -165,7 +165,6 @@ def add_account(
         raise SettingsError("a username has a-z, 0-9, '.', '_' and '-' only")
     password = secrets.token_urlsafe(12)
     account = StoredAccount(Account(username, display_name, role), hash_password(password))
-    storage = open_storage(read_settings(settings_file), SystemClock())
-    storage.store.put_account(account)
-    storage.engine.dispose()
+    with opened_storage(read_settings(settings_file), SystemClock()) as storage:
+        storage.store.put_account(account)
     typer.echo(f"{username} may sign in with the password: {password}")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from phoi_models.feedback import FeedbackIndex
 
-from phoi_edge_node.bootstrap import open_storage
+from phoi_edge_node.bootstrap import opened_storage
 from phoi_edge_node.cli.options import DEFAULT_SETTINGS, SettingsFile
 from phoi_edge_node.errors import SettingsError
 from phoi_edge_node.feedback import Pseudonyms, reviewed_cases, write_feedback
@@ -48,8 +48,7 @@ def export_feedback(
 
 
 def _export(settings: EdgeSettings, folder: Path) -> FeedbackIndex:
-    storage = open_storage(settings, SystemClock())
-    try:
+    with opened_storage(settings, SystemClock()) as storage:
         index = write_feedback(
             reviewed_cases(storage.store, storage.reader),
             folder,
@@ -58,6 +57,4 @@ def _export(settings: EdgeSettings, folder: Path) -> FeedbackIndex:
         )
         detail = f"{len(index.cases)} crops, digest {index.digest[:12]}"
         storage.store.record_audit(getpass.getuser(), "export_feedback", None, detail)
-    finally:
-        storage.engine.dispose()
     return index

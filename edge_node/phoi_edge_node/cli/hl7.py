@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from phoi_edge_node.bootstrap import open_storage
+from phoi_edge_node.bootstrap import opened_storage
 from phoi_edge_node.cli.options import DEFAULT_SETTINGS, SettingsFile
 from phoi_edge_node.errors import SettingsError
 from phoi_edge_node.hl7v2.fields import SEGMENT_END
@@ -63,11 +63,8 @@ def _case(
     settings: EdgeSettings, study_instance_uid: str, status: ReportStatus | None
 ) -> ReportedCase:
     clock = SystemClock()
-    storage = open_storage(settings, clock)
-    try:
+    with opened_storage(settings, clock) as storage:
         return past_case(storage.store, study_instance_uid, status, clock.now())
-    finally:
-        storage.engine.dispose()
 
 
 def _message(settings: EdgeSettings, mapping: Path | None, case: ReportedCase) -> bytes | None:

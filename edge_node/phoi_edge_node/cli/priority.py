@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from phoi_edge_node.bootstrap import open_storage
+from phoi_edge_node.bootstrap import opened_storage
 from phoi_edge_node.cli.options import DEFAULT_SETTINGS, SettingsFile
 from phoi_edge_node.priority_policy import preview, preview_lines, read_policy
 from phoi_edge_node.result import Priority, TriageResult
@@ -51,12 +51,9 @@ def show_preview(
     settings = read_settings(settings_file)
     read = read_policy(policy or settings.priority.policy)
     clock = SystemClock()
-    storage = open_storage(settings, clock)
-    try:
-        since = clock.now() - timedelta(days=days)
+    since = clock.now() - timedelta(days=days)
+    with opened_storage(settings, clock) as storage:
         past = [r for r in _results(storage.store) if r[0].analysed_at >= since]
-    finally:
-        storage.engine.dispose()
     for line in preview_lines(preview(read, past)):
         typer.echo(line)
 

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from phoi_edge_node.bootstrap import node_runs, open_storage
+from phoi_edge_node.bootstrap import node_runs, opened_storage
 from phoi_edge_node.cli.options import DEFAULT_SETTINGS, SettingsFile
 from phoi_edge_node.errors import EdgeError
 from phoi_edge_node.recall import StoredRecallBook, recall_lines, result_line
@@ -149,8 +149,5 @@ def _listed(
 
 @contextmanager
 def _book(settings: EdgeSettings) -> Iterator[RecallBook]:
-    storage = open_storage(settings, SystemClock())
-    try:
+    with opened_storage(settings, SystemClock()) as storage:
         yield StoredRecallBook(storage.store)
-    finally:
-        storage.engine.dispose()

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import getpass
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import date, datetime
 from typing import Annotated
 
 import typer
 
-from phoi_edge_node.bootstrap import make_sources, node_runs, open_storage
+from phoi_edge_node.bootstrap import make_sources, node_runs, opened_storage
 from phoi_edge_node.cli.options import DEFAULT_SETTINGS, SettingsFile
 from phoi_edge_node.errors import EdgeError, SettingsError
 from phoi_edge_node.reconciled import Reconciliation, ReconciliationReport
@@ -44,22 +42,13 @@ def command(
         raise SettingsError("--to lies before --from")
     if not any(archive.query for archive in settings.archives):
         raise SettingsError(f"{settings_file}: no archive may be asked: set query = true in one")
-    with _store(settings) as store:
+    with opened_storage(settings, SystemClock()) as storage:
         look = _look if dry_run else _ask_node
-        report = look(settings, store, first.date(), last.date())
+        report = look(settings, storage.store, first.date(), last.date())
     for line in report_lines(report):
         typer.echo(line)
     if not report.nothing_left_behind:
         raise typer.Exit(1)
-
-
-@contextmanager
-def _store(settings: EdgeSettings) -> Iterator[StudyStore]:
-    storage = open_storage(settings, SystemClock())
-    try:
-        yield storage.store
-    finally:
-        storage.engine.dispose()
 
 
 def _look(
