@@ -6,7 +6,8 @@ destination alone is asked whether it is there: the window doubles from one prob
 a longest one, and the moment within it is drawn at random over the whole of it ("full jitter":
 M. Brooker, Exponential Backoff And Jitter, AWS Architecture Blog, 2015), so that the nodes of many
 hospitals do not come back all at once. Once it answers, one document is tried; when that has its
-answer too, the others follow, one after the other.
+answer too, the others follow, one after the other; when not, another is tried soon, for it may be
+the document.
 
 The moments are of the clock that nobody can set: one that jumps neither hurries nor stops a lane.
 """
@@ -44,17 +45,24 @@ class ProbePolicy:
     Attributes:
         first_s: window of the first probe of one that is away.
         longest_s: the window grows no further.
+        swallowing_s: nor beyond this, while it answers probes and nothing about documents: perhaps
+            it is these documents, and others go.
         idle_s: after so long without any contact one that answers is asked too.
     """
 
     first_s: float
     longest_s: float
     idle_s: float
+    swallowing_s: float = 5.0
 
-    def wait_s(self, probes: int, random_share: float) -> float:
-        """Seconds until the next probe after so many in vain; the share is drawn from [0, 1)."""
+    def wait_s(self, probes: int, random_share: float, *, answered: bool = False) -> float:
+        """Seconds until the next probe after so many in vain; the share is drawn from [0, 1).
+
+        Args:
+            answered: the last one was not in vain: what followed it was.
+        """
         window = self.first_s * 2.0 ** min(probes, _LARGEST_EXPONENT)
-        return random_share * min(self.longest_s, window)
+        return random_share * min(self.swallowing_s if answered else self.longest_s, window)
 
 
 @dataclass(frozen=True)
@@ -98,6 +106,8 @@ class Circuit:
         failures = self.failures + 1
         if self.state is CircuitState.CLOSED and failures < opens_after:
             return replace(self, failures=failures)
-        wait_s = policy.wait_s(max(0, failures - opens_after), random_share)
+        answered = self.state is CircuitState.HALF_OPEN
+        probes = max(0, failures - opens_after)
+        wait_s = policy.wait_s(probes, random_share, answered=answered)
         since = self.since if self.state is CircuitState.OPEN else now
         return Circuit(since, CircuitState.OPEN, failures, monotonic + wait_s)

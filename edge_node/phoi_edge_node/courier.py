@@ -12,7 +12,15 @@ import structlog
 
 from phoi_edge_node.circuit import Circuit, CircuitState, Contact
 from phoi_edge_node.policies import LanePolicy, RetryPolicy
-from phoi_edge_node.ports import Clock, Delivered, Destination, Document, SendOutcome, Unreachable
+from phoi_edge_node.ports import (
+    Clock,
+    Delivered,
+    Destination,
+    Document,
+    Erred,
+    SendOutcome,
+    Unreachable,
+)
 from phoi_edge_node.store import Delivery, StudyStore
 from phoi_edge_node.study import DeliveryState
 from phoi_edge_node.workflow import insist
@@ -61,6 +69,8 @@ class Courier:
         self._lock = threading.Lock()
         self._last: LinkReport | None = None
         self._circuit = Circuit(clock.now())
+        self._answered = 0  # documents about which there was an answer
+        self._silent_at: dict[int, int] = {}  # by delivery id: how many, when it was last silent
 
     @property
     def destination(self) -> Destination:
@@ -102,11 +112,7 @@ class Courier:
 
     def check(self) -> None:
         """Ask the destination whether it is there."""
-        try:
-            outcome = self._destination.check()
-        except Exception as error:  # a bug in an adapter must not stop the lane
-            outcome = self._raised(error)
-        self._note(outcome, Contact.ANSWERED_PROBE)
+        self._note(self._ask(), Contact.ANSWERED_PROBE)
 
     def send_next(self) -> bool:
         """Send the next due document, if the destination is not known to be away.
@@ -125,7 +131,7 @@ class Courier:
             self._become(self.circuit.after(Contact.NOTHING_TO_SEND, self._clock.now()))
             return False
         delivery, document = claimed
-        outcome = self._send(document)
+        outcome = self._judged(delivery, self._send(document))
         self._settle(delivery, document, outcome)
         self._note(outcome, Contact.ANSWERED_DOCUMENT)
         return True
@@ -164,11 +170,33 @@ class Courier:
             error="" if isinstance(outcome, Delivered) else outcome.reason,
         )
 
+    def _ask(self) -> SendOutcome:
+        try:
+            return self._destination.check()
+        except Exception as error:  # a bug in an adapter must not stop the lane
+            return self._raised(error)
+
     def _send(self, document: Document) -> SendOutcome:
         try:
             return self._destination.send(document)
         except Exception as error:  # nor may it lose a document
             return self._raised(error)
+
+    def _judged(self, delivery: Delivery, outcome: SendOutcome) -> SendOutcome:
+        """Silence about one document only is an error of that document, and bounded.
+
+        Only: since it was last silent about it, it has answered about another, and it answers a
+        probe right now. A destination that is away, or that takes nothing of anybody, does not.
+        """
+        if not isinstance(outcome, Unreachable):
+            self._answered += 1
+            self._silent_at.pop(delivery.id, None)
+            return outcome
+        before = self._silent_at.get(delivery.id, self._answered)
+        self._silent_at[delivery.id] = self._answered
+        if before == self._answered or isinstance(self._ask(), Unreachable):
+            return outcome
+        return Erred(f"{outcome.reason}, while it answers about others", outcome.nothing_taken)
 
     def _raised(self, error: Exception) -> Unreachable:
         log.exception("a destination raised", destination=self._destination.name)

@@ -10,7 +10,8 @@ What is tried again, and what is for good:
 - A study that cannot be analysed, and a model that refuses it: for good, at once.
 - A destination does not answer, or asks to try later: tried again for ever; after some times in a
   row only asked whether it is there (``circuit.py``).
-- A destination fails on the document: at most ``maximum_errors`` times; a person may send it again.
+- A destination fails on the document, or is silent about no other: at most
+  ``maximum_errors`` times; a person may send it again.
 - A destination refuses the document: for good; a person may send it again.
 """
 
@@ -56,9 +57,9 @@ class RetryPolicy:
 # Next door: a result should wait a minute at most once the PACS is back.
 IN_THE_HOSPITAL = ProbePolicy(first_s=1.0, longest_s=60.0, idle_s=15.0)
 # One server for many hospitals, perhaps far away.
-OF_MANY_HOSPITALS = ProbePolicy(first_s=1.0, longest_s=300.0, idle_s=60.0)
+OF_MANY_HOSPITALS = ProbePolicy(first_s=1.0, longest_s=300.0, idle_s=60.0, swallowing_s=10.0)
 # Counters, which nobody waits for, to one server for all hospitals of a country.
-OF_THE_COUNTRY = ProbePolicy(first_s=1.0, longest_s=900.0, idle_s=300.0)
+OF_THE_COUNTRY = ProbePolicy(first_s=1.0, longest_s=900.0, idle_s=300.0, swallowing_s=60.0)
 
 
 @dataclass(frozen=True)

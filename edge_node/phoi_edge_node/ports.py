@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from enum import StrEnum
 from typing import Protocol
@@ -411,16 +411,26 @@ class Erred:
     """The destination answered that it failed on this document, which often passes.
 
     Tried again with the same bytes, ``delivery.maximum_errors`` times in all; then for good.
+
+    Attributes:
+        nothing_taken: as of ``Unreachable``.
     """
 
     reason: str
+    nothing_taken: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)
 class Unreachable:
-    """No answer, or none about the document: try the same bytes again later, for ever."""
+    """No answer, or none about the document: try the same bytes again later, for ever.
+
+    Attributes:
+        nothing_taken: surely the destination has nothing of the document: no connection came
+            about, or it said so. Where it is silent, it may have all of it.
+    """
 
     reason: str
+    nothing_taken: bool = field(default=False, compare=False)
 
 
 SendOutcome = Delivered | Refused | Erred | Unreachable

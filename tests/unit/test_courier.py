@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -90,7 +92,7 @@ def test_a_destination_that_is_away_is_asked_and_no_document_is_tried(site: Site
     assert sum(d.attempts for d in site.store.deliveries()) == 3
 
 
-def test_once_it_is_back_what_waited_goes_at_once_oldest_first(site: Site) -> None:
+def test_once_it_is_back_what_waited_goes_at_once(site: Site) -> None:
     site.queue("a")
     site.pacs.away = True
     for _ in range(4):  # its own next try is ten minutes away by now
@@ -101,7 +103,7 @@ def test_once_it_is_back_what_waited_goes_at_once_oldest_first(site: Site) -> No
     site.pacs.away = False
     site.clock.advance(31)
     assert site.send_all() == 3
-    assert list(site.pacs.received) == ["b", "a", "c"], "one that was due, then by age"
+    assert list(site.pacs.received) == ["c", "b", "a"], "what failed least first"
     assert site.circuit() is CircuitState.CLOSED
 
 
@@ -249,3 +251,60 @@ def test_a_destination_that_hangs_holds_up_no_other_lane(site: Site) -> None:
             loop.ask_to_stop()
             loop.join(60)
     assert list(emr.received) == list("abcdef")
+
+
+class Hanging(FakeDestination):
+    """Falls silent on each document whose name begins with "bad"."""
+
+    def send(self, document: Document) -> SendOutcome:
+        if document.identity.startswith("bad"):
+            self.attempts.append(document.identity)
+            return Unreachable("it closed the connection")
+        return super().send(document)
+
+
+def _of_a_node(site: Site) -> Courier:
+    """With the delays of a node, not those of the other tests."""
+    site.pacs = Hanging("pacs")
+    retry = RetryPolicy((1, 5, 30, 120, 600, 3600))
+    draw = random.Random(1).random
+    return Courier(site.store, site.pacs, site.clock, retry, LanePolicy(), draw)
+
+
+def _run(site: Site, courier: Courier, seconds: int, pace: int = 1) -> None:
+    end = site.clock.now() + timedelta(seconds=seconds)
+    while site.clock.now() < end:
+        if not courier.step():
+            site.clock.advance(pace)
+
+
+def test_sixty_documents_that_never_get_an_answer_hold_up_nobody_for_long(site: Site) -> None:
+    courier = _of_a_node(site)
+    site.queue(*(f"bad{n}" for n in range(60)), *(f"good{n}" for n in range(20)))
+    _run(site, courier, 600)
+    assert len(site.pacs.received) == 20
+    for hour in range(3):
+        site.queue(f"later{hour}")
+        _run(site, courier, 60)
+        assert f"later{hour}" in site.pacs.received, "a minute, though sixty others are due"
+        _run(site, courier, 3540, pace=60)
+
+
+def test_silence_about_one_document_only_comes_to_an_end(site: Site) -> None:
+    courier = _of_a_node(site)
+    site.queue("bad")
+    for hour in range(16):
+        site.queue(f"good{hour}")
+        _run(site, courier, 3700, pace=60)
+    (dead,) = site.store.deliveries(states=(DeliveryState.DEAD,))
+    assert dead.identity == "bad"
+    assert dead.last_error == "it closed the connection, while it answers about others, 10 times"
+
+
+def test_silence_about_all_documents_ends_none_though_probes_are_answered(site: Site) -> None:
+    """A load balancer that takes connections for a receiver that is away."""
+    courier = _of_a_node(site)
+    site.queue(*(f"bad{n}" for n in range(5)))
+    _run(site, courier, 24 * 3600, pace=60)
+    assert {(d.state, d.errors) for d in site.store.deliveries()} == {(DeliveryState.PENDING, 0)}
+    assert len(site.pacs.attempts) < 5 * 35, "each waits its own time"

@@ -43,7 +43,11 @@ class Deliveries(Database):
     """The part of the store that delivering uses."""
 
     def claim_delivery(self, destination: str) -> tuple[Delivery, Document] | None:
-        """Start sending the oldest due document of a lane, in order within each study."""
+        """Start sending a due document of a lane, in order within each study.
+
+        The oldest that never failed; else the one that failed least. So no number of documents
+        that never get an answer holds up those that would.
+        """
         table = tables.deliveries
         earlier = table.alias("earlier")
         now = self._clock.now()
@@ -58,11 +62,14 @@ class Deliveries(Database):
             sa.select(table.c.id)
             .where(table.c.destination == destination, table.c.state == DeliveryState.PENDING)
             .where(due(table.c.due_at, now), ~waits)
-            .order_by(table.c.id)
             .limit(1)
         )
+        fresh = query.where(table.c.failed_tries == 0).order_by(table.c.id)
+        tried = query.where(table.c.failed_tries > 0).order_by(table.c.failed_tries, table.c.id)
         with self._write() as connection:
-            delivery_id = connection.scalar(for_update(query))
+            delivery_id = connection.scalar(for_update(fresh))
+            if delivery_id is None:
+                delivery_id = connection.scalar(for_update(tried))
             if delivery_id is None:
                 return None
             connection.execute(
