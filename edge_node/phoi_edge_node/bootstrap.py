@@ -101,6 +101,7 @@ LINK_CHECK_S = 15.0
 DECODE_S = 0.05
 WATCHDOG_S = 60.0
 VERIFY_S = 60.0  # from one study to the next
+LONGEST_FETCH_S = 3 * 3600.0  # of one study: 500 MB at half a megabit a second
 RECALL_LOOK_S = 1.0
 RECONCILE_LOOK_S = 2.0
 RETENTION_S = 20.0  # a study each time: 4,320 a day
@@ -549,7 +550,7 @@ class EdgeNode:
         return [
             Loop("settle", self._counter.settle, 0.5),
             Loop("ask-archives", self._counter.ask_next, 0.5),
-            Loop("fetch-images", self._counter.fetch_next, 0.5),
+            Loop("fetch-images", self._counter.fetch_next, 0.5, LONGEST_FETCH_S),
         ]
 
     def _reconciling_loops(self) -> Sequence[Loop]:
@@ -566,7 +567,7 @@ class EdgeNode:
             self._settings.reconciliation,
             self._clock,
         )
-        loop = Loop("reconcile", desk.run_next, RECONCILE_LOOK_S)
+        loop = Loop("reconcile", desk.run_next, RECONCILE_LOOK_S, LONGEST_FETCH_S)
         return [loop]
 
     def _recalling_loop(self) -> Loop:

@@ -50,6 +50,7 @@ def _database_url(value: str) -> str:
 
 
 AeTitle = Annotated[str, AfterValidator(_ae_title)]
+DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -402,7 +403,8 @@ class FhirOAuth2Settings(_Section):
         client_secret_file: file that holds the secret, readable by Phoi only.
         private_key_file: PEM file; with it Phoi signs an assertion (RFC 7523) in place of a secret.
         key_id: ``kid`` of that key in the registered key set.
-        scope: what is asked for.
+        scope: what is asked for. A server that demands the right to search for the conditions of a
+            transaction wants ``system/*.read`` too.
     """
 
     token_url: str = Field(default="", pattern=r"^(https?://.*)?$")
@@ -551,9 +553,7 @@ class EdgeSettings(BaseSettings):
     )
 
     data: Path
-    database_url: Annotated[str, AfterValidator(_database_url)] = (
-        ""  # default: SQLite in the data folder
-    )
+    database_url: DatabaseUrl = ""  # default: SQLite in the data folder
     site: SiteSettings = SiteSettings()
     dicom: DicomSettings = DicomSettings()
     completeness: CompletenessSettings = CompletenessSettings()

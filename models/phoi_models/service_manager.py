@@ -31,9 +31,13 @@ def notify(state: str, environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def alive_every_s(environment: Mapping[str, str] = os.environ) -> float | None:
-    """How often to say so: at half of the time after which it counts as dead; None: never."""
+    """How often to say so; None: never.
+
+    Four times in the time after which it counts as dead, so that one look at a thread that was busy
+    for a moment too long kills nothing.
+    """
     microseconds = environment.get("WATCHDOG_USEC", "")
-    return int(microseconds) / 2e6 if microseconds.isdigit() else None
+    return int(microseconds) / 4e6 if microseconds.isdigit() else None
 
 
 def stop_signal() -> threading.Event:

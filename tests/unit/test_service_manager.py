@@ -60,6 +60,13 @@ def test_one_that_is_in_trouble_does_not_say_that_it_is_alive(
     assert len(looked) == 3
 
 
+def test_two_looks_that_find_trouble_kill_nothing() -> None:
+    dead_after_s = 120.0
+    every_s = alive_every_s({"WATCHDOG_USEC": f"{dead_after_s * 1e6:.0f}"})
+    assert every_s is not None
+    assert 3 * every_s < dead_after_s
+
+
 def test_without_a_service_manager_nothing_is_told() -> None:
     assert not notify("READY=1", {})
     assert not notify("READY=1", {"NOTIFY_SOCKET": "/absent/notify"})
