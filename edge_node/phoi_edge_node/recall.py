@@ -1,6 +1,7 @@
 """Works off recalls: tells whoever was told of a result that it is withdrawn, and has it redone.
 
-All notices come first, so that nobody reads a bad result longer than must be; then the studies are
+First new studies get another model, where one is named; where that fails, it is tried again later.
+Then come all notices, so that nobody reads a bad result longer than must be; then the studies are
 analysed again, one by one. Each is one transaction: a crash leaves it done or to be done.
 """
 
@@ -31,6 +32,7 @@ from phoi_edge_node.recalled import (
     RecallError,
     RecallItem,
     RecallRequest,
+    Switch,
 )
 from phoi_edge_node.result import StudyHeader
 from phoi_edge_node.store import Delivery, StoredAnalysis, StudyStore
@@ -78,7 +80,11 @@ class RecallDesk:
         self._clock = clock
 
     def run_next(self) -> bool:
-        """One notice, or one study that is analysed again; False if nothing is due."""
+        """One change of model, notice or study that is analysed again; False if nothing is due."""
+        recall = self._store.next_switch()
+        if recall is not None:
+            self._switch_or_put_off(recall)
+            return True
         item = self._store.next_notice()
         if item is not None:
             self._tell_or_put_off(item)
@@ -88,6 +94,27 @@ class RecallDesk:
             self._again_or_put_off(item)
             return True
         return False
+
+    def _switch_or_put_off(self, recall: Recall) -> None:
+        """New studies do not wait for the stopped model, whatever becomes of the results."""
+        try:
+            self._switch(recall)
+        except (InferenceUnavailable, RecallError) as error:
+            trouble = str(error)
+        except Exception as error:
+            log.exception("the model of new studies could not be changed", recall=recall.id)
+            trouble = f"internal error: {type(error).__name__}"
+        else:
+            self._store.switched(recall.id)
+            return
+        log.warning("recall waits", trouble=trouble, recall=recall.id)
+        self._store.put_off_switch(recall.id, trouble, self._clock.now() + _TRY_AGAIN_AFTER)
+
+    def _switch(self, recall: Recall) -> None:
+        if self._model.get().is_any_of([recall.criteria.model]):
+            model = self._replacement(recall.replacement)
+            self._model.set(model)
+            log.info("model of new studies changed", model=model.name, version=model.version)
 
     def _tell_or_put_off(self, item: RecallItem) -> None:
         """One notice that cannot be written must not hold up the others."""
@@ -125,27 +152,22 @@ class RecallDesk:
             log.info("withdrawal told", **_names(item))
 
     def _analyse_again(self, item: RecallItem) -> None:
-        model = self._replacement(item)
+        model = self._replacement(item.replacement)
         if self._store.analyse_again(item.id, model) is Again.WAITING:
             self._put_off(item, "images of it are being received")
 
-    def _replacement(self, item: RecallItem) -> ModelIdentity:
-        """The model that takes the place of the recalled one, for new studies too.
+    def _replacement(self, name: str) -> ModelIdentity:
+        """The model that takes the place of the recalled one.
 
         Raises:
             InferenceUnavailable: no worker has it.
             RecallError: it is paused, perhaps since it is the recalled one.
         """
-        if item.replacement == CURRENT_MODEL:
-            model = self._model.get()
-        else:
-            model = self._offered(item.replacement)
+        model = self._model.get() if name == CURRENT_MODEL else self._offered(name)
         paused = [pause.target.removeprefix("model:") for pause in self._store.pauses()]
         if model.is_any_of(paused):
             which = f"{model.name}@{model.version}"
             raise RecallError(f"{which} is paused: resume it, or recall with another model")
-        if item.criteria.model and self._model.get().is_any_of([item.criteria.model]):
-            self._model.set(model)
         return model
 
     def _offered(self, name: str) -> ModelIdentity:
@@ -280,6 +302,8 @@ def recall_lines(
     for name, states in withdrawals.items():
         told = ", ".join(f"{n} {state.value}" for state, n in states.items())
         yield f"  withdrawals to {name}: {told}"
+    if recall.switch is not Switch.NONE:
+        yield f"  model of new studies: {recall.switch.value}"
     if recall.trouble:
         yield f"  waits: {recall.trouble}"
 

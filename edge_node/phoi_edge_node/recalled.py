@@ -138,6 +138,14 @@ class Again(StrEnum):
     OVERTAKEN = "overtaken"  # a later revision was queued meanwhile
 
 
+class Switch(StrEnum):
+    """Do new studies get the model that takes the place of the recalled one?"""
+
+    NONE = "none"  # no model was stopped, or none was named
+    WAITING = "waiting"
+    DONE = "done"
+
+
 @dataclass(frozen=True)
 class RecalledResult:
     """One result that a recall is, or would be, about.
@@ -170,6 +178,7 @@ class Recall:
         asked_at: UTC.
         signed_too: what people had signed is withdrawn as well.
         replacement: "NAME@VERSION" or ``CURRENT_MODEL``, which analyses the studies again; "".
+        switch: of the model that new studies get, where the recalled one was stopped.
         actions, notices, again: how many results, by what is done to them and how far that is.
         trouble: the latest reason why something waits, in English; "".
     """
@@ -185,11 +194,13 @@ class Recall:
     notices: Mapping[Notice, int]
     again: Mapping[Again, int]
     trouble: str = ""
+    switch: Switch = Switch.NONE
 
     @property
     def done(self) -> bool:
-        """All notices are in the outbox, and all new analyses in the queue."""
-        return not (self.notices.get(Notice.WAITING) or self.again.get(Again.WAITING))
+        """Notices are in the outbox, new analyses in the queue, and the model is changed."""
+        waiting = self.notices.get(Notice.WAITING) or self.again.get(Again.WAITING)
+        return not waiting and self.switch is not Switch.WAITING
 
 
 @dataclass(frozen=True)
@@ -219,6 +230,12 @@ class RecallRequest:
                 f"{self.replacement} is paused with all of {self.criteria.model}: "
                 "say which version is bad, or pause nothing"
             )
+
+    @property
+    def switches(self) -> bool:
+        """Are new studies to get the replacement? They would wait for a model that is stopped."""
+        named = self.replacement not in {"", CURRENT_MODEL}
+        return named and self.pause and bool(self.criteria.model)
 
 
 @dataclass(frozen=True)
@@ -274,6 +291,18 @@ class RecallStore(Protocol):
 
     def recalls_waiting(self) -> tuple[int, int]:
         """How many notices are to be written, and how many studies to be analysed again."""
+        ...
+
+    def next_switch(self) -> Recall | None:
+        """The oldest recall that is to change the model of new studies, and is due."""
+        ...
+
+    def switched(self, number: int) -> None:
+        """New studies do not get the model any more that a recall stopped."""
+        ...
+
+    def put_off_switch(self, number: int, trouble: str, due_at: datetime) -> None:
+        """Something stands in the way of that: try again later."""
         ...
 
     def next_notice(self) -> RecallItem | None:

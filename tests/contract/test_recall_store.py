@@ -662,3 +662,22 @@ def test_removed_images_of_a_signed_study_that_come_again_are_analysed(
     assert store.analyse_again(item.id, GOOD) is Again.NO_IMAGES
     store.add_instance(values.instance(1, "1.1"))
     assert store.complete_study("1.1", Priority.ROUTINE) is not None
+
+
+def test_the_model_of_new_studies_is_changed_once(
+    site: Site, store: SqlStore, clock: FakeClock
+) -> None:
+    store.ask_recall(REQUEST)
+    assert store.next_switch() is None, "no other model is named"
+    number = store.ask_recall(replace(REQUEST, replacement=f"{GOOD.name}@{GOOD.version}"))
+    recall = store.next_switch()
+    assert recall is not None
+    assert (recall.id, recall.criteria, recall.done) == (number, BAD_VERSION, False)
+    store.put_off_switch(number, "no worker", clock.now() + timedelta(minutes=1))
+    assert store.next_switch() is None
+    assert store.recalls()[0].trouble == "no worker"
+    clock.advance(61)
+    assert store.next_switch() is not None
+    store.switched(number)
+    assert store.next_switch() is None
+    assert store.recalls()[0].done

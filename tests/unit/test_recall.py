@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,29 @@ def test_a_recall_that_blames_no_model_changes_no_model(edge: Edge) -> None:
     edge.book.ask(replace(REQUEST, criteria=RecallCriteria(calling_ae_title="PACS")))
     edge.work_off()
     assert edge.store.pauses() == []
+    assert edge.model.get() == BAD
+    assert edge.store.analyses(UID)[-1].model == GOOD
+
+
+def test_new_studies_get_the_named_model_even_where_nothing_is_analysed_again(
+    edge: Edge,
+) -> None:
+    edge.inference.load(GOOD)
+    nothing = RecallCriteria(BAD.name, BAD.version, until=values.AT - timedelta(days=365))
+    edge.book.ask(replace(REQUEST, criteria=nothing))
+    ((recall, _),) = edge.book.recalls()
+    assert not recall.done
+    edge.work_off()
+    assert edge.model.get() == GOOD
+    ((recall, _),) = edge.book.recalls()
+    assert recall.done
+    assert recall.actions == {}
+
+
+def test_a_recall_that_stops_no_model_leaves_the_model_of_new_studies(edge: Edge) -> None:
+    edge.inference.load(GOOD)
+    edge.book.ask(replace(REQUEST, pause=False))
+    edge.work_off()
     assert edge.model.get() == BAD
     assert edge.store.analyses(UID)[-1].model == GOOD
 

@@ -22,6 +22,7 @@ from phoi_edge_node.recalled import (
     RecalledResult,
     RecallItem,
     RecallRequest,
+    Switch,
     action_for,
 )
 from phoi_edge_node.result import Completeness, Outcome, Patient
@@ -154,6 +155,31 @@ class Recalls(Database):
         again = count.where(_ITEMS.c.again == Again.WAITING)
         with self._read() as connection:
             return connection.scalar(notices) or 0, connection.scalar(again) or 0
+
+    def next_switch(self) -> Recall | None:
+        """The oldest recall that is to change the model of new studies, and is due."""
+        query = (
+            sa.select(_RECALLS)
+            .where(_RECALLS.c.switch == Switch.WAITING)
+            .where(due(_RECALLS.c.due_at, self._clock.now()))
+            .order_by(_RECALLS.c.id)
+            .limit(1)
+        )
+        with self._read() as connection:
+            row = connection.execute(query).one_or_none()
+            return None if row is None else _recall(connection, row)
+
+    def switched(self, number: int) -> None:
+        """New studies do not get the model any more that a recall stopped."""
+        self._update_recall(number, switch=Switch.DONE, trouble="")
+
+    def put_off_switch(self, number: int, trouble: str, due_at: datetime) -> None:
+        """Something stands in the way of that: try again later."""
+        self._update_recall(number, trouble=trouble, due_at=due_at)
+
+    def _update_recall(self, number: int, **values: object) -> None:
+        with self._write() as connection:
+            connection.execute(_RECALLS.update().where(_RECALLS.c.id == number).values(values))
 
     def next_notice(self) -> RecallItem | None:
         """The oldest withdrawn result whose notice is to be written, and is due."""
@@ -413,6 +439,9 @@ def _insert_recall(connection: sa.Connection, request: RecallRequest, now: datet
         "asked_at": now,
         "signed_too": request.signed_too,
         "replacement": request.replacement,
+        "switch": Switch.WAITING if request.switches else Switch.NONE,
+        "due_at": now,
+        "trouble": "",
     }
     number: int = connection.execute(
         _RECALLS.insert().values(values).returning(_RECALLS.c.id)
@@ -609,7 +638,7 @@ def _recall(connection: sa.Connection, row: sa.Row[Any]) -> Recall:
     actions: Counter[RecallAction] = Counter()
     notices: Counter[Notice] = Counter()
     again: Counter[Again] = Counter()
-    trouble = ""
+    trouble = row.trouble
     for group in connection.execute(counted.where(_ITEMS.c.recall_id == row.id)):
         number = group[3]
         actions[RecallAction(group.action)] += number
@@ -628,4 +657,5 @@ def _recall(connection: sa.Connection, row: sa.Row[Any]) -> Recall:
         notices=notices,
         again=again,
         trouble=trouble,
+        switch=Switch(row.switch),
     )

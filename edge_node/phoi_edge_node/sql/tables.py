@@ -331,6 +331,10 @@ recalls = sa.Table(
     sa.Column("asked_at", UtcDateTime, nullable=False),
     sa.Column("signed_too", sa.Boolean, nullable=False),
     sa.Column("replacement", sa.String(208), nullable=False),
+    # Whether the model of new studies is to be another, and when that is tried.
+    sa.Column("switch", sa.String(16), nullable=False),
+    sa.Column("due_at", UtcDateTime, nullable=False),
+    sa.Column("trouble", sa.Text, nullable=False),
 )
 
 # The results of a recall, each with what is done to it: see recalls.py.

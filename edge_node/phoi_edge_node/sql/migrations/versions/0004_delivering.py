@@ -33,6 +33,9 @@ def _make_room_for_recalls() -> None:
         sa.Column("asked_at", UtcDateTime(), nullable=False),
         sa.Column("signed_too", sa.Boolean(), nullable=False),
         sa.Column("replacement", sa.String(length=208), nullable=False),
+        sa.Column("switch", sa.String(length=16), nullable=False),
+        sa.Column("due_at", UtcDateTime(), nullable=False),
+        sa.Column("trouble", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_table(
