@@ -184,6 +184,8 @@ def read_policy(path: Path | None) -> PriorityPolicy:
         return PriorityPolicy(**tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
+    except RecursionError:
+        raise SettingsError(f"{path}: nested too deeply") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: not valid TOML: {error}") from None
     except ValidationError as error:

@@ -68,6 +68,15 @@ def test_nobody_says_where(server: Authorisation, secret_file: Path) -> None:
     assert isinstance(emr(server, told).send(BUNDLE), Delivered)
 
 
+@pytest.mark.parametrize("url", ["https://[bad", "tokens", "https://"])
+def test_a_server_that_names_no_address_says_nothing(
+    server: Authorisation, secret_file: Path, url: str
+) -> None:
+    base_url, server.token_url = server.base_url, url
+    settings = FhirSettings(base_url=base_url, oauth2=by_secret(secret_file))
+    assert "set fhir.oauth2.token_url" in _reason(FhirDestination(settings).send(BUNDLE))
+
+
 def test_id_and_secret_are_form_encoded_before_they_are_joined(secret_file: Path) -> None:
     secret_file.write_text("a b:c/đ+%", encoding="utf-8")
     with fhir_peer(200, b"{}") as peer:

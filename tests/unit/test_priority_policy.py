@@ -156,6 +156,7 @@ def test_it_is_stored_with_the_result_and_older_results_have_none() -> None:
         ('[[rules]]\nname="a"\ntell="stat"\n[[rules]]\nname="b"\ntell="stat"', "a fits everything"),
         ('time_zone = "Mars/Base"', "no such time zone"),
         ("rules = [", "not valid TOML"),
+        ("a = " + 3000 * "[" + 3000 * "]", "nested too deeply"),
     ],
 )
 def test_a_policy_that_cannot_be_is_refused_plainly(

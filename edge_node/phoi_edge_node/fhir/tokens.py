@@ -148,12 +148,13 @@ class ClientCredentials:
             headers = {"Accept": "application/fhir+json"}
             told = self._http.exchange("GET", f"{self._base_url}/metadata", headers)
             url = _oauth_uri(told.body)
-        if not isinstance(url, str) or not urlsplit(url).hostname:
+        scheme = _scheme(url)
+        if not isinstance(url, str) or not scheme:
             raise NoToken(
                 "the FHIR server does not say where tokens are got: set fhir.oauth2.token_url"
             )
         schemes = {"https"} if self._base_url.startswith("https:") else {"https", "http"}
-        if urlsplit(url).scheme not in schemes:
+        if scheme not in schemes:
             raise NoToken(
                 "the FHIR server names a token endpoint without TLS: no secret goes there"
             )
@@ -246,6 +247,15 @@ def _life_s(told: Mapping[str, object]) -> float:
     if isinstance(life, int | float) and not isinstance(life, bool) and life > 0:
         return float(life)
     return LIFE_IF_UNTOLD_S
+
+
+def _scheme(url: object) -> str:
+    """Of an address with a host; "" where it is none."""
+    try:
+        parts = urlsplit(url if isinstance(url, str) else "")
+    except ValueError:  # as of "https://[bad"
+        return ""
+    return parts.scheme if parts.hostname else ""
 
 
 def _oauth_uri(statement: Json) -> object:
