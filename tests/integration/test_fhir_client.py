@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from phoi_edge_node.fhir import capability
 from phoi_edge_node.fhir.client import FhirDestination
 from phoi_edge_node.ports import (
     Delivered,
@@ -229,6 +230,21 @@ def test_what_a_server_does_not_name_is_told_each_time_and_logged_once() -> None
     assert "does not name the format json; the resources Device, DiagnosticReport" in first.receipt
     [line] = logs
     assert (line["log_level"], line["found"]) == ("warning", first.receipt)
+
+
+def test_a_server_that_names_all_is_logged_once_too() -> None:
+    conditions = {"conditionalCreate": True, "conditionalUpdate": True}
+    named = [{"type": name, **conditions} for name in (*capability.CREATED, *capability.UPDATED)]
+    told = json.loads(statement("4.0.1", "transaction"))
+    told["rest"][0]["resource"] = named
+    whole = json.dumps(told | {"format": ["json"]}).encode()
+    with fhir_peer(200, whole) as peer, capture_logs() as logs:
+        emr = to(peer.base_url)
+        first = emr.check()
+        emr.check()
+    assert isinstance(first, Delivered)
+    [line] = logs
+    assert (line["log_level"], line["found"]) == ("info", first.receipt)
 
 
 def test_a_private_authority_and_our_own_certificate(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ class FhirDestination:
         self._tokens = self._token_source(uids or RandomUids())
         self._lock = threading.Lock()  # it is asked whether it is there while documents are sent
         self._ask_again_at = 0.0
-        self._told: tuple[str, ...] = ()
+        self._told: tuple[str, ...] | None = None
 
     @property
     def name(self) -> str:
