@@ -202,10 +202,21 @@ TABLE: tuple[tuple[str, PlainWords], ...] = (
     ),
     # --- FHIR
     (
-        r"^HTTP (403|501)|speak FHIR|takes transactions",
+        r"^HTTP 403",
         _words(
-            "The FHIR server does not let Phoi write, or takes no transactions.",
-            "Máy chủ FHIR không cho Phoi ghi, hoặc không nhận giao dịch (transaction).",
+            "The FHIR server does not let Phoi write, or look up whether something is there.",
+            "Máy chủ FHIR không cho Phoi ghi, hoặc không cho tìm xem đã có dữ liệu chưa.",
+            "Have its administrator grant writing by transaction; if it asks for the right to "
+            "search too, add system/*.read to fhir.oauth2.scope",
+            "Nhờ quản trị cấp quyền ghi bằng giao dịch; nếu máy chủ đòi cả quyền tìm, thêm "
+            "system/*.read vào fhir.oauth2.scope",
+        ),
+    ),
+    (
+        r"^HTTP 501|speak FHIR|takes transactions",
+        _words(
+            "The FHIR server takes no transactions.",
+            "Máy chủ FHIR không nhận giao dịch (transaction).",
             "Have its administrator grant writing by transaction",
             "Nhờ quản trị cấp quyền ghi bằng giao dịch",
         ),

@@ -38,6 +38,8 @@ SR = DocumentKind.STRUCTURED_REPORT
         ("the receiver answered CR: see its own log", "rejected", "hl7.mapping"),
         ("HTTP 422 (business-rule)", "own rules", "which rule"),
         ("HTTP 409 (conflict), 10 times", "contradicts", "duplicates"),
+        ("HTTP 403 (forbidden), 10 times", "does not let Phoi write", "add system/*.read"),
+        ("HTTP 501", "no transactions", "by transaction"),
         ("HTTP 404 (not-found)", "refused", "base_url"),
         ("MLflow answered 400 INVALID_PARAMETER_VALUE", "usage figures", "runs MLflow"),
         ("the file cannot be sent (ValueError)", "fault of ours", "Report it"),
