@@ -185,6 +185,21 @@ class DeliveryView:
 
 
 @dataclass(frozen=True)
+class DeadLetters:
+    """What was given up or refused on its way to one destination.
+
+    Attributes:
+        destination: the lane's name; the lane itself may be gone from the settings.
+        number: of all of them.
+        latest: the latest of them, latest first.
+    """
+
+    destination: str
+    number: int
+    latest: tuple[DeliveryView, ...]
+
+
+@dataclass(frozen=True)
 class Judgement:
     """One line of the history of a review: nothing is ever taken out of it.
 
@@ -642,8 +657,8 @@ class Desk(Protocol):
         """
         ...
 
-    def dead_letters(self, limit: int) -> tuple[DeliveryView, ...]:
-        """Deliveries that were given up or refused, latest first."""
+    def dead_letters(self, limit: int) -> tuple[DeadLetters, ...]:
+        """Of each lane that has any, by name, with the latest ``limit`` of it."""
         ...
 
     def links(self) -> tuple[LinkView, ...]:

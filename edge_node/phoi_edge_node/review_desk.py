@@ -19,6 +19,7 @@ from phoi_edge_node.desk import (
     AuditEntry,
     CommitmentView,
     DamagedImage,
+    DeadLetters,
     DeliveryView,
     Health,
     Kpis,
@@ -440,10 +441,17 @@ class ReviewDesk:
             raise ReviewConflict(Conflict.NOT_RESENT)
         return resent
 
-    def dead_letters(self, limit: int) -> tuple[DeliveryView, ...]:
-        """Deliveries that were given up or refused, latest first."""
-        dead = self._store.deliveries(states=(DeliveryState.DEAD,))
-        return tuple(_view(d) for d in reversed(dead[-limit:]))
+    def dead_letters(self, limit: int) -> tuple[DeadLetters, ...]:
+        """Of each lane that has any, of a destination that is no more, too."""
+        return tuple(
+            DeadLetters(
+                name,
+                counted.number,
+                tuple(_view(d) for d in self._store.dead_letters(name, limit)),
+            )
+            for (name, state), counted in sorted(self._store.counts().deliveries.items())
+            if state is DeliveryState.DEAD and counted.number
+        )
 
     def links(self) -> tuple[LinkView, ...]:
         """Every destination and worker, from the latest checks."""

@@ -566,6 +566,10 @@ class StudyStore(OrderStore, CommitmentLedger, RecallStore, Protocol):
         """Of one study, or of all, in these states, oldest first."""
         ...
 
+    def dead_letters(self, destination: str, limit: int) -> Sequence[Delivery]:
+        """What a destination refused, or was given up: the latest of it, latest first."""
+        ...
+
     def delivery_problems(
         self, study_uids: Collection[str], late_after_tries: int
     ) -> Mapping[str, int]:

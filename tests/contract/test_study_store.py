@@ -294,6 +294,22 @@ def test_all_dead_letters_of_a_destination_go_again(
     assert audited == [("op", "resend", "pacs")] * 4
 
 
+def test_the_dead_letters_of_a_lane_are_the_latest_whatever_others_have(
+    store: StudyStore, clock: FakeClock
+) -> None:
+    for uid in (UID, "1.2.4", "1.2.5"):
+        _finish(store, uid, "pacs", "emr")
+    died = []
+    for lane in ("emr", "pacs"):  # those of "pacs" are later
+        while (claimed := store.claim_delivery(lane)) is not None:
+            clock.advance(1)
+            store.settle_delivery(claimed[0].id, Refused("no"), clock.now())
+            died += [claimed[0].id] if lane == "emr" else []
+    assert len(died) == 6
+    assert [d.id for d in store.dead_letters("emr", 4)] == died[:1:-1]
+    assert store.dead_letters("moon", 4) == []
+
+
 def test_problems_are_counted_of_the_studies_that_are_shown(
     store: StudyStore, clock: FakeClock
 ) -> None:

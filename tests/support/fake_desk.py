@@ -16,6 +16,7 @@ from phoi_edge_node.desk import (
     CircuitView,
     CommitmentView,
     DamagedImage,
+    DeadLetters,
     DeliveryView,
     Health,
     Judgement,
@@ -343,15 +344,21 @@ class FakeDesk:
 
     def resend_dead(self, destination: str, reviewer: Account) -> int:
         del reviewer
-        dead = [d for d in self.dead_letters(500) if d.destination == destination]
+        dead = [lane for lane in self.dead_letters(500) if lane.destination == destination]
         if not dead:
             raise ReviewConflict(Conflict.NOT_RESENT)
-        self.resent += [d.delivery_id for d in dead]
-        return len(dead)
+        self.resent += [d.delivery_id for d in dead[0].latest]
+        return dead[0].number
 
-    def dead_letters(self, limit: int) -> tuple[DeliveryView, ...]:
-        everything = [d for study in self.studies.values() for d in study.deliveries]
-        return tuple(d for d in everything if d.state is DeliveryState.DEAD)[:limit]
+    def dead_letters(self, limit: int) -> tuple[DeadLetters, ...]:
+        lanes: dict[str, list[DeliveryView]] = {}
+        for delivery in (d for study in self.studies.values() for d in study.deliveries):
+            if delivery.state is DeliveryState.DEAD:
+                lanes.setdefault(delivery.destination, []).append(delivery)
+        return tuple(
+            DeadLetters(name, len(dead), tuple(dead[:limit]))
+            for name, dead in sorted(lanes.items())
+        )
 
     def links(self) -> tuple[LinkView, ...]:
         now = self.clock.now()

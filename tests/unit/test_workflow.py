@@ -373,7 +373,8 @@ def test_a_refusal_is_a_dead_letter_that_a_person_can_send_again(edge: Edge) -> 
     edge.complete()
     edge.analyst.run_next()
     edge.courier.send_next()
-    (dead,) = edge.desk.dead_letters(10)
+    (lane,) = edge.desk.dead_letters(10)
+    (dead,) = lane.latest
     assert (dead.state, dead.last_error) == (DeliveryState.DEAD, "0xA900")
     assert edge.desk.worklist(10)[0].delivery_problems == 1
     edge.desk.resend(dead.delivery_id, READER)

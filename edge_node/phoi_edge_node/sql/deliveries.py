@@ -184,6 +184,18 @@ class Deliveries(Database):
         with self._read() as connection:
             return [_delivery(row) for row in connection.execute(query)]
 
+    def dead_letters(self, destination: str, limit: int) -> Sequence[Delivery]:
+        """What a destination refused, or was given up: the latest of it, latest first."""
+        table = tables.deliveries
+        query = (
+            _delivery_query()
+            .where(table.c.destination == destination, table.c.state == DeliveryState.DEAD)
+            .order_by(table.c.updated_at.desc(), table.c.id.desc())
+            .limit(limit)
+        )
+        with self._read() as connection:
+            return [_delivery(row) for row in connection.execute(query)]
+
     def delivery_problems(
         self, study_uids: Collection[str], late_after_tries: int
     ) -> Mapping[str, int]:

@@ -7,13 +7,13 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Form
 from fastapi.responses import RedirectResponse, Response
 
-from phoi_edge_node.desk import DeliveryView, LinkKind
+from phoi_edge_node.desk import LinkKind
 from phoi_edge_node.plain_words import explain
 from phoi_edge_node.web.visitor import Administrator, PostingMember, SignedIn
 
 router = APIRouter()
 
-DEAD_LETTERS = 200
+DEAD_LETTERS = 200  # of each destination
 AUDIT_ENTRIES = 500
 
 Target = Annotated[str, Form(pattern=r"^[A-Za-z0-9._:@+-]{1,208}$")]
@@ -51,10 +51,7 @@ def deliveries(member: SignedIn) -> Response:
     """What did not arrive, by destination, with the reason in plain words."""
     desk = member.web.desk
     links = {link.name: link for link in desk.links() if link.kind is LinkKind.DESTINATION}
-    letters: dict[str, list[DeliveryView]] = {}
-    for letter in desk.dead_letters(DEAD_LETTERS):
-        letters.setdefault(letter.destination, []).append(letter)
-    lanes = [(name, links.get(name), letters[name]) for name in sorted(letters)]
+    lanes = [(lane, links.get(lane.destination)) for lane in desk.dead_letters(DEAD_LETTERS)]
     return member.page("deliveries.html", lanes=lanes, explain=explain)
 
 

@@ -29,9 +29,10 @@ from phoi_edge_node.result import Completeness, Outcome, Priority, ToldPriority,
 from phoi_edge_node.settings import SiteMode, SiteSettings, WebSettings
 from phoi_edge_node.study import DeliveryState
 from phoi_edge_node.testing import FakeClock
+from phoi_edge_node.web import operations
 from phoi_edge_node.web.app import create_app, server_config
 from phoi_edge_node.web.security import SignInBrake
-from phoi_edge_node.web.texts import TEXTS
+from phoi_edge_node.web.texts import TEXTS, say
 from phoi_models.geometry import Geometry, Triple
 from phoi_models.phantom import flipped
 from phoi_models.volume import Volume
@@ -718,6 +719,21 @@ def test_dead_letters_of_a_destination_that_is_no_more_stay_to_be_seen(
     section = reviewer.get("/deliveries").text.split('data-destination="old-pacs"')[1]
     assert "Cấu hình không còn nơi nhận này" in section
     assert "<form" not in section.split("</section>")[0]
+
+
+def test_no_lane_hides_the_dead_letters_of_another(
+    reviewer: httpx.Client, desk: FakeDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operations, "DEAD_LETTERS", 2)
+    study = desk.studies["1.2.4"]
+    dead = replace(study.deliveries[-1], state=DeliveryState.DEAD)
+    many = [replace(dead, destination="pacs", delivery_id=100 + n) for n in range(3)]
+    study.deliveries = (*many, replace(dead, destination="emr-hl7", delivery_id=1))
+    html = reviewer.get("/deliveries").text
+    shown = {part.split('"')[0]: part for part in html.split('data-destination="')[1:]}
+    assert [shown[lane].count('/resend"') for lane in ("emr-hl7", "pacs")] == [1, 2]
+    assert say("vi", "deliveries.count", count=3) in shown["pacs"]
+    assert say("vi", "deliveries.latest", count=2) in shown["pacs"]
 
 
 def test_without_dead_letters_the_page_says_so(reviewer: httpx.Client, desk: FakeDesk) -> None:
