@@ -6,11 +6,10 @@ Each peer notes what arrives, and when. Nothing listens at its port while it is 
 from __future__ import annotations
 
 import json
-import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -58,7 +57,7 @@ from pynetdicom import AE, evt
 from support import values
 from support.cases import CountingUids
 from support.dicom_peers import VERIFICATION, report_file
-from support.mllp_peers import acknowledging
+from support.mllp_peers import acknowledging, mllp_peer
 
 PACS, HL7, FHIR, MLFLOW = "pacs", "emr-hl7", "emr-fhir", "mlflow"
 SITE = SiteSettings(name="bvdk")
@@ -127,28 +126,9 @@ def listen_dicom(port: int, take: Callable[[str], None]) -> Listener:
 
 def listen_mllp(port: int, take: Callable[[str], None]) -> Listener:
     """A receiver that acknowledges with AA; a connection that says nothing is only a check."""
-    server = socket.create_server(("127.0.0.1", port))
-    server.settimeout(0.05)
-    stopped = threading.Event()
-    acknowledge = acknowledging("AA|{id}", taken=take)
-
-    def serve() -> None:
-        while not stopped.is_set():
-            with suppress(TimeoutError):
-                connection, _ = server.accept()
-                connection.settimeout(5)
-                with connection, suppress(OSError):
-                    acknowledge(connection, stopped)
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-
-    def close() -> None:
-        stopped.set()
-        thread.join()
-        server.close()
-
-    return _Closing(close)
+    serving = ExitStack()
+    serving.enter_context(mllp_peer(acknowledging("AA|{id}", taken=take), port))
+    return _Closing(serving.close)
 
 
 Answer = Callable[[str, dict[str, object]], dict[str, object]]

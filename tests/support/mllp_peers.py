@@ -11,10 +11,10 @@ Behaviour = Callable[[socket.socket, threading.Event], None]
 
 
 @contextmanager
-def mllp_peer(behave: Behaviour) -> Iterator[int]:
+def mllp_peer(behave: Behaviour, port: int = 0) -> Iterator[int]:
     """A receiver on 127.0.0.1 that does ``behave`` with each connection; yields its port."""
     stopped = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    with socket.create_server(("127.0.0.1", port)) as server:
         server.settimeout(0.05)
 
         def serve() -> None:
