@@ -38,6 +38,11 @@ class ReceivingState:
         return self._free_bytes()
 
     @property
+    def least_bytes(self) -> int:
+        """With less than this free, images are refused."""
+        return self._minimum * MEGABYTE
+
+    @property
     def quarantined(self) -> int:
         """Instances set aside because others were received under their UIDs."""
         return self._quarantined()
@@ -68,6 +73,9 @@ class ReceivingCollector:
     def collect(self) -> Iterator[Metric]:
         """All metrics."""
         yield _gauge("phoi_disk_free_bytes", "Room for images.", self._state.free_bytes)
+        yield _gauge(
+            "phoi_disk_least_bytes", "Below it images are refused.", self._state.least_bytes
+        )
         refused = float(bool(self._state.troubles()))
         yield _gauge("phoi_images_refused", "1 while the disk is too full for images.", refused)
         yield _gauge("phoi_quarantined", "Instances set aside.", self._state.quarantined)

@@ -123,6 +123,11 @@ def test_prometheus_takes_the_alerts_and_the_example(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_alerts_are_given_when_they_should_and_only_then() -> None:
+    done = run("promtool", "test", "rules", Path(__file__).with_name("alerts.promtool.yaml"))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_every_metric_of_an_alert_is_documented() -> None:
     documented = (ROOT / "docs" / "reference" / "metrics.md").read_text()
     rules = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yaml").read_text())["groups"][0][

@@ -26,6 +26,7 @@ def test_metrics_speak_of_room_quarantine_and_commitments() -> None:
     values = {(s.name, *s.labels.values()): s.value for m in registry.collect() for s in m.samples}
     assert values == {
         ("phoi_disk_free_bytes",): 5_000_000,
+        ("phoi_disk_least_bytes",): 10_000_000,
         ("phoi_images_refused",): 1,
         ("phoi_quarantined",): 3,
         ("phoi_commitments", "pacs", "failed"): 2,
