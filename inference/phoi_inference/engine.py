@@ -198,6 +198,8 @@ class Engine:
 
     def _load(self, identity: ModelIdentity, trust: TrustStore) -> _Loaded:
         bundle = self._store.load(identity, trust)
+        # Before its networks are known to load: a model too many in memory may end the worker, and
+        # with it what runs. One that went in vain was used longest ago, and is loaded when asked.
         self._loaded.make_room()
         parameters = bundle.parameters
         heads = OnnxHeads(bundle.onnx, self._sessions, parameters.outputs)

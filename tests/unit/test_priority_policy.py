@@ -29,7 +29,7 @@ from phoi_edge_node.result import (
     ToldPriority,
     TriageResult,
 )
-from support.cases import case, result
+from support.cases import case, nodule, result
 
 GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "map-priorities.md"
 STAT, URGENT, ROUTINE = Priority.STAT, Priority.URGENT, Priority.ROUTINE
@@ -220,4 +220,7 @@ def test_the_guide_by_day(tmp_path: Path) -> None:
     assert guide.told(of(at=night), None) == ToldPriority(ROUTINE, "night")
     assert guide.told(of(at=sunday), None) == ToldPriority(ROUTINE, "sunday")
     assert guide.told(of(at=sunday), URGENT).priority is URGENT
+    large = replace(of(at=night), nodules=(nodule(1, diameter_mm=18.0),))
+    assert guide.told(large, None) == ToldPriority(URGENT), "nobody tells it anew in the morning"
+    assert guide.told(of(Outcome.FAILED, at=night), None) == ToldPriority(None)
     assert guide.told(of(Outcome.NEGATIVE), ROUTINE) == ToldPriority(None, "screening-list")
