@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from typing import Annotated
 
@@ -20,6 +21,15 @@ Model = Annotated[str, Query(pattern=r"^([A-Za-z0-9._-]{1,128}(@[A-Za-z0-9._+-]{
 ModelField = Annotated[str, Form(pattern=r"^([A-Za-z0-9._-]{1,128}(@[A-Za-z0-9._+-]{1,64})?)?$")]
 
 
+@dataclass(frozen=True)
+class _Filled:
+    """What was filled in, to be given back where it is refused."""
+
+    replacement: str = ""
+    reason: str = ""
+    pause: bool = True
+
+
 @router.get("")
 def recalls(
     member: Administrator,
@@ -32,7 +42,7 @@ def recalls(
     redo: bool = False,
 ) -> Response:
     """What was recalled, and the results that fit what is asked for."""
-    asked = (model, first, last, calling_ae)
+    asked = _asked(model, first, last, calling_ae)
     member.web.desk.log_access(member.account.username, "view_recalls", None, model)
     return _render(member, asked, signed=signed, redo=redo)
 
@@ -40,8 +50,8 @@ def recalls(
 @router.post("")
 def recall(
     member: PostingAdministrator,
-    confirmed: Annotated[str, Form(max_length=300)],
-    reason: Annotated[str, Form(min_length=1, max_length=500)],
+    confirmed: Annotated[str, Form(max_length=300)] = "",
+    reason: Annotated[str, Form(max_length=500)] = "",
     model: ModelField = "",
     first: Annotated[str, Form()] = "",
     last: Annotated[str, Form()] = "",
@@ -52,22 +62,36 @@ def recall(
     pause: Annotated[bool, Form()] = False,
 ) -> Response:
     """Recall what is listed, once its name was typed."""
-    asked = (model, first, last, calling_ae)
+    asked = _asked(model, first, last, calling_ae)
+    filled = _Filled(replacement.strip(), reason.strip(), pause)
     criteria = _criteria(asked)
-    if criteria is None or confirmed != _name(asked):
-        return _render(member, asked, signed=signed, redo=bool(replacement), refused="confirm")
-    try:
-        request = RecallRequest(
-            criteria, reason.strip(), member.account.username, signed, replacement, pause
-        )
-    except RecallError:
-        return _render(member, asked, signed=signed, redo=bool(replacement), refused="replacement")
-    member.web.desk.recalls.ask(request)
-    return RedirectResponse("/recalls", 303)
+    refused = ""
+    if criteria is None or confirmed.strip() != _name(asked):
+        refused = "confirm"
+    elif not filled.reason:
+        refused = "reason"
+    else:
+        try:
+            request = RecallRequest(
+                criteria, filled.reason, member.account.username, signed, filled.replacement, pause
+            )
+        except RecallError:
+            refused = "replacement"
+        else:
+            member.web.desk.recalls.ask(request)
+            return RedirectResponse("/recalls", 303)
+    redo = bool(filled.replacement)
+    return _render(member, asked, filled, signed=signed, redo=redo, refused=refused)
 
 
 def _render(
-    member: Member, asked: tuple[str, str, str, str], *, signed: bool, redo: bool, refused: str = ""
+    member: Member,
+    asked: tuple[str, str, str, str],
+    filled: _Filled = _Filled(),
+    *,
+    signed: bool,
+    redo: bool,
+    refused: str = "",
 ) -> Response:
     book = member.web.desk.recalls
     criteria = _criteria(asked)
@@ -90,7 +114,14 @@ def _render(
         recalls=book.recalls(),
         chosen=criteria is not None,
         refused=refused,
+        filled=filled,
     )
+
+
+def _asked(*parts: str) -> tuple[str, str, str, str]:
+    """Model, first and last day, and sender; spaces around them mean nothing."""
+    model, first, last, calling_ae = (part.strip() for part in parts)
+    return model, first, last, calling_ae
 
 
 def _name(asked: tuple[str, str, str, str]) -> str:
@@ -112,7 +143,7 @@ def _criteria(asked: tuple[str, str, str, str]) -> RecallCriteria | None:
             until=_midnight(last, days_later=1) if last else None,
             calling_ae_title=calling_ae,
         )
-    except (RecallError, ValueError):
+    except (RecallError, ValueError, OverflowError):
         raise HTTPException(422) from None
 
 

@@ -211,7 +211,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "document.seg": ("SEG (vùng nốt)", "SEG"),
     "document.sr": ("SR (báo cáo)", "SR"),
     "document.sc": ("Ảnh tóm tắt", "Summary image"),
-    "document.kos": ("Ảnh chọn (KOS)", "Key images (KOS)"),
+    "document.kos": ("Ảnh chính (KOS)", "Key images (KOS)"),
     "document.reject": ("Phiếu thu hồi (KOS)", "Rejection note (KOS)"),
     "document.oru": ("HL7 ORU^R01", "HL7 ORU^R01"),
     "document.fhir": ("FHIR Bundle", "FHIR Bundle"),
@@ -249,7 +249,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "recalls.made": ("Có kết quả lúc", "Made"),
     "recalls.study": ("Ca chụp", "Study"),
     "recalls.model": ("Mô hình", "Model"),
-    "recalls.outcome": ("Kết luận", "Outcome"),
+    "recalls.outcome": ("Kết quả AI", "Outcome"),
     "recalls.review": ("Duyệt", "Review"),
     "recalls.sent": ("Đã gửi đến", "Sent to"),
     "recalls.images": ("Còn ảnh", "Images"),
@@ -286,8 +286,14 @@ TEXTS: dict[str, tuple[str, str]] = {
         "What was typed is not what is listed. Nothing was recalled.",
     ),
     "recalls.refused.replacement": (
-        "Mô hình thay thế phải là TÊN@PHIÊN BẢN khác hoặc current. Chưa thu hồi gì.",
-        "The replacement must be another NAME@VERSION, or current. Nothing was recalled.",
+        "Mô hình thay thế phải là TÊN@PHIÊN BẢN khác, không bị dừng, hoặc current. "
+        "Chưa thu hồi gì.",
+        "The replacement must be another NAME@VERSION that is not stopped, or current. "
+        "Nothing was recalled.",
+    ),
+    "recalls.refused.reason": (
+        "Hãy ghi lý do. Chưa thu hồi gì.",
+        "Say why. Nothing was recalled.",
     ),
     "recalls.done_before": ("Các lần thu hồi", "Recalls so far"),
     "recalls.never": ("Chưa từng thu hồi.", "Nothing was ever recalled."),

@@ -99,7 +99,9 @@ def test_it_is_recalled_once_its_name_was_typed(admin: httpx.Client, desk: FakeD
         ({"model": "", "confirmed": ""}, None),
         ({"replacement": MODEL}, "replacement"),
         ({"replacement": "no version"}, "replacement"),
-        ({"reason": "  "}, "replacement"),
+        ({"reason": "  "}, "reason"),
+        ({"reason": ""}, "reason"),
+        ({"last": "9999-12-31", "confirmed": f"{MODEL} 9999-12-31"}, None),
         ({"first": "2026-02-30", "confirmed": f"{MODEL} 2026-02-30"}, None),
     ],
 )
@@ -111,6 +113,34 @@ def test_nothing_is_recalled_by_mistake(
     assert desk.recall_book.asked == []
     if why:
         assert say("vi", f"recalls.refused.{why}") in answer.text
+
+
+@pytest.mark.parametrize("day", ["9999-12-31", "0001-01-01", "2026-02-30", "yesterday"])
+@pytest.mark.parametrize("end", ["first", "last"])
+def test_no_day_breaks_the_page(admin: httpx.Client, end: str, day: str) -> None:
+    assert admin.get("/recalls", params={"model": MODEL, end: day}).status_code in {200, 422}
+
+
+def test_a_refused_recall_gives_back_what_was_filled_in(admin: httpx.Client) -> None:
+    filled = {"replacement": CURRENT_MODEL, "reason": 'marks "vessels"', "confirmed": "typo"}
+    form = RECALL | filled | csrf(admin, "/report")
+    del form["pause"]  # a box that is not checked
+    page = admin.post("/recalls", data=form).text
+    assert re.search(r'name="replacement" [^>]*value="current"', page)
+    assert re.search(r'name="reason" [^>]*value="marks &#34;vessels&#34;"', page)
+    assert re.search(r'name="pause" value="true">', page)
+    assert re.search(r'name="confirmed" required autocomplete="off">', page), "typed anew"
+    assert re.search(
+        r'name="pause" value="true" checked>', admin.get(f"/recalls?model={MODEL}").text
+    )
+
+
+def test_spaces_around_what_was_typed_mean_nothing(admin: httpx.Client, desk: FakeDesk) -> None:
+    spaced = {"calling_ae": "CT1 ", "confirmed": f" {MODEL} CT1 ", "replacement": " current "}
+    answer = admin.post("/recalls", data=RECALL | spaced | csrf(admin, "/report"))
+    assert answer.status_code == 303
+    (request,) = desk.recall_book.asked
+    assert (request.criteria.calling_ae_title, request.replacement) == ("CT1", CURRENT_MODEL)
 
 
 def test_a_withdrawn_study_is_plain_to_see_and_shows_no_result(
