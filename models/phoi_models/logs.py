@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
@@ -78,8 +79,9 @@ class _StandardError(_Lines):
 
     def msg(self, message: str) -> None:
         """Write one line at once, so that those of several threads stay whole."""
-        sys.stderr.write(f"{message}\n")
-        sys.stderr.flush()
+        with suppress(OSError):  # of a full disk behind it: the line is lost, the work goes on
+            sys.stderr.write(f"{message}\n")
+            sys.stderr.flush()
 
 
 class _File(_Lines):
@@ -101,7 +103,7 @@ class _File(_Lines):
 
 
 def _drop(record: logging.LogRecord) -> None:
-    """A full disk stops no node: the line is lost, the work goes on."""
+    """As with standard error: a full disk stops no node."""
     del record
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -75,3 +77,15 @@ def test_a_level_leaves_out_what_is_below_it(capsys: pytest.CaptureFixture[str])
     structlog.get_logger().info("not this")
     structlog.get_logger().warning("this")
     assert json.loads(capsys.readouterr().err)["event"] == "this"
+
+
+def test_a_full_disk_behind_standard_error_stops_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    configure_logs()
+    with Path("/dev/full").open("w", buffering=1, encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        with pytest.raises(OSError, match="No space left"):
+            full.write("a line\n")
+        structlog.get_logger().info("a line")
+        monkeypatch.undo()
+        with suppress(OSError):
+            full.close()
