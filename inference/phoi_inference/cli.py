@@ -82,7 +82,13 @@ def command(
         ),
     ] = MODELS_KEPT,
     metrics_port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Prometheus on 127.0.0.1; 0: none.")
+        int,
+        typer.Option(
+            min=0,
+            max=65535,
+            envvar="PHOI_WORKER_METRICS_PORT",
+            help="Prometheus on 127.0.0.1; 0: none.",
+        ),
     ] = 0,
     tls_certificate: Annotated[Path | None, typer.Option(help="This worker's, PEM.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its private key, PEM.")] = None,

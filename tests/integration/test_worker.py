@@ -135,9 +135,12 @@ def test_cancelling_stops_the_work(site: Site, worker: WorkerProcess) -> None:
     idle_soon(site, worker, "after-cancel")
 
 
-def test_a_running_request_is_joined_and_a_finished_one_replayed(site: Site) -> None:
+def test_a_running_request_is_joined_and_a_finished_one_replayed(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PHOI_WORKER_METRICS_PORT", "19464")  # as /etc/phoi/worker-1.env does
     with (
-        running_worker(site.home, "--metrics-port", 19464) as worker,
+        running_worker(site.home) as worker,
         client_of(site, worker) as client,
         ThreadPoolExecutor() as threads,
     ):
