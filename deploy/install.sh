@@ -144,6 +144,13 @@ make_user() {
         useradd --system --user-group --home-dir "$STATE" --shell /usr/sbin/nologin "$USER"
     install -d -m 0700 -o "$USER" -g "$USER" "$STATE" "$BACKUPS"
     install -d -m 0750 -o root -g "$USER" /etc/phoi "$TLS"
+    [ "$EXTRA" != worker-openvino ] || allow_intel_gpu
+}
+
+allow_intel_gpu() {
+    # /dev/dri/renderD* belongs to this group.
+    getent group render >/dev/null || groupadd --system render
+    usermod -aG render "$USER"
 }
 
 install_programs() {
