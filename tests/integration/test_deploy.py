@@ -143,13 +143,36 @@ def compose() -> dict[str, Any]:
     return content
 
 
-def test_containers_of_phoi_can_write_nothing_but_their_volumes() -> None:
-    ours = {n: s for n, s in compose()["services"].items() if s["image"].startswith("phoi:")}
-    assert set(ours) == {"models", "worker-1", "worker-2", "edge"}
-    for service in ours.values():
+def test_containers_can_write_nothing_but_their_volumes_and_are_not_root() -> None:
+    services = compose()["services"]
+    assert set(services) == {"models", "worker-1", "worker-2", "edge", "postgres"}
+    for service in services.values():
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
+        assert service["image"].startswith("phoi:") or int(service["user"].split(":")[0]) > 0
     assert re.search(r"^USER (?!0)\d+", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
+
+
+def test_no_service_takes_all_memory(units: Path) -> None:
+    for service in SERVICES[:2]:
+        assert re.search(r"^MemoryMax=\d+G$", (units / service).read_text(), re.MULTILINE), service
+    for name in ("edge", "worker-1", "worker-2"):
+        assert re.match(r"\d+g$", compose()["services"][name]["mem_limit"]), name
+
+
+def test_reports_of_containers_carry_the_time_of_viet_nam() -> None:
+    assert compose()["services"]["edge"]["environment"]["TZ"] == "${TZ:-Asia/Ho_Chi_Minh}"
+
+
+def test_a_worker_can_tell_its_metrics_to_its_own_machine_and_to_no_other(units: Path) -> None:
+    lines = (units / "phoi-worker@.service").read_text().splitlines()
+    for line in (
+        "EnvironmentFile=-/etc/phoi/worker-%i.env",
+        "RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX",
+        "IPAddressDeny=any",
+        "IPAddressAllow=localhost",
+    ):
+        assert line in lines
 
 
 def test_images_are_named_by_version_and_long_runners_are_asked_for_their_health() -> None:
@@ -165,8 +188,8 @@ def test_images_are_named_by_version_and_long_runners_are_asked_for_their_health
 def test_the_settings_of_the_containers_fit_their_volumes_and_secrets() -> None:
     settings = read_settings(DEPLOY / "compose" / "edge.toml")
     edge, worker = (compose()["services"][name] for name in ("edge", "worker-1"))
-    mounts = [volume.split(":")[1] for volume in edge["volumes"]]
-    assert str(settings.data) in mounts
+    mounts = [v["target"] if isinstance(v, dict) else v.split(":")[1] for v in edge["volumes"]]
+    assert {str(settings.data), "/var/backups/phoi"} <= set(mounts)
     assert settings.inference.workers == (worker["environment"]["PHOI_WORKER_LISTEN"],)
     assert str(settings.inference.volumes) in worker["command"]
     assert f"{settings.dicom.port}:{settings.dicom.port}" in edge["ports"]
