@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import threading
 from pathlib import Path
 from typing import Protocol
 
@@ -69,6 +70,44 @@ def client_context(settings: TlsSettings, section: str) -> ssl.SSLContext:
     else:
         context.load_default_certs()
     return context
+
+
+class RenewedContext:
+    """``client_context``, built once, and anew when one of its files has changed."""
+
+    def __init__(self, settings: TlsSettings, section: str) -> None:
+        self._settings = settings
+        self._section = section
+        self._lock = threading.Lock()
+        self._held: tuple[object, ssl.SSLContext] | None = None
+
+    def get(self) -> ssl.SSLContext:
+        """The context of the files as they are now.
+
+        Raises:
+            SettingsError: as ``client_context``.
+        """
+        with self._lock:
+            files = self._files()
+            if self._held is None or self._held[0] != files:
+                self._held = None  # also where the new files cannot be used
+                self._held = files, client_context(self._settings, self._section)
+            return self._held[1]
+
+    def _files(self) -> object:
+        settings = self._settings
+        system = ssl.get_default_verify_paths().cafile
+        authority = settings.tls_ca or (Path(system) if system else None)
+        return tuple(map(_version, (authority, settings.tls_certificate, settings.tls_key)))
+
+
+def _version(path: Path | None) -> tuple[int, ...]:
+    """What changes with a file; empty where there is none."""
+    try:
+        found = path.stat() if path else None
+    except OSError:
+        return ()
+    return (found.st_mtime_ns, found.st_size, found.st_ino) if found else ()
 
 
 def _context(protocol: ssl._SSLMethod) -> ssl.SSLContext:

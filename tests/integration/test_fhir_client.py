@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import ssl
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -174,6 +176,38 @@ def test_a_server_that_drips_holds_us_no_longer_than_the_timeout() -> None:
         outcome = to(peer.base_url, timeout_s=0.3).send(BUNDLE)
     assert outcome == Unreachable("no answer within 0.3 s")
     assert time.monotonic() - begun < 2.0
+
+
+def test_headers_that_drip_hold_us_no_longer_than_the_timeout() -> None:
+    with fhir_peer(200, ACCEPTED, drip_s=0.05, drips="headers") as peer:
+        begun = time.monotonic()
+        outcome = to(peer.base_url, timeout_s=0.3).send(BUNDLE)
+    assert outcome == Unreachable("no answer within 0.3 s")
+    assert time.monotonic() - begun < 2.0
+
+
+def test_a_server_that_reads_nothing_holds_us_no_longer_than_the_timeout() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:  # in whose backlog we wait
+        port = server.getsockname()[1]
+        large = replace(BUNDLE, content=b" " * (32 << 20))
+        outcome = to(f"http://127.0.0.1:{port}", timeout_s=0.3).send(large)
+    assert outcome == Unreachable("no answer within 0.3 s")
+
+
+def test_a_renewed_certificate_is_taken_up(tmp_path: Path) -> None:
+    theirs = Certificates(tmp_path / "theirs").issue("emr")
+    others = Certificates(tmp_path / "others").issue("emr")
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(theirs.certificate, theirs.key)
+    authority = tmp_path / "authority.pem"
+    with fhir_peer(200, ACCEPTED, tls=tls) as peer:
+        told = {"base_url": peer.base_url, "timeout_s": 5, "tls_ca": authority}
+        emr = FhirDestination(FhirSettings.model_validate(told))
+        for of, outcome in ((others, Unreachable), (theirs, Delivered), (theirs, Delivered)):
+            authority.write_bytes(of.authority.read_bytes())
+            assert isinstance(emr.send(BUNDLE), outcome)
+        authority.unlink()
+        assert isinstance(emr.send(BUNDLE), Unreachable)
 
 
 def test_an_answer_without_end_is_cut() -> None:

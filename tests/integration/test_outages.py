@@ -7,7 +7,6 @@ in docs/explanation/outages.md.
 from __future__ import annotations
 
 import random
-import ssl
 import sys
 import time
 from collections.abc import Iterator
@@ -18,7 +17,6 @@ from types import SimpleNamespace
 import pynetdicom.association
 import pytest
 from phoi_edge_node.circuit import CircuitState
-from phoi_edge_node.fhir import http as fhir_http
 from phoi_edge_node.study import DeliveryState
 from support.cut_off import FHIR, HL7, MLFLOW, PACS, Node, Outage, running_node
 
@@ -30,9 +28,6 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
     # pynetdicom sleeps 0.1 s after each connection that is refused, and there are thousands.
     hurried = SimpleNamespace(**vars(time) | {"sleep": lambda s: time.sleep(min(s, 0.001))})
     monkeypatch.setattr(pynetdicom.association, "time", hurried)
-    # Nor are the system's authorities read anew for each request, which takes 30 ms.
-    context = ssl.create_default_context()
-    monkeypatch.setattr(fhir_http, "client_context", lambda *_: context)
     with running_node(tmp_path, random.Random(5).random) as node:
         yield node
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Literal
 
 
 @dataclass
@@ -16,7 +17,7 @@ class FhirPeer:
     """What it answers, and what it was asked.
 
     Attributes:
-        drip_s: seconds between the bytes of the body; 0 sends it at once.
+        drip_s: seconds between the bytes of what drips; 0 sends it at once.
         requests: method, path and Authorization header of each request.
     """
 
@@ -32,6 +33,7 @@ def fhir_peer(
     status: int,
     body: bytes,
     drip_s: float = 0.0,
+    drips: Literal["body", "headers"] = "body",
     headers: Mapping[str, str] | None = None,
     tls: ssl.SSLContext | None = None,
 ) -> Iterator[FhirPeer]:
@@ -43,6 +45,10 @@ def fhir_peer(
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
             authorization = self.headers.get("Authorization", "")
             peer.requests.append((self.command, self.path, authorization))
+            if drips == "headers":
+                with suppress(OSError):
+                    self._drip(b"HTTP/1.1 200 OK\r\nX-Endless: " + b"a" * 200)
+                return
             self.send_response(peer.status)
             for name, value in (headers or {}).items():
                 self.send_header(name, value)
@@ -55,7 +61,10 @@ def fhir_peer(
             if not peer.drip_s:
                 self.wfile.write(peer.body)
                 return
-            for byte in peer.body:
+            self._drip(peer.body)
+
+        def _drip(self, told: bytes) -> None:
+            for byte in told:
                 self.wfile.write(bytes([byte]))
                 time.sleep(peer.drip_s)
 

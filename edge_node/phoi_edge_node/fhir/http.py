@@ -16,14 +16,24 @@ from typing import Any
 import httpx
 
 from phoi_edge_node.errors import SettingsError
+from phoi_edge_node.fhir.deadline import Deadline, DeadlineTransport
 from phoi_edge_node.settings import FhirSettings
-from phoi_edge_node.tls import client_context
+from phoi_edge_node.tls import RenewedContext
 
+_NOT_CONNECTED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.InvalidURL)
 MAXIMUM_ANSWER = 16 * 1024 * 1024
 
 
 class NoAnswer(Exception):
-    """None that could be used. The text says why, without patient data."""
+    """None that could be used. The text says why, without patient data.
+
+    Attributes:
+        nothing_sent: no connection came about.
+    """
+
+    def __init__(self, why: str, *, nothing_sent: bool = False) -> None:
+        super().__init__(why)
+        self.nothing_sent = nothing_sent
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,7 @@ class Http:
     def __init__(self, settings: FhirSettings, monotonic: Callable[[], float]) -> None:
         self._settings = settings
         self._monotonic = monotonic
+        self._tls = RenewedContext(settings, "fhir")
 
     def exchange(
         self, method: str, url: str, headers: Mapping[str, str], content: bytes = b""
@@ -71,36 +82,39 @@ class Http:
         """
         try:
             with (
-                self._client() as client,
+                self._client(url) as client,
                 client.stream(method, url, content=content, headers=headers) as response,
             ):
                 wait = response.headers.get("Retry-After", "")
-                return Answer(response.status_code, _json_object(self._body(response)), wait)
-        except (httpx.TimeoutException, TimeoutError):
-            raise NoAnswer(f"no answer within {self._settings.timeout_s:g} s") from None
+                return Answer(response.status_code, _json_object(_body(response)), wait)
+        except (httpx.TimeoutException, TimeoutError) as error:
+            why = f"no answer within {self._settings.timeout_s:g} s"
+            raise NoAnswer(why, nothing_sent=isinstance(error, _NOT_CONNECTED)) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise NoAnswer(_connection(error)) from None
+            unsent = isinstance(error, _NOT_CONNECTED)
+            raise NoAnswer(_connection(error), nothing_sent=unsent) from None
 
-    def _client(self) -> httpx.Client:
+    def _client(self, url: str) -> httpx.Client:
+        """For one exchange, which begins now."""
+        tls = self._context() if httpx.URL(url).scheme == "https" else None
+        deadline = Deadline(self._settings.timeout_s, self._monotonic)
         # Not by way of a proxy that happens to stand in the environment.
-        return httpx.Client(timeout=self._settings.timeout_s, verify=self._tls(), trust_env=False)
+        return httpx.Client(transport=DeadlineTransport(deadline, tls), trust_env=False)
 
-    def _tls(self) -> ssl.SSLContext:
+    def _context(self) -> ssl.SSLContext:
         try:
-            return client_context(self._settings, "fhir")
+            return self._tls.get()
         except SettingsError as error:
-            raise NoAnswer(str(error)) from None
+            raise NoAnswer(str(error), nothing_sent=True) from None
 
-    def _body(self, response: httpx.Response) -> bytes:
-        deadline = self._monotonic() + self._settings.timeout_s
-        body = bytearray()
-        for chunk in response.iter_bytes():
-            body += chunk
-            if len(body) > MAXIMUM_ANSWER:
-                raise NoAnswer(f"the answer exceeds {MAXIMUM_ANSWER} bytes")
-            if self._monotonic() > deadline:
-                raise TimeoutError
-        return bytes(body)
+
+def _body(response: httpx.Response) -> bytes:
+    body = bytearray()
+    for chunk in response.iter_bytes():
+        body += chunk
+        if len(body) > MAXIMUM_ANSWER:
+            raise NoAnswer(f"the answer exceeds {MAXIMUM_ANSWER} bytes")
+    return bytes(body)
 
 
 def _connection(error: Exception) -> str:
