@@ -90,7 +90,7 @@ def _probes(settings: EdgeSettings, home: Home, now: Callable[[], datetime]) -> 
         takes_commitment=lambda a: dicom.takes_commitment(peer(a), dicom_settings.ae_title),
         lane=lambda name: _lane(settings, name),
         sources=lambda: make_sources(settings),
-        models=lambda: _models(settings, home),
+        models=lambda: offered_models(settings, home),
         records=lambda: read_records(settings.resolved_database_url),
         last_backup=lambda: last_backup(settings.data),
     )
@@ -109,10 +109,13 @@ def _once(ask: Callable[[], bool]) -> Callable[[], bool]:
     return answer
 
 
-def _models(settings: EdgeSettings, home: Home) -> Sequence[ModelIdentity]:
-    """Asked with a folder and a port for voxels of its own.
+def offered_models(settings: EdgeSettings, home: Home) -> Sequence[ModelIdentity]:
+    """What all workers that answer have. Asked with a folder and a port for voxels of its own.
 
     Opening the node's folder would sweep it, and its port may be in use: by the node, just now.
+
+    Raises:
+        PhoiError: none answers.
     """
     with tempfile.TemporaryDirectory(prefix="phoi-doctor-") as folder:
         own: dict[str, object] = {"volumes": Path(folder)}

@@ -216,8 +216,9 @@ def results(site: Site) -> Site:
 
 
 def test_a_dry_run_lists_and_changes_nothing(results: Site) -> None:
-    listed = results.phoi("recall", "--model", BAD)
+    listed = results.phoi("recall", "--model", BAD, "--with-model", "test-blobs@9.9.9")
     assert listed.returncode == 0, listed.stderr
+    assert "no worker has test-blobs@9.9.9" in listed.stdout
     assert "3 results of model test-blobs@2.0.0" in listed.stdout
     assert "2 to be withdrawn everywhere they went" in listed.stdout
     assert "1 signed by a person" in listed.stdout

@@ -10,12 +10,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
+from phoi_models.errors import PhoiError
+from phoi_models.home import find_home
 
 from phoi_edge_node.bootstrap import node_runs, opened_storage
 from phoi_edge_node.cli.options import DEFAULT_SETTINGS, SettingsFile
+from phoi_edge_node.doctor import offered_models
 from phoi_edge_node.errors import EdgeError
 from phoi_edge_node.recall import StoredRecallBook, recall_lines, result_line
 from phoi_edge_node.recalled import (
+    CURRENT_MODEL,
     RecallAction,
     RecallBook,
     RecallCriteria,
@@ -85,7 +89,7 @@ def recall(
     request = RecallRequest(criteria, reason or "listed", user, signed, replacement, pause)
     with _book(settings) as book:
         found = book.recallable(criteria, signed_too=signed, redo=bool(replacement))
-        for line in _listed(criteria, found, book):
+        for line in (*_listed(criteria, found, book), *_unoffered(settings, replacement)):
             typer.echo(line)
         if not yes:
             typer.echo("nothing was changed: this was a dry run. To recall, add --yes and --reason")
@@ -145,6 +149,19 @@ def _listed(
             yield f"  {counts[action]} {words}"
     if criteria.calling_ae_title and (unknown := book.unknown_senders()):
         yield f"  {unknown} studies are not looked at: their images, and so their sender, are gone"
+
+
+def _unoffered(settings: EdgeSettings, replacement: str) -> Iterator[str]:
+    """A worker may get the model later; till then everything that needs it waits."""
+    if replacement in {"", CURRENT_MODEL}:
+        return
+    try:
+        offered = offered_models(settings, find_home())
+    except PhoiError:
+        yield f"  no worker answers: {replacement} is waited for"
+        return
+    if not any(model.is_any_of([replacement]) for model in offered):
+        yield f"  no worker has {replacement}: it is waited for. See `phoi models list`"
 
 
 @contextmanager
