@@ -607,12 +607,13 @@ def backup_yesterday(site: Site) -> None:
     (site.data / "last-backup").write_text((datetime.now(UTC) - DAY).isoformat())
 
 
-def systemctl(site: Site, enabled: str, failed: str) -> None:
+def systemctl(site: Site, enabled: str, failed: str, shown: str = "") -> None:
     """A service manager that knows of Phoi."""
     program = site.folder / "bin" / "systemctl"
     program.parent.mkdir()
     program.write_text(
-        f'#!/bin/sh\ncase "$1" in is-failed) echo {failed};; *) echo {enabled};; esac\n'
+        f'#!/bin/sh\ncase "$1" in is-failed) echo {failed};; show) printf "{shown}";;'
+        f" *) echo {enabled};; esac\n"
     )
     program.chmod(0o755)
     patch = pytest.MonkeyPatch()
@@ -628,8 +629,17 @@ def service_failed(site: Site) -> None:
     systemctl(site, "enabled", "failed")
 
 
+SHUT_IN = r"ProtectSystem=strict\nReadWritePaths={}\nStateDirectory=phoi\nLogsDirectory=phoi\n"
+
+
 def service_good(site: Site) -> None:
-    systemctl(site, "enabled", "active")
+    site.add("logs", 'file = "/var/log/edge.log"')
+    systemctl(site, "enabled", "active", SHUT_IN.format(f"-{site.folder} /var/log"))
+
+
+def service_shut_in(site: Site) -> None:
+    """The data lie on a disk that the units do not know of."""
+    systemctl(site, "enabled", "active", SHUT_IN.format("/var/backups/phoi"))
 
 
 Prepare = Callable[[Site], None]
@@ -712,6 +722,7 @@ BROKEN: dict[Prepare, set[str]] = {
     service_disabled: {"service.disabled"},
     service_failed: {"service.failed"},
     service_good: set(),
+    service_shut_in: {"service.shut_out"},
     data_of_another: {"data.other_owner"},
     token_is_a_folder: {"file.unreadable"},
     anyone_may_send: {"receiver.anyone"},

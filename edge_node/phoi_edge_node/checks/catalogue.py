@@ -403,6 +403,18 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType(
             ("đã dừng vì lỗi", "Xem `journalctl -u {unit} -n 50`, rồi `systemctl restart {unit}`."),
             ("has failed", "See `journalctl -u {unit} -n 50`, then `systemctl restart {unit}`."),
         ),
+        "service.shut_out": _bad(
+            (
+                "{unit} không được phép ghi vào {path}",
+                "Chạy `systemctl edit {unit}`: dưới [Service] ghi ReadWritePaths={path}; "
+                "rồi `systemctl restart phoi-edge`.",
+            ),
+            (
+                "{unit} may not write to {path}",
+                "Run `systemctl edit {unit}`: under [Service] write ReadWritePaths={path}; "
+                "then `systemctl restart phoi-edge`.",
+            ),
+        ),
         "port.open": _good("{address} có trả lời", "{address} answers"),
         "port.free": _good("{address} còn trống cho Phoi", "{address} is free for Phoi"),
         "port.taken": _bad(

@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -132,7 +132,7 @@ def check_receiver(installation: Installation) -> Iterator[Finding]:
     yield found("receiver.good" if heard else "receiver.no_echo", "receiver", ae=dicom.ae_title)
 
 
-def check_service() -> Iterator[Finding]:
+def check_service(settings: EdgeSettings) -> Iterator[Finding]:
     """systemd's opinion, where Phoi was installed as a service."""
     for unit in _UNITS:
         enabled = _systemctl("--root=/", "is-enabled", unit)
@@ -141,6 +141,41 @@ def check_service() -> Iterator[Finding]:
         code = "service.good" if enabled.startswith("enabled") else "service.disabled"
         failed = _systemctl("is-failed", unit) == "failed"
         yield found("service.failed" if failed else code, "service", unit, unit=unit)
+    yield from _shut_out(settings)
+
+
+def _shut_out(settings: EdgeSettings) -> Iterator[Finding]:
+    """Folders that the settings name, and that the services may not write to."""
+    watched, log_file = settings.watched_folder, settings.logs.file
+    written = {
+        "phoi-edge.service": [
+            settings.data,
+            *([watched.folder] if watched else []),
+            *([log_file.parent] if log_file else []),
+        ],
+        "phoi-backup.service": [settings.data],
+    }
+    for unit, folders in written.items():
+        writable = _writable(unit)
+        if writable is None:
+            continue
+        for folder in dict.fromkeys(folders):
+            if not any(folder.resolve().is_relative_to(path.resolve()) for path in writable):
+                yield found("service.shut_out", "service", unit, path=folder, unit=unit)
+
+
+def _writable(unit: str) -> Sequence[Path] | None:
+    """Where a unit of ours may write; None: anywhere, or there is none."""
+    asked = "ProtectSystem,ReadWritePaths,StateDirectory,LogsDirectory"
+    lines = _systemctl("show", f"--property={asked}", unit).splitlines()
+    shown = {name: value.split() for name, _, value in (line.partition("=") for line in lines)}
+    if shown.get("ProtectSystem") != ["strict"]:
+        return None
+    return [
+        *(Path(path.lstrip("+-")) for path in shown.get("ReadWritePaths", [])),
+        *(Path("/var/lib", name) for name in shown.get("StateDirectory", [])),
+        *(Path("/var/log", name) for name in shown.get("LogsDirectory", [])),
+    ]
 
 
 def _systemctl(*arguments: str) -> str:

@@ -85,7 +85,7 @@ def checks_of(installation: Installation, here: Machine | None = None) -> Sequen
         Check("file", lambda: files.check_secrets(settings)),
         Check("certificate", lambda: files.check_certificates(settings, probes.now())),
         Check("node", lambda: node.check_node(installation)),
-        Check("service", node.check_service),
+        Check("service", lambda: node.check_service(settings)),
         *(
             Check("port", partial(node.check_port, probes, port), port.setting)
             for port in node.ports(settings)
