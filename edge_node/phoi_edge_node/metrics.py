@@ -57,9 +57,10 @@ class EdgeCollector:
         waiting = GaugeMetricFamily(
             "phoi_recall_waiting", "What recalls have yet to do.", labels=["for"]
         )
-        notices, again = self._store.recalls_waiting()
-        waiting.add_metric(["notice"], notices)
-        waiting.add_metric(["analysis"], again)
+        for what, number in zip(
+            ("notice", "analysis", "model"), self._store.recalls_waiting(), strict=True
+        ):
+            waiting.add_metric([what], number)
         return waiting
 
     def _link_metrics(self, counts: Counts, now: datetime) -> Iterator[Metric]:

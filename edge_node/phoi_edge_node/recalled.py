@@ -125,7 +125,7 @@ class Notice(StrEnum):
     WAITING = "waiting"  # to be written
     QUEUED = "queued"  # in the outbox
     NOBODY_TOLD = "nobody_told"  # nothing of it had ever gone out
-    OVERTAKEN = "overtaken"  # a later result took its place before: a notice would take that back
+    OVERTAKEN = "overtaken"  # all who were told got something later: a notice would take that back
 
 
 class Again(StrEnum):
@@ -289,8 +289,8 @@ class RecallStore(Protocol):
         """How many documents of a recall's notices are in which state, by destination."""
         ...
 
-    def recalls_waiting(self) -> tuple[int, int]:
-        """How many notices are to be written, and how many studies to be analysed again."""
+    def recalls_waiting(self) -> tuple[int, int, int]:
+        """Notices to be written, studies to be analysed again, and models of new studies to set."""
         ...
 
     def next_switch(self) -> Recall | None:

@@ -355,7 +355,7 @@ def test_what_is_put_off_waits_and_says_why(site: Site, store: SqlStore, clock: 
     assert store.recalls()[0].trouble == "the disk is full"
     clock.advance(61)
     assert store.next_notice() == item
-    assert store.recalls_waiting() == (1, 0)
+    assert store.recalls_waiting() == (1, 0, 0)
 
 
 def test_a_correction_of_the_patient_does_not_stop_a_withdrawal(
@@ -676,6 +676,7 @@ def test_the_model_of_new_studies_is_changed_once(
     store.put_off_switch(number, "no worker", clock.now() + timedelta(minutes=1))
     assert store.next_switch() is None
     assert store.recalls()[0].trouble == "no worker"
+    assert store.recalls_waiting() == (0, 0, 1)
     clock.advance(61)
     assert store.next_switch() is not None
     store.switched(number)

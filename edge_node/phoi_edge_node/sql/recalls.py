@@ -148,13 +148,18 @@ class Recalls(Database):
                 found.setdefault(destination, {})[DeliveryState(state)] = count
         return found
 
-    def recalls_waiting(self) -> tuple[int, int]:
-        """How many notices are to be written, and how many studies to be analysed again."""
+    def recalls_waiting(self) -> tuple[int, int, int]:
+        """Notices to be written, studies to be analysed again, and models of new studies to set."""
         count = sa.select(sa.func.count()).select_from(_ITEMS)
         notices = count.where(_ITEMS.c.notice == Notice.WAITING)
         again = count.where(_ITEMS.c.again == Again.WAITING)
+        switch = sa.select(sa.func.count()).where(_RECALLS.c.switch == Switch.WAITING)
         with self._read() as connection:
-            return connection.scalar(notices) or 0, connection.scalar(again) or 0
+            return (
+                connection.execute(notices).scalar_one(),
+                connection.execute(again).scalar_one(),
+                connection.execute(switch).scalar_one(),
+            )
 
     def next_switch(self) -> Recall | None:
         """The oldest recall that is to change the model of new studies, and is due."""
