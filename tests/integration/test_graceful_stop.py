@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -28,9 +28,9 @@ from support.fhir_peers import fhir_peer
 from support.inference import SLOW, install, new_home, running_worker
 from support.outside import wait_for
 
-# What systemd grants (deploy/systemd); the promise is ten seconds, which test_failures measures on
-# a node that rests.
-STOP_S = 15
+# How long it takes depends on what else this machine does: test_failures measures the promised ten
+# seconds on a node that rests. Here it must only end by itself.
+STOP_S = 120
 _MODEL = dict.fromkeys(("name", "version", "bundle_hash", "device_uid", "operating_point"), "x")
 USAGE = {"format": FORMAT, "site": "test", "model": _MODEL, "counted_at_ms": 1, "sequence": 1}
 
@@ -70,15 +70,16 @@ class Sender:
 
     def _send(self) -> None:
         contexts = {(f.sop_class_uid, f.transfer_syntax_uid) for f in self._files}
+        files = itertools.cycle(self._files)
         try:
             with association(self._peer, "CT2", contexts) as link:
-                while all(isinstance(store(link, file), Delivered) for file in self._files):
-                    self.stored += len(self._files)
+                while isinstance(store(link, next(files)), Delivered):
+                    self.stored += 1
         except EdgeError:
             pass
 
     def join(self) -> None:
-        self._thread.join(30)
+        self._thread.join()
 
 
 def metric(page: str, name: str) -> float:
@@ -93,7 +94,7 @@ def answers(page: str) -> bool:
         return False
 
 
-def test_it_ends_well_and_in_time_with_its_hands_full(tmp_path: Path) -> None:
+def test_it_ends_well_with_its_hands_full(tmp_path: Path) -> None:
     home, data = new_home(tmp_path / "home"), tmp_path / "data"
     install(home, tmp_path / "bundle", **{**SLOW, "name": "phoi-lung-nodule"})
     volume = plain_chest(spacing_mm=(2.5, 6.0, 6.0))
@@ -121,17 +122,15 @@ def test_it_ends_well_and_in_time_with_its_hands_full(tmp_path: Path) -> None:
         contexts = {(f.sop_class_uid, f.transfer_syntax_uid) for f in map(StorableFile.open, first)}
         with association(phoi, "CT1", contexts) as link:
             assert all(isinstance(store(link, StorableFile.open(f)), Delivered) for f in first)
-        sender = Sender(phoi, second)
         wait_for(
             "delivery", lambda: metric(page, 'phoi_deliveries{state="sending",to="mlflow"}') == 1
         )
         wait_for("analysis", lambda: metric(page, 'phoi_analyses{state="running"}') == 1)
+        sender = Sender(phoi, second)  # last: it leaves little of the CPU to the others
         wait_for("images", lambda: sender.stored > 0)
-        begun = time.monotonic()
         edge.send_signal(signal.SIGTERM)
         status = edge.wait(STOP_S)
-        took_s = time.monotonic() - begun
         sender.join()
     log = (tmp_path / "edge.log").read_text()
     assert status == 0, log[-2000:]
-    assert "edge node stopped" in log, f"after {took_s:.1f} s"
+    assert "edge node stopped" in log
