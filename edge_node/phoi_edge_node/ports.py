@@ -341,11 +341,13 @@ class Document:
     Attributes:
         identity: SOP Instance UID, MSH-10, or FHIR identifier value.
         content: a DICOM Part 10 file, an HL7 message, or JSON; UTF-8 where it is text.
+        only_to: the one destination that it is about; "": any that accepts its kind.
     """
 
     kind: DocumentKind
     identity: str
     content: bytes
+    only_to: str = ""
 
 
 @dataclass(frozen=True)
@@ -366,6 +368,8 @@ class ReportedCase:
         review: None while preliminary.
         predecessors: identities of the documents that this one replaces, by kind, latest last.
         told_before: what was told outward of this study before, oldest first.
+        held: by destination, the identities of the documents that it has, or may have, and that no
+            rejection note has hidden there, by kind; None unless WITHDRAWN.
         order: behind the study; None where none is known.
         withdrawn_at: when the result was recalled, UTC; None unless WITHDRAWN. Such a case has no
             ``review``, ``choice`` and ``volume``: all that was told is in ``told_before``.
@@ -382,6 +386,7 @@ class ReportedCase:
     told_before: tuple[ToldBefore, ...] = ()
     order: ImagingOrder | None = None
     withdrawn_at: datetime | None = None
+    held: Mapping[str, Mapping[DocumentKind, tuple[str, ...]]] | None = None
 
 
 class DocumentEncoder(Protocol):

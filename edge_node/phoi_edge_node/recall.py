@@ -190,6 +190,7 @@ def withdrawn_case(store: StudyStore, item: RecallItem) -> ReportedCase:
     analysis = next(a for a in store.analyses(uid) if a.id == item.analysis_id)
     if study is None or analysis.result is None:
         raise AssertionError("what is withdrawn is the result of a study")
+    out = [d for d in store.deliveries(uid) if d.revision <= item.revision and d.may_have_arrived]
     return ReportedCase(
         study=study.header,
         result=analysis.result,
@@ -197,19 +198,41 @@ def withdrawn_case(store: StudyStore, item: RecallItem) -> ReportedCase:
         instances=tuple(store.instances(uid)) or (_removed(store, study.header, analysis),),
         choice=None,
         volume=None,
-        predecessors=_sent(store.deliveries(uid)),
+        predecessors=_identities(out),
         told_before=told_before(store, uid, item.revision + 1),
         order=store.order_of(uid),
         withdrawn_at=item.at,
+        held=_held(out),
     )
 
 
-def _sent(deliveries: Sequence[Delivery]) -> Mapping[DocumentKind, tuple[str, ...]]:
-    """Identities of the documents that went out, or may have, by kind, latest last."""
+def _held(out: Sequence[Delivery]) -> Mapping[str, Mapping[DocumentKind, tuple[str, ...]]]:
+    by_lane: dict[str, list[Delivery]] = {}
+    for delivery in out:
+        by_lane.setdefault(delivery.destination, []).append(delivery)
+    return {name: _standing(deliveries) for name, deliveries in sorted(by_lane.items())}
+
+
+def _standing(deliveries: Sequence[Delivery]) -> Mapping[DocumentKind, tuple[str, ...]]:
+    """What one destination may have and no rejection note has hidden there, by kind.
+
+    An archive that is told to hide what it has not, or has hidden, may follow none of the note. A
+    note hides what was queued before it; what tells of the withdrawal is queued after it.
+    """
+    notes = (
+        d.id
+        for d in deliveries
+        if (d.kind, d.state) == (DocumentKind.REJECTION_NOTE, DeliveryState.DELIVERED)
+    )
+    last = max(notes, default=0)
+    return _identities([d for d in deliveries if d.id > last])
+
+
+def _identities(deliveries: Sequence[Delivery]) -> Mapping[DocumentKind, tuple[str, ...]]:
+    """By kind, latest last."""
     found: dict[DocumentKind, dict[str, None]] = {}
     for delivery in deliveries:
-        if delivery.attempts > 0:
-            found.setdefault(delivery.kind, {})[delivery.identity] = None
+        found.setdefault(delivery.kind, {})[delivery.identity] = None
     return {kind: tuple(identities) for kind, identities in found.items()}
 
 

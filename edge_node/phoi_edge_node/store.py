@@ -152,6 +152,7 @@ class Delivery:
 
     Attributes:
         errors: how often the destination failed on it since it was queued, or sent again.
+        not_taken: after how many of its tries the destination surely had nothing of it.
     """
 
     id: int
@@ -168,6 +169,12 @@ class Delivery:
     created_at: datetime
     updated_at: datetime
     errors: int = 0
+    not_taken: int = 0
+
+    @property
+    def may_have_arrived(self) -> bool:
+        """Does the destination have it, or perhaps: was a try not surely in vain?"""
+        return self.attempts > self.not_taken
 
 
 @dataclass(frozen=True)

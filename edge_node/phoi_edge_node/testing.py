@@ -171,7 +171,7 @@ class FakeDestination:
         """Keep it, unless told otherwise."""
         self.attempts.append(document.identity)
         if self.away:
-            return Unreachable("away")
+            return Unreachable("away", nothing_taken=True)
         if self.answers:
             return self.answers.pop(0)
         self.received.setdefault(document.identity, document.content)

@@ -24,6 +24,7 @@ from phoi_edge_node.policies import RetryPolicy
 from phoi_edge_node.ports import (
     AnalysisRequest,
     Clock,
+    Document,
     DocumentEncoder,
     DocumentKind,
     InferenceService,
@@ -109,16 +110,15 @@ class Outbox:
                 troubles.add(type(error).__name__)
                 continue
             outgoing += [
-                Outgoing(document, lanes)
-                for document in documents
-                if (lanes := self._to(document.kind))
+                Outgoing(document, lanes) for document in documents if (lanes := self._to(document))
             ]
         if troubles:
             raise EncodingFailed(f"encoding failed: {', '.join(sorted(troubles))}", tuple(outgoing))
         return tuple(outgoing)
 
-    def _to(self, kind: DocumentKind) -> tuple[str, ...]:
-        return tuple(name for name, kinds in self._lanes.items() if kind in kinds)
+    def _to(self, document: Document) -> tuple[str, ...]:
+        takes = (name for name, kinds in self._lanes.items() if document.kind in kinds)
+        return tuple(name for name in takes if document.only_to in ("", name))
 
 
 @dataclass(frozen=True)
@@ -413,7 +413,7 @@ def told_before(
     told = {
         delivery.revision
         for delivery in store.deliveries(study_instance_uid)
-        if delivery.state is not DeliveryState.SUPERSEDED or delivery.attempts > 0
+        if delivery.state is not DeliveryState.SUPERSEDED or delivery.may_have_arrived
     }
     earlier = [
         (analysis.id, analysis.result)

@@ -82,6 +82,7 @@ def cases(images: Images) -> Mapping[str, ReportedCase]:
     ordered = replace(case_of(images, Outcome.POSITIVE, [left, right]), order=ORDER)
     positive = _known(ordered, Completeness.CONFIRMED)
     first, second = positive.result.nodules
+    told = {kind: (f"2.25.{n}",) for n, kind in enumerate(DocumentKind, start=1)}
     return {
         "positive": positive,
         "negative": _known(case_of(images, Outcome.NEGATIVE), Completeness.BY_GEOMETRY),
@@ -132,7 +133,8 @@ def cases(images: Images) -> Mapping[str, ReportedCase]:
         "withdrawn": replace(
             case_of(images, Outcome.NEGATIVE),
             status=ReportStatus.WITHDRAWN,
-            predecessors={kind: (f"2.25.{n}",) for n, kind in enumerate(DocumentKind, start=1)},
+            predecessors=told,
+            held={"pacs": told},
         ),
     }
 

@@ -75,7 +75,7 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> list[Dataset]:
         replace(
             positive,
             status=ReportStatus.WITHDRAWN,
-            predecessors={DocumentKind.STRUCTURED_REPORT: ("2.25.1",)},
+            held={"pacs": {DocumentKind.STRUCTURED_REPORT: ("2.25.1",)}},
         ),
         case_of(images, Outcome.NOT_ANALYSABLE, reason=NotAnalysableReason.NOT_AXIAL),
     ]

@@ -21,7 +21,7 @@ from phoi_edge_node.dicom.summary_page import draw_summary, font
 from phoi_edge_node.dicom.uids import series_of
 from phoi_edge_node.errors import EdgeError
 from phoi_edge_node.orders import ImagingOrder, OrderNumber
-from phoi_edge_node.ports import DocumentKind, ReportedCase, ReportStatus
+from phoi_edge_node.ports import DocumentKind, ReportedCase, ReportStatus, ToldBefore
 from phoi_edge_node.result import (
     Completeness,
     Correction,
@@ -321,6 +321,19 @@ def test_a_missed_nodule_is_a_point_by_the_reviewer(images: Images) -> None:
     assert _numbers(group) == {"Diameter": 7.2}
 
 
+def test_what_a_reviewer_added_stands_in_the_next_unsigned_report(images: Images) -> None:
+    case = case_of(images, Outcome.NEGATIVE)
+    missed = Disposition(
+        "2.25.77", Verdict.MISSED, "duc", SIGNED_AT, correction=Correction(LEFT_LPS_MM, 7.25)
+    )
+    withdrawn = _signed(case, missed)
+    told = (ToldBefore(withdrawn.result, withdrawn.review),)
+    report = _encode(images, replace(case, told_before=told))[SR]
+    assert report.VerificationFlag == "UNVERIFIED"
+    (group,) = _groups(report)
+    assert (_persons(group), _numbers(group)) == ([REVIEWER], {"Diameter": 7.2})
+
+
 def test_a_modified_diameter_is_the_reviewers(images: Images) -> None:
     case = _positive(images)
     nodule = case.result.nodules[0]
@@ -493,7 +506,7 @@ def test_what_is_withdrawn_is_rejected_before_anything_replaces_it(images: Image
         REJECTION: ("2.25.6",),
         DocumentKind.HL7_ORU: ("message-7",),
     }
-    case = replace(_positive(images), status=ReportStatus.WITHDRAWN, predecessors=before)
+    case = replace(_positive(images), status=ReportStatus.WITHDRAWN, held={"pacs": before})
     made = _encode(images, case)
     assert next(iter(made)) is REJECTION
     note = made[REJECTION]
@@ -510,6 +523,21 @@ def test_what_is_withdrawn_is_rejected_before_anything_replaces_it(images: Image
     } == {(series_of(uid), uid) for uid in _referenced(note)}
     (description,) = _texts(note, "Key Object Description")
     assert terms.STATUS_NOTICES[ReportStatus.WITHDRAWN][1] in description
+
+
+def test_each_archive_gets_a_note_over_what_it_holds(images: Images) -> None:
+    held: dict[str, dict[DocumentKind, tuple[str, ...]]] = {
+        "one": {SEG: ("2.25.1",), SR: ("2.25.2",)},
+        "other": {SC: ("2.25.4",)},
+        "emr": {DocumentKind.HL7_ORU: ("message-7",)},
+    }
+    case = replace(_positive(images), status=ReportStatus.WITHDRAWN, held=held)
+    notes = {
+        document.only_to: _referenced(pydicom.dcmread(io.BytesIO(document.content)))
+        for document in DicomEncoder(images.root, CountingUids(), "0.1.0").encode(case)
+        if document.kind is REJECTION
+    }
+    assert notes == {"one": ["2.25.1", "2.25.2"], "other": ["2.25.4"]}
 
 
 def test_what_told_nothing_before_rejects_nothing(images: Images) -> None:

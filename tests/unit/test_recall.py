@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from phoi_edge_node.current_model import CurrentModel
-from phoi_edge_node.ports import Delivered, Document, DocumentKind, ReportedCase, ReportStatus
-from phoi_edge_node.recall import RecallDesk, StoredRecallBook, recall_lines, result_line
+from phoi_edge_node.ports import (
+    Delivered,
+    Document,
+    DocumentKind,
+    Erred,
+    Refused,
+    ReportedCase,
+    ReportStatus,
+    SendOutcome,
+    Unreachable,
+)
+from phoi_edge_node.recall import (
+    RecallDesk,
+    StoredRecallBook,
+    recall_lines,
+    result_line,
+    withdrawn_case,
+)
 from phoi_edge_node.recalled import (
     CURRENT_MODEL,
     Again,
     Notice,
     RecallCriteria,
     RecallError,
+    RecallItem,
     RecallRequest,
 )
 from phoi_edge_node.result import Priority
@@ -28,6 +45,7 @@ from phoi_edge_node.testing import FakeClock, FakeInference
 from phoi_edge_node.workflow import Outbox
 from phoi_models.identity import ModelIdentity
 from support import values
+from support.cases import case
 
 UID = "1.2.3"
 BAD = values.MODEL
@@ -102,6 +120,116 @@ def test_the_notice_is_about_what_was_told(edge: Edge) -> None:
     assert [told.result.identity for told in case.told_before] == [values.result().identity]
     assert (case.review, case.choice, case.volume) == (None, None, None)
     assert case.withdrawn_at == edge.clock.now()
+
+
+KINDS = {"sr": DocumentKind.STRUCTURED_REPORT, "seg": DocumentKind.SEGMENTATION}
+
+
+def _store_with(
+    folder: Path, outcomes: Mapping[tuple[str, str], SendOutcome]
+) -> tuple[SqlStore, RecallItem]:
+    """A study whose SEG and SR had these answers, by lane and document, and that was recalled."""
+    clock = FakeClock()
+    store = SqlStore(open_engine(f"sqlite:///{folder / 'held.sqlite'}"), clock)
+    store.add_instance(values.instance(1))
+    analysis_id = store.complete_study(UID, Priority.ROUTINE)
+    assert analysis_id is not None
+    assert store.claim_analysis() is not None
+    store.pin_model(analysis_id, BAD)
+    lanes = tuple(sorted({lane for lane, _ in outcomes}))
+    documents = [Document(KINDS[name], name, b"x") for name in ("seg", "sr")]
+    told = [
+        Outgoing(document, tuple(n for n in lanes if (n, document.identity) in outcomes))
+        for document in documents
+    ]
+    store.finish_analysis(analysis_id, AnalysisEvent.FINISH, values.result(), told)
+    for lane in lanes:
+        while (claimed := store.claim_delivery(lane)) is not None:
+            outcome = outcomes[lane, claimed[0].identity]
+            store.settle_delivery(claimed[0].id, outcome, clock.now() + timedelta(hours=1), 1)
+    store.ask_recall(RecallRequest(CRITERIA, "marks vessels", "it"))
+    item = store.next_notice()
+    assert item is not None
+    return store, item
+
+
+SR, SEG = DocumentKind.STRUCTURED_REPORT, DocumentKind.SEGMENTATION
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "held"),
+    [
+        # What one archive alone got, and what the other's settings leave out.
+        (
+            {("a", "seg"): Delivered(), ("a", "sr"): Delivered(), ("b", "sr"): Delivered()},
+            {"a": {SEG: ("seg",), SR: ("sr",)}, "b": {SR: ("sr",)}},
+        ),
+        ({("a", "seg"): Refused("no"), ("a", "sr"): Delivered()}, {"a": {SR: ("sr",)}}),
+        # Silence leaves it open, an archive that could not be reached does not.
+        (
+            {("a", "seg"): Delivered(), ("a", "sr"): Unreachable("no answer")},
+            {"a": {SEG: ("seg",), SR: ("sr",)}},
+        ),
+        (
+            {("a", "seg"): Delivered(), ("a", "sr"): Unreachable("away", nothing_taken=True)},
+            {"a": {SEG: ("seg",)}},
+        ),
+        ({("a", "seg"): Delivered(), ("a", "sr"): Erred("x")}, {"a": {SEG: ("seg",), SR: ("sr",)}}),
+    ],
+)
+def test_a_notice_names_to_each_archive_what_it_holds(
+    outcomes: Mapping[tuple[str, str], SendOutcome],
+    held: Mapping[str, Mapping[DocumentKind, tuple[str, ...]]],
+    tmp_path: Path,
+) -> None:
+    store, item = _store_with(tmp_path, outcomes)
+    assert withdrawn_case(store, item).held == held
+
+
+@pytest.mark.parametrize(
+    ("answer", "named"),
+    [(Delivered(), {"withdrawn-sr"}), (Refused("no"), {"withdrawn-sr", "sr", "seg"})],
+)
+def test_a_later_notice_leaves_out_what_an_earlier_one_has_rejected(
+    answer: SendOutcome, named: set[str], tmp_path: Path
+) -> None:
+    outcomes = {("a", "seg"): Delivered(), ("a", "sr"): Delivered()}
+    store, item = _store_with(tmp_path, outcomes)
+    note = Document(DocumentKind.REJECTION_NOTE, "note", b"x")
+    replaced = Document(SR, "withdrawn-sr", b"x")
+    both = [Outgoing(note, ("a",)), Outgoing(replaced, ("a",))]
+    store.tell_withdrawal(item, both, values.PATIENT)
+    for outcome in (answer, Delivered()):
+        claimed = store.claim_delivery("a")
+        assert claimed is not None
+        store.settle_delivery(claimed[0].id, outcome, values.AT)
+    held = (withdrawn_case(store, item).held or {})["a"]
+    assert {uid for kind in (SR, SEG) for uid in held.get(kind, ())} == named
+
+
+def test_who_could_never_be_reached_gets_no_notice(tmp_path: Path) -> None:
+    away = Unreachable("away", nothing_taken=True)
+    outcomes: dict[tuple[str, str], SendOutcome] = {
+        ("a", "sr"): Delivered(),
+        ("b", "sr"): away,
+    }
+    store, item = _store_with(tmp_path, outcomes)
+    notice = Outgoing(Document(SR, "withdrawn-sr", b"x"), ("a", "b"))
+    store.tell_withdrawal(item, [notice], values.PATIENT)
+    told = (d for d in store.deliveries(UID) if d.status is ReportStatus.WITHDRAWN)
+    assert [d.destination for d in told] == ["a"]
+
+
+def test_a_document_about_one_destination_goes_to_no_other() -> None:
+    class Notes:
+        def encode(self, case: ReportedCase) -> Sequence[Document]:
+            del case
+            note = Document(DocumentKind.REJECTION_NOTE, "1", b"x")
+            return [replace(note, only_to="b"), replace(note, identity="2")]
+
+    lanes = {name: {DocumentKind.REJECTION_NOTE} for name in ("a", "b", "c")}
+    sent = Outbox([Notes()], {**lanes, "d": {SR}}).encode(case())
+    assert [one.destinations for one in sent] == [("b",), ("a", "b", "c")]
 
 
 def test_the_named_model_takes_the_place_of_the_recalled_one(edge: Edge) -> None:

@@ -194,7 +194,12 @@ def test_dicom_says_so_also_where_the_images_were_removed(tmp_path: Path) -> Non
         received_at=WITHDRAWN_AT,
         study=STUDY,
     )
-    of = replace(withdrawn(result(Outcome.POSITIVE)), instances=(removed,), predecessors=told)
+    of = replace(
+        withdrawn(result(Outcome.POSITIVE)),
+        instances=(removed,),
+        predecessors=told,
+        held={"pacs": told},
+    )
     documents = DicomEncoder(tmp_path, CountingUids(), PHOI_VERSION).encode(of)
     assert [d.kind for d in documents] == [
         DocumentKind.REJECTION_NOTE,

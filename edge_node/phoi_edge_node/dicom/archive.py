@@ -88,4 +88,4 @@ class DicomArchive:
         except NothingAccepted as error:
             return Refused(str(error))
         except PeerUnreachable as error:
-            return Unreachable(str(error))
+            return Unreachable(str(error), nothing_taken=True)

@@ -1,12 +1,13 @@
 """All DICOM objects of a result.
 
 SR and Secondary Capture always; SEG where a nodule has voxels; key images where one has a place;
-a rejection note where the result is withdrawn.
+a rejection note for each archive that has some of them where the result is withdrawn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import timedelta, timezone, tzinfo
 from pathlib import Path
 
@@ -34,7 +35,6 @@ from phoi_edge_node.ports import (
     Document,
     DocumentKind,
     ReportedCase,
-    ReportStatus,
     UidSource,
 )
 from phoi_edge_node.reported import ReportedNodule, reported_at, reported_nodules
@@ -114,18 +114,21 @@ class DicomEncoder:
             stamp,
         )
         made = (
-            (DocumentKind.REJECTION_NOTE, self._rejection_note(case, stamp)),
             (DocumentKind.SEGMENTATION, segmentation),
             (DocumentKind.STRUCTURED_REPORT, report),
             (DocumentKind.SECONDARY_CAPTURE, capture),
             (DocumentKind.KEY_OBJECTS, self._key_images(case, list(images.values()), stamp)),
         )
-        return [_document(kind, dataset) for kind, dataset in made if dataset is not None]
+        objects = [_document(kind, dataset) for kind, dataset in made if dataset is not None]
+        return [*self._rejection_notes(case, stamp), *objects]
 
-    def _rejection_note(self, case: ReportedCase, stamp: Stamp) -> Dataset | None:
-        if case.status is not ReportStatus.WITHDRAWN:
-            return None
-        return make_rejection_note(case, self._new_instance(DocumentKind.REJECTION_NOTE), stamp)
+    def _rejection_notes(self, case: ReportedCase, stamp: Stamp) -> Iterator[Document]:
+        """One for each archive, over what that one holds."""
+        for archive, held in (case.held or {}).items():
+            instance = self._new_instance(DocumentKind.REJECTION_NOTE)
+            note = make_rejection_note(case, held, instance, stamp)
+            if note is not None:
+                yield replace(_document(DocumentKind.REJECTION_NOTE, note), only_to=archive)
 
     def _key_images(
         self, case: ReportedCase, images: Sequence[Dataset], stamp: Stamp

@@ -62,16 +62,25 @@ def make_key_images(
     return _document(codes.OF_INTEREST, items, images, case, instance, stamp)
 
 
-def make_rejection_note(case: ReportedCase, instance: NewInstance, stamp: Stamp) -> Dataset | None:
-    """Rejects, for patient safety, every object that was made of a case before.
+def make_rejection_note(
+    case: ReportedCase,
+    held: Mapping[DocumentKind, Sequence[str]],
+    instance: NewInstance,
+    stamp: Stamp,
+) -> Dataset | None:
+    """Rejects, for patient safety, every object of a case that one archive holds.
 
     IOCM (IHE RAD TF-2, 4.66) asks for the study of the rejected objects, and for a title of its
     list. No human being need have looked, so the title is not the one for quality.
 
+    Args:
+        held: their SOP Instance UIDs; what else is held is left out. An object that the archive
+            does not have may be taken for an error of the whole note.
+
     Returns:
-        None where nothing was made before.
+        None where it holds none.
     """
-    rejected = list(_made_before(case))
+    rejected = list(_rejectable(held, case.study.study_instance_uid))
     if not rejected:
         return None
     items = [_object_item(reference) for reference in rejected]
@@ -152,10 +161,10 @@ def _object_item(reference: Dataset) -> ContentItem:
     )
 
 
-def _made_before(case: ReportedCase) -> Iterator[Dataset]:
-    for kind, identities in (case.predecessors or {}).items():
+def _rejectable(
+    held: Mapping[DocumentKind, Sequence[str]], study_instance_uid: str
+) -> Iterator[Dataset]:
+    for kind, identities in held.items():
         if kind in _SOP_CLASSES:
             for uid in identities:
-                yield reference_to(
-                    _SOP_CLASSES[kind], uid, series_of(uid), case.study.study_instance_uid
-                )
+                yield reference_to(_SOP_CLASSES[kind], uid, series_of(uid), study_instance_uid)

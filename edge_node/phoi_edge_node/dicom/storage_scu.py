@@ -209,7 +209,7 @@ def outcome(response: Dataset) -> SendOutcome:
     if status == _SUCCESS or status in _WARNINGS:
         return Delivered(text)
     if status in _OUT_OF_RESOURCES or status == _RESOURCE_LIMITATION:
-        return Unreachable(text)
+        return Unreachable(text, nothing_taken=True)
     if status in _OF_DCM4CHEE:
         return Refused(text)
     if status in _TRIED_AND_FAILED:

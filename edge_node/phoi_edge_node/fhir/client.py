@@ -119,14 +119,17 @@ class FhirDestination:
         with self._lock:
             wait_s = self._ask_again_at - self._clock.monotonic()
         if wait_s > 0:
-            return Unreachable(f"the server asked to be left alone for {wait_s:.0f} s more")
+            why = f"the server asked to be left alone for {wait_s:.0f} s more"
+            return Unreachable(why, nothing_taken=True)
         try:
             token = self._tokens.token()
             answer = self._http.exchange(method, url, _headers(token, content), content)
             if answer.status == 401 and (renewed := self._tokens.token(refused=token)) != token:
                 answer = self._http.exchange(method, url, _headers(renewed, content), content)
-        except (NoAnswer, NoToken) as error:
-            return Unreachable(str(error))
+        except NoToken as error:
+            return Unreachable(str(error), nothing_taken=True)
+        except NoAnswer as error:
+            return Unreachable(str(error), nothing_taken=error.nothing_sent)
         if answer.status in ASKING_FOR_PATIENCE:
             with self._lock:
                 asked_s = min(answer.wait_s(self._clock.now()), LONGEST_WAIT_S)
@@ -163,7 +166,8 @@ def _judge(answer: Answer) -> SendOutcome:
     if status in ERRING:
         return Erred(reason)
     if status == 401:
-        return Unreachable(f"{reason}: the server does not accept Phoi's credentials")
+        why = f"{reason}: the server does not accept Phoi's credentials"
+        return Unreachable(why, nothing_taken=True)
     if status == 501 or (400 <= status < 500 and status not in PASSING):
         return Refused(reason)
     return Unreachable(reason)

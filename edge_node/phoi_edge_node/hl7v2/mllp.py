@@ -87,8 +87,13 @@ class MllpDestination:
 
     def send(self, document: Document) -> SendOutcome:
         """Send one message and wait for its acknowledgement."""
+        deadline = self._monotonic() + self._settings.timeout_s
         try:
-            answer = self._exchange(START + document.content + END)
+            connection = self._connection()
+        except OSError as error:
+            return Unreachable(_no_connection(error), nothing_taken=True)
+        try:
+            answer = self._exchange(connection, START + document.content + END, deadline)
         except TimeoutError:
             return Unreachable(f"no acknowledgement within {self._settings.timeout_s:g} s")
         except OSError as error:
@@ -116,9 +121,8 @@ class MllpDestination:
             plain.close()
             raise
 
-    def _exchange(self, frame: bytes) -> bytes:
-        deadline = self._monotonic() + self._settings.timeout_s
-        with self._connection() as connection:
+    def _exchange(self, connection: socket.socket, frame: bytes, deadline: float) -> bytes:
+        with connection:
             connection.sendall(frame)
             received = b""
             while END not in received:

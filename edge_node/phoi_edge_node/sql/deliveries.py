@@ -108,6 +108,7 @@ class Deliveries(Database):
                 errors=errors,
                 due_at=retry_at,
                 failed_tries=table.c.failed_tries + int(bool(error)),
+                not_taken=table.c.not_taken + int(_surely_not_taken(outcome)),
             )
             if state in _NOT_ARRIVED:
                 state = drop_if_replaced(connection, delivery_id, state, self._clock.now())
@@ -271,6 +272,16 @@ def _judged(
             return DeliveryEvent.RETRY, reason
 
 
+def _surely_not_taken(outcome: SendOutcome) -> bool:
+    match outcome:
+        case Delivered():
+            return False
+        case Refused():
+            return True
+        case Erred() | Unreachable():
+            return outcome.nothing_taken
+
+
 def move_delivery(
     connection: sa.Connection,
     delivery_id: int,
@@ -328,6 +339,7 @@ def enqueue(
                     attempts=0,
                     failed_tries=0,
                     errors=0,
+                    not_taken=0,
                     due_at=now,
                     last_error="",
                     created_at=now,
@@ -511,6 +523,7 @@ def _delivery(row: sa.Row[Any]) -> Delivery:
         created_at=row.created_at,
         updated_at=row.updated_at,
         errors=row.errors,
+        not_taken=row.not_taken,
     )
 
 

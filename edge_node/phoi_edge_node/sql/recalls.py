@@ -532,7 +532,7 @@ def _restart(connection: sa.Connection, meant: Sequence[_Found], now: datetime) 
 def told_destinations(connection: sa.Connection, item: RecallItem) -> Mapping[str, bool]:
     """Who got, or may have got, something of a study that the withdrawn result stood for.
 
-    A refusal at the first try is sure: nothing was taken. Where a person's signature stands for an
+    Whom no try reached, and who refused each, has nothing. Where a person's signature stands for an
     earlier revision, only what was sent of this one is taken back.
 
     Returns:
@@ -560,9 +560,8 @@ def told_destinations(connection: sa.Connection, item: RecallItem) -> Mapping[st
 
 
 def _may_have_arrived() -> sa.ColumnElement[bool]:
-    """Of a delivery."""
-    sure = sa.and_(_DELIVERIES.c.state == DeliveryState.DEAD, _DELIVERIES.c.attempts == 1)
-    return sa.and_(_DELIVERIES.c.attempts > 0, ~sure)
+    """Of a delivery, as ``store.Delivery.may_have_arrived``."""
+    return _DELIVERIES.c.attempts > _DELIVERIES.c.not_taken
 
 
 def _followed(analysis_id: sa.ColumnElement[str] | str) -> sa.ColumnElement[bool]:

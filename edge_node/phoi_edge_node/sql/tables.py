@@ -144,6 +144,8 @@ deliveries = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("failed_tries", sa.Integer, nullable=False),
     sa.Column("errors", sa.Integer, nullable=False),
+    # Tries after which the destination surely had nothing of it.
+    sa.Column("not_taken", sa.Integer, nullable=False),
     sa.Column("due_at", UtcDateTime, nullable=False),
     sa.Column("last_error", sa.Text, nullable=False),
     sa.Column("created_at", UtcDateTime, nullable=False),

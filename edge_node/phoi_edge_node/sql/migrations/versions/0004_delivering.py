@@ -1,4 +1,4 @@
-"""How often a destination answered that it failed on a document; recalls."""
+"""How often a destination failed on a document, and surely did not take it; recalls."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ down_revision = "0003"
 
 
 def upgrade() -> None:
-    op.add_column(
-        "deliveries", sa.Column("errors", sa.Integer(), nullable=False, server_default="0")
-    )
+    counts = ("errors", "not_taken")
+    for name in counts:
+        op.add_column(
+            "deliveries", sa.Column(name, sa.Integer(), nullable=False, server_default="0")
+        )
+    # Of earlier tries only this is known: whoever refused at once has nothing.
+    op.execute("UPDATE deliveries SET not_taken = 1 WHERE state = 'dead' AND attempts = 1")
     with op.batch_alter_table("deliveries") as table:
-        table.alter_column("errors", existing_type=sa.Integer(), server_default=None)
+        for name in counts:
+            table.alter_column(name, existing_type=sa.Integer(), server_default=None)
     _make_room_for_recalls()
 
 
