@@ -1,7 +1,7 @@
 """A whole hospital, once for all acceptance tests that only add studies to it.
 
-And a watch over all of them: no planted patient may appear where none may. It ends after
-everything else has ended, and what it found is an error of the session's last test.
+And a watch over all of them: no planted patient may appear where none may. It judges when
+everything else has ended, and what it found fails the session.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ WATCH = pytest.StashKey[Watch]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("numprocesses", None) or hasattr(config, "workerinput"):
+        raise pytest.UsageError("run tests/acceptance in one process: -n 0 (it is being watched)")
     config.stash[WATCH] = Watch()
 
 
@@ -48,8 +50,20 @@ def watch(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory)
     with watch.processes(), watch.pages():
         yield watch
     watch.look_at_files(tmp_path_factory.getbasetemp())
-    if told := watch.told():
-        pytest.fail(f"a planted patient is where none may be:\n{told}", pytrace=False)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Only now is known what was captured of the last test, and of the end of all fixtures."""
+    if session.config.stash[WATCH].told():
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if told := config.stash[WATCH].told():
+        terminalreporter.section("A PLANTED PATIENT IS WHERE NONE MAY BE", red=True, bold=True)
+        terminalreporter.write_line(told)
 
 
 @pytest.fixture(scope="session")

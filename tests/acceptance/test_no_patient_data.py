@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import sqlite3
 import subprocess
@@ -258,32 +259,48 @@ import runpy
 globals().update(runpy.run_path({conftest!r}))
 """
 LEAKING_TEST = """
-import os, sqlite3, subprocess, sys, time, zipfile
+import logging, os, sqlite3, subprocess, sys, time, zipfile
 from contextlib import closing
-import httpx
+import httpx, pytest
 from starlette.responses import PlainTextResponse
 from support.outside import wait_for
 from support.planted import NAME, PATIENT_ID
 from support.web_server import serving
 
-def test_captured(): print(NAME)
+def get(response, path):
+    with serving(response) as port:
+        httpx.get(f"http://127.0.0.1:{port}{path}", trust_env=False)
 
-def test_command():
-    script = ["-c", "import sys; print(sys.argv[2])", "phoi_something", NAME]
-    subprocess.run([sys.executable, *script], capture_output=True, check=True)
+@pytest.mark.parametrize(
+    ("code", "who"),
+    [("import sys", NAME), ("print('Ánh Tuyết')", ""), ("import sys; sys.exit('Ánh Tuyết')", "")],
+    ids=["arguments", "output", "errors"],
+)
+def test_command(code, who, tmp_path):
+    (tmp_path / "phoi_it.py").write_text(code)
+    script = ["python", "-X", "utf8", "phoi_it.py", who]
+    subprocess.run(script, executable=sys.executable, cwd=tmp_path, capture_output=True)
 
-def test_process(watch):
-    with subprocess.Popen(["sleep", "60"], env={**os.environ, "WHO": NAME}) as process:
-        wait_for("look", lambda: "process" in {leak.channel for leak in watch.leaks})
+@pytest.mark.parametrize(
+    ("arguments", "environment"),
+    [(["tail", "-f", "/dev/null", NAME], {}), (["sleep", "60"], {"WHO": NAME})],
+    ids=["arguments", "environment"],
+)
+def test_process(arguments, environment, watch):
+    def seen():
+        return any(leak.where.startswith(f"{arguments[0]}: ") for leak in watch.leaks)
+    environment = {**os.environ, **environment}
+    with subprocess.Popen(arguments, env=environment, stderr=subprocess.DEVNULL) as process:
+        wait_for("look", seen, patience_s=60)
         process.kill()
 
 def test_page():
-    with serving(PlainTextResponse(NAME, 500)) as port:
-        httpx.get(f"http://127.0.0.1:{port}/", trust_env=False)
+    get(PlainTextResponse(NAME, 500), "/")
+    get(PlainTextResponse("", 404, {"Location": PATIENT_ID}), "/")
 
 def test_metrics():
-    with serving(PlainTextResponse(f'studies{{who="{PATIENT_ID}"}} 1')) as port:
-        httpx.get(f"http://127.0.0.1:{port}/metrics/", trust_env=False)
+    get(PlainTextResponse(f'studies{{who="{PATIENT_ID}"}} 1'), "/metrics/")
+    get(PlainTextResponse("", 200, {"X-Who": PATIENT_ID}), "/metrics/")
 
 def test_mlflow(watch, tmp_path):
     with zipfile.ZipFile(tmp_path / "case.zip", "w", zipfile.ZIP_DEFLATED) as archive:
@@ -293,27 +310,106 @@ def test_mlflow(watch, tmp_path):
     with serving(PlainTextResponse("ok")) as port:
         with watch.relay_to(f"http://127.0.0.1:{port}") as url:
             answer = httpx.put(f"{url}/artifacts/1", content=body, trust_env=False)
+            httpx.put(f"{url}/artifacts/{PATIENT_ID}", trust_env=False)
+            httpx.put(f"{url}/runs?who={PATIENT_ID}", trust_env=False)
+            httpx.put(f"{url}/models", headers={"X-Who": PATIENT_ID}, trust_env=False)
     assert answer.text == "ok"
 
-def test_files(tmp_path):
-    (tmp_path / "edge.log").write_text(NAME)
-    (tmp_path / NAME).mkdir()
-    with closing(sqlite3.connect(tmp_path / "phoi.sqlite")) as database:
-        database.execute("CREATE TABLE deliveries (last_error)")
-        database.execute("INSERT INTO deliveries VALUES (?)", [NAME])
+def test_files(tmp_path_factory):
+    root = tmp_path_factory.mktemp("files", numbered=False)
+    (root / "mlflow").mkdir()
+    for log in ("edge.log", "edge.log.1", "worker.log.txt", "mlflow/meta.yaml"):
+        (root / log).write_text(NAME)
+    (root / f"{PATIENT_ID}.txt").write_text("a file")
+    (root / "folder" / NAME).mkdir(parents=True)
+
+def test_database(tmp_path_factory):
+    root = tmp_path_factory.mktemp("node", numbered=False)
+    with closing(sqlite3.connect(root / "phoi.sqlite")) as database:
+        for table, column in LEAKING_COLUMNS:
+            database.execute(f"CREATE TABLE {table} (id INTEGER, {column} TEXT)")
+            database.execute(f"INSERT INTO {table} VALUES (1, ?)", [NAME])
+        database.execute("CREATE TABLE orders (content TEXT)")  # of a patient by its purpose
+        database.execute("INSERT INTO orders VALUES (?)", [NAME])
         database.commit()
+
+@pytest.fixture
+def leaking():
+    print(f"before {NAME}")
+    yield
+    print(f"after {NAME}")
+
+def test_captured(leaking):  # the last one: what it writes is known when all others have ended
+    print(NAME)
+    print(NAME, file=sys.stderr)
+    logging.getLogger("phoi").error(NAME)
 """
+LEAKING_COLUMNS = (
+    ("deliveries", "last_error"),
+    ("analyses", "error"),
+    ("audit", "detail"),
+    ("facts", "value"),
+    ("recall_items", "trouble"),
+    ("recalls", "reason"),
+    ("reconciliations", "report"),
+    ("problems", "text"),
+    ("a_table_of_later", "anything"),
+)
+COMMAND = "python -X utf8 phoi_it.py"
+LEAKS = {
+    ("command", f"{COMMAND} …: arguments"),
+    ("command", f"{COMMAND} : output"),
+    ("command", f"{COMMAND} : errors"),
+    ("process", "tail: arguments"),
+    ("process", "sleep: environment"),
+    ("page", "GET answered 500: body"),
+    ("page", "GET answered 404: headers"),
+    ("page", "GET metrics 200: body"),
+    ("page", "GET metrics 200: headers"),
+    ("mlflow", "PUT /artifacts/1: body"),
+    ("mlflow", "PUT /artifacts/…: address"),
+    ("mlflow", "PUT /runs: address"),
+    ("mlflow", "PUT /models: headers"),
+    ("log", "files/edge.log"),
+    ("log", "files/edge.log.1"),
+    ("log", "files/worker.log.txt"),
+    ("log", "files/mlflow/meta.yaml"),
+    ("path", "files/…"),
+    ("path", "files/folder/…"),
+    *(("operator", f"node/phoi.sqlite: {table}.{column}") for table, column in LEAKING_COLUMNS),
+    ("captured", "test_leaks.py::test_captured: Captured stdout setup"),
+    ("captured", "test_leaks.py::test_captured: Captured stdout call"),
+    ("captured", "test_leaks.py::test_captured: Captured stderr call"),
+    ("captured", "test_leaks.py::test_captured: Captured log call"),
+    ("captured", "test_leaks.py::test_captured: Captured stdout teardown"),
+}
 
 
-def test_a_leak_in_each_channel_would_be_seen() -> None:
+def test_a_leak_by_each_part_of_each_channel_would_be_seen() -> None:
+    done = leak(f"{LEAKING_TEST}\nLEAKING_COLUMNS = {LEAKING_COLUMNS!r}\n")
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout + done.stderr
+    assert "11 passed" in done.stdout, done.stdout
+    assert "A PLANTED PATIENT IS WHERE NONE MAY BE" in done.stdout
+    told = re.findall(r"^(\w+): (?:name|patient id) in (.+)$", done.stdout, re.MULTILINE)
+    assert set(told) == LEAKS
+    assert {channel for channel, _ in told} == set(CHANNELS)
+
+
+def test_a_session_without_a_leak_passes_and_one_in_many_processes_is_refused() -> None:
+    assert leak("def test_nothing(): print('nothing')").returncode == pytest.ExitCode.OK
+    assert leak("def test_nothing(): pass", "-n", "1").returncode == pytest.ExitCode.USAGE_ERROR
+
+
+def leak(tests: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """A session of these tests under the watch of the folder's own ``conftest.py``."""
     with tempfile.TemporaryDirectory() as elsewhere:
         folder = Path(elsewhere)
         conftest = Path(__file__).with_name("conftest.py")
         (folder / "conftest.py").write_text(LEAKING_SESSION.format(conftest=str(conftest)))
-        (folder / "test_leaks.py").write_text(LEAKING_TEST)
-        done = subprocess.run(
+        (folder / "test_leaks.py").write_text(tests)
+        return subprocess.run(
             [
-                *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+                *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options),
                 *(f"--rootdir={folder}", f"--basetemp={folder / 'tmp'}", "--import-mode=importlib"),
                 str(folder),
             ],
@@ -323,7 +419,3 @@ def test_a_leak_in_each_channel_would_be_seen() -> None:
             text=True,
             check=False,
         )
-    assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout + done.stderr
-    assert "7 passed, 1 error" in done.stdout, done.stdout
-    unseen = [channel for channel in CHANNELS if f"\n{channel}: name in " not in done.stdout]
-    assert unseen == [], done.stdout

@@ -11,7 +11,7 @@ import sqlite3
 import subprocess
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ import httpx
 import psutil
 import pytest
 from phoi_edge_node.settings import WebSettings
+from phoi_edge_node.sql.tables import metadata
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
@@ -36,7 +37,7 @@ CHANNELS: Mapping[str, str] = {
     "page": "every answer with an error status, and every metric, that a client here got",
     "mlflow": "every request to MLflow: address, headers and body",
     "log": "every log file and every file of MLflow's",
-    "operator": "what the node's database holds for operators: reasons, errors, the audit",
+    "operator": "all that the node's database holds, but for the columns that are a patient's",
     "path": "the name of every file and folder",
 }
 LEAKS_FOR = "PHOI_TEST_LEAKS_FOR"
@@ -44,13 +45,30 @@ LEAKS_FOR = "PHOI_TEST_LEAKS_FOR"
 
 _LOOK_EVERY_S = 1.0
 _LARGE = 500_000  # bytes
+_OF_A_COMMAND = ("arguments", "output", "errors")
 _OF_A_CONNECTION = frozenset({"connection", "content-length", "host", "transfer-encoding"})
-_FOR_OPERATORS = (
-    ("deliveries", "last_error"),
-    ("analyses", "error"),
-    ("audit", "detail"),
-    ("facts", "value"),
+# What a person typed (problems, recalls) is looked at as well: Phoi itself must put nobody there.
+_OF_A_PATIENT = {
+    "studies": {"header", "patient_id"},
+    "documents": {"content"},
+    "orders": {"placer", "filler", "accession_number", "content"},
+    "patient_merges": {"patient_id", "surviving_id"},
+    "patient_updates": {"patient_id"},
+}
+_COLUMNS = (
+    "SELECT m.name, c.name FROM sqlite_master m JOIN pragma_table_info(m.name) c "
+    "WHERE m.type = 'table'"
 )
+
+
+def _check_columns() -> None:
+    """A column that was renamed would hide nothing any more, and nobody would notice."""
+    for table, columns in _OF_A_PATIENT.items():
+        unknown = columns - set(metadata.tables[table].columns.keys())
+        assert not unknown, f"no such columns of {table}: {unknown}"
+
+
+_check_columns()
 
 
 @dataclass(frozen=True)
@@ -113,9 +131,12 @@ class Watch:
 
             def recorded(process: Any, *arguments: Any, **named: Any) -> Any:
                 written = communicate(process, *arguments, **named)
-                if (command := _phoi_command(process.args)) is not None:
-                    for content in (command, *written):
-                        self.saw("command", command, content or "")
+                if words := _phoi_command(process.args):
+                    where = _blotted(words, " ")
+                    for part, content in zip(
+                        _OF_A_COMMAND, (" ".join(words), *written), strict=True
+                    ):
+                        self.saw("command", f"{where}: {part}", content or "")
                 return written
 
             patch.setattr(subprocess.Popen, "communicate", recorded)
@@ -127,15 +148,21 @@ class Watch:
                 thread.join()
 
     def _look_at_processes(self, ended: threading.Event) -> None:
-        me, seen = psutil.Process(), set[str]()
+        me, seen = psutil.Process(), set[tuple[str, str]]()
         while not ended.wait(_LOOK_EVERY_S):
             for process in me.children(recursive=True):
                 with suppress(psutil.Error):
                     environment = process.environ()
-                    told = "\n".join((*process.cmdline(), *environment.values()))
-                    if told not in seen and environment.get(LEAKS_FOR) != str(me.pid):
-                        seen.add(told)
-                        self.saw("process", process.name(), told)
+                    if environment.get(LEAKS_FOR) == str(me.pid):
+                        continue
+                    for part, values in (
+                        ("arguments", process.cmdline()),
+                        ("environment", environment.values()),
+                    ):
+                        told = f"{process.name()}: {part}", "\n".join(values)
+                        if told not in seen:
+                            seen.add(told)
+                            self.saw("process", *told)
 
     @contextmanager
     def pages(self) -> Iterator[None]:
@@ -145,9 +172,10 @@ class Watch:
         def recorded(client: httpx.Client, request: httpx.Request, **named: Any) -> httpx.Response:
             response = send(client, request, **named)
             if not named.get("stream") and _is_for_anybody(request, response):
-                where = f"{request.method} answered {response.status_code}"
-                self.saw("page", where, f"{response.headers.raw}")
-                self.saw("page", where, response.content)
+                what = "metrics" if _is_metrics(request) else "answered"
+                where = f"{request.method} {what} {response.status_code}"
+                self.saw("page", f"{where}: headers", _joined(response.headers.raw))
+                self.saw("page", f"{where}: body", response.content)
             return response
 
         with pytest.MonkeyPatch.context() as patch:
@@ -166,25 +194,27 @@ class Watch:
     # --- what is left when they end ----------------------------------------------------------
 
     def look_at_files(self, root: Path) -> None:
-        """Everything below a folder: names, logs, MLflow's files, databases' words for operators.
+        """Everything below a folder: names, logs, MLflow's files, nodes' databases.
 
         Images, archives of images, messages and FHIR resources are a patient's by their purpose.
         """
         for path in sorted(root.rglob("*")):
-            name = str(path.relative_to(root))
-            self.saw("path", name, name)
+            relative = path.relative_to(root)
+            name = _blotted(relative.parts, "/")
+            self.saw("path", name, str(relative))
             if path.is_symlink() or not path.is_file():
                 continue
-            if path.suffix == ".log" or "mlflow" in path.relative_to(root).parts[:-1]:
+            if ".log" in path.name or "mlflow" in relative.parts[:-1]:
                 self.saw("log", name, path.read_bytes())
             elif path.name == "phoi.sqlite":
                 self._look_at_database(path, name)
 
     def _look_at_database(self, path: Path, name: str) -> None:
+        """Whatever tables and columns there are: no migration brings one that nobody looks at."""
         with closing(sqlite3.connect(path)) as database:
-            for table, column in _FOR_OPERATORS:
-                with suppress(sqlite3.OperationalError):  # of an older schema, or broken on purpose
-                    rows = database.execute(f"SELECT {column} FROM {table}").fetchall()
+            for table, column in database.execute(_COLUMNS).fetchall():
+                if column not in _OF_A_PATIENT.get(table, ()):
+                    rows = database.execute(f'SELECT "{column}" FROM "{table}"').fetchall()
                     self.saw("operator", f"{name}: {table}.{column}", "\n".join(map(str, rows)))
 
 
@@ -201,9 +231,10 @@ class _Relay:
         request = Request(scope, receive)
         body = await request.body()
         target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-        where = f"{request.method} {request.url.path}"
-        self._watch.saw("mlflow", where, f"{target}\n{request.headers.raw}")
-        self._watch.saw("mlflow", where, body)
+        where = f"{request.method} {_blotted(request.url.path.split('/'), '/')}"
+        self._watch.saw("mlflow", f"{where}: address", target)
+        self._watch.saw("mlflow", f"{where}: headers", _joined(request.headers.raw))
+        self._watch.saw("mlflow", f"{where}: body", body)
         headers = _without(request.headers, _OF_A_CONNECTION)
         asked = self._upstream.build_request(request.method, target, content=body, headers=headers)
         answer = await run_in_threadpool(self._upstream.send, asked)
@@ -215,17 +246,30 @@ def _without(headers: Mapping[str, str], names: frozenset[str]) -> dict[str, str
     return {name: value for name, value in headers.items() if name.lower() not in names}
 
 
-def _phoi_command(arguments: object) -> str | None:
-    """The command line, where it is one of Phoi's."""
+def _joined(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    return b"\n".join(name + b": " + value for name, value in headers)
+
+
+def _blotted(parts: Sequence[str], between: str) -> str:
+    """Says where a patient was found, without the patient."""
+    return between.join("…" if secrets_in(part) else part for part in parts)
+
+
+def _phoi_command(arguments: object) -> Sequence[str]:
+    """The words of the command line, where it is one of Phoi's."""
     if not isinstance(arguments, list | tuple):
-        return None
+        return ()
     words = [str(argument) for argument in arguments]
     is_phoi = Path(words[0]).name == "phoi" or any(word.startswith("phoi_") for word in words)
-    return " ".join(words) if is_phoi else None
+    return words if is_phoi else ()
 
 
 def _is_for_anybody(request: httpx.Request, response: httpx.Response) -> bool:
     """Not what an EMR answers, which may name its patient."""
     if "fhir" in response.headers.get("content-type", ""):
         return False
-    return response.is_error or request.url.path.startswith("/metrics")
+    return response.is_error or _is_metrics(request)
+
+
+def _is_metrics(request: httpx.Request) -> bool:
+    return request.url.path.startswith("/metrics")
