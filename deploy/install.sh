@@ -24,6 +24,7 @@ WHEELS=
 EXTRA=worker
 WORKERS=1
 MODE=install
+BACKUP=yes
 
 usage() {
     cat <<'TEXT'
@@ -33,6 +34,7 @@ usage: install.sh [options]
                      (deploy/make-offline-bundle makes them)
   --gpu cuda|openvino   run networks on an NVIDIA GPU, or on Intel's CPU and GPU
   --workers N        inference workers of this machine; 1 is right up to 8 cores
+  --no-backup        upgrade without a backup, where none can be made any more
   --check            only look whether this machine is fit; change nothing
   --uninstall        remove programs and services; settings, keys and data stay
 TEXT
@@ -51,6 +53,7 @@ read_options() {
         --wheels) WHEELS=$(cd "${2:?--wheels needs a folder}" && pwd) || fail "no folder $2"; shift ;;
         --gpu) EXTRA=worker-${2:?--gpu needs cuda or openvino}; shift ;;
         --workers) WORKERS=${2:?--workers needs a number}; shift ;;
+        --no-backup) BACKUP=no ;;
         --check) MODE=check ;;
         --uninstall) MODE=uninstall ;;
         -h | --help) usage; exit 0 ;;
@@ -120,7 +123,10 @@ install_phoi() {
     check_machine
     [ -f "$SETTINGS" ] || ask_for_site
     make_user
-    install_programs
+    build_programs
+    back_up
+    stop_services
+    put_programs_in_place
     install_units
     write_settings
     make_page_certificate
@@ -153,18 +159,46 @@ allow_intel_gpu() {
     usermod -aG render "$USER"
 }
 
-install_programs() {
-    say "Installing programs in $PREFIX (some minutes)"
+# In a folder of their own: what runs goes on, and is whole, until all of the new is there.
+build_programs() {
+    say "Making the programs (some minutes)"
     install -d -m 0755 "$PREFIX"
-    [ -x "$PREFIX/venv/bin/python" ] || python3 -m venv "$PREFIX/venv"
+    NEW=$PREFIX/venv-$(date +%Y%m%d%H%M%S)
+    python3 -m venv "$NEW"
     extras="[edge,postgresql,$EXTRA]"
     if [ -n "$WHEELS" ]; then
         pip_install --no-index --find-links "$WHEELS" "phoi$extras"
-        # The same version may have been built anew.
-        pip_install --no-index --find-links "$WHEELS" --no-deps --force-reinstall phoi
     else
         pip_install "$SOURCE$extras"
     fi
+}
+
+pip_install() {
+    "$NEW/bin/python" -m pip -q --disable-pip-version-check install \
+        -c "$SOURCE/constraints.txt" "$@" && return
+    rm -rf "$NEW"
+    fail "the packages could not be installed, and nothing was changed: see above"
+}
+
+back_up() {
+    [ "$BACKUP" = yes ] && [ -x "$COMMAND" ] && [ -f "$SETTINGS" ] || return 0
+    say "Making a backup in $BACKUPS"
+    "$COMMAND" edge backup "$BACKUPS" && return
+    rm -rf "$NEW"
+    fail "no backup could be made, and nothing was changed: see above, or give --no-backup"
+}
+
+stop_services() {
+    [ -d /run/systemd/system ] && [ -e "$UNITS/phoi-edge.service" ] || return 0
+    systemctl stop phoi-edge.service 'phoi-worker@*.service'
+}
+
+put_programs_in_place() {
+    [ -L "$PREFIX/venv" ] || rm -rf "$PREFIX/venv"
+    ln -sfn "$NEW" "$PREFIX/venv"
+    for folder in "$PREFIX"/venv-*; do
+        [ "$folder" = "$NEW" ] || rm -rf "$folder"
+    done
     install_command
 }
 
@@ -178,11 +212,6 @@ exec $PREFIX/venv/bin/phoi "\$@"
 TEXT
     chmod 0755 "$PREFIX/phoi"
     ln -sf "$PREFIX/phoi" "$COMMAND"
-}
-
-pip_install() {
-    "$PREFIX/venv/bin/python" -m pip -q --disable-pip-version-check install --upgrade \
-        -c "$SOURCE/constraints.txt" "$@" || fail "the packages could not be installed: see above"
 }
 
 install_units() {
@@ -255,7 +284,7 @@ uninstall_phoi() {
     fi
     rm -rf "$UNITS"/phoi.target.wants "$UNITS"/phoi-edge.service "$UNITS"/phoi-worker@.service \
         "$UNITS"/phoi-backup.service "$UNITS"/phoi-backup.timer "$UNITS"/phoi.target
-    rm -rf "${PREFIX:?}/venv" "$PREFIX/phoi"
+    rm -rf "${PREFIX:?}"/venv "$PREFIX"/venv-* "$PREFIX/phoi"
     rm -f "$COMMAND"
     if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
     say "Removed. Settings (/etc/phoi), data and keys ($STATE) and backups ($BACKUPS) are kept."
