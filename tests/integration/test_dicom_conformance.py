@@ -16,7 +16,7 @@ import numpy as np
 import pydicom
 import pytest
 from phoi_edge_node.dicom.documents import DicomEncoder
-from phoi_edge_node.ports import Document, DocumentKind, ReportedCase, ReportStatus
+from phoi_edge_node.ports import Document, DocumentKind, ReportedCase, ReportStatus, ToldBefore
 from phoi_edge_node.result import (
     Completeness,
     Correction,
@@ -59,6 +59,7 @@ CASES = (
     "signed",
     "unconfirmed",
     "long_number",
+    "again",
     "all_rejected",
     "withdrawn",
 )
@@ -83,6 +84,14 @@ def cases(images: Images) -> Mapping[str, ReportedCase]:
     positive = _known(ordered, Completeness.CONFIRMED)
     first, second = positive.result.nodules
     told = {kind: (f"2.25.{n}",) for n, kind in enumerate(DocumentKind, start=1)}
+    added = Disposition(
+        "2.25.77",
+        Verdict.MISSED,
+        "duc",
+        SIGNED_AT,
+        correction=Correction((-50.0, 40.0, -120.0), 5.5),
+    )
+    recalled = _signed(positive, added)
     return {
         "positive": positive,
         "negative": _known(case_of(images, Outcome.NEGATIVE), Completeness.BY_GEOMETRY),
@@ -111,13 +120,11 @@ def cases(images: Images) -> Mapping[str, ReportedCase]:
                 correction=Correction(mean_diameter_mm=31.2),
             ),
             Disposition(second.tracking_uid, Verdict.ACCEPTED, "duc", SIGNED_AT),
-            Disposition(
-                "2.25.77",
-                Verdict.MISSED,
-                "duc",
-                SIGNED_AT,
-                correction=Correction((-50.0, 40.0, -120.0), 5.5),
-            ),
+            added,
+        ),
+        "again": replace(
+            case_of(images, Outcome.NEGATIVE),
+            told_before=(ToldBefore(recalled.result, recalled.review),),
         ),
         "unconfirmed": _known(positive, Completeness.UNCONFIRMED),
         "long_number": replace(
