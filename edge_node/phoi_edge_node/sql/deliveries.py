@@ -45,8 +45,9 @@ class Deliveries(Database):
     def claim_delivery(self, destination: str) -> tuple[Delivery, Document] | None:
         """Start sending a due document of a lane, in order within each study.
 
-        The oldest that never failed; else the one that failed least. So no number of documents
-        that never get an answer holds up those that would.
+        The oldest with which nothing ever went wrong while the destination was there; else the one
+        with which least did. So an outage changes no order, and no number of documents that never
+        get an answer holds up those that would.
         """
         table = tables.deliveries
         earlier = table.alias("earlier")
@@ -64,8 +65,9 @@ class Deliveries(Database):
             .where(due(table.c.due_at, now), ~waits)
             .limit(1)
         )
-        fresh = query.where(table.c.failed_tries == 0).order_by(table.c.id)
-        tried = query.where(table.c.failed_tries > 0).order_by(table.c.failed_tries, table.c.id)
+        wrong = table.c.failed_tries - table.c.not_taken + table.c.errors
+        fresh = query.where(wrong == 0).order_by(table.c.id)
+        tried = query.where(wrong > 0).order_by(wrong, table.c.id)
         with self._write() as connection:
             delivery_id = connection.scalar(for_update(fresh))
             if delivery_id is None:
