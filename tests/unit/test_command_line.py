@@ -120,3 +120,10 @@ def test_an_error_is_one_line_and_a_traceback_only_on_request(tmp_path: Path) ->
     assert plain.stderr == "phoi: give the whole key id or bundle hash: 64 hex digits\n"
     assert "Traceback" in debug.stderr
     assert (plain.returncode, debug.returncode) == (1, 1)
+
+
+def test_a_day_after_which_no_calendar_goes_on_is_refused_plainly(tmp_path: Path) -> None:
+    assert phoi(tmp_path, "edge", "init", tmp_path, "--site", "bvdk").returncode == 0
+    refused = phoi(tmp_path, "recall", "--to", "9999-12-31", "-s", tmp_path / "edge.toml")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "name an earlier one" in refused.stderr

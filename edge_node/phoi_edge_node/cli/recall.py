@@ -128,11 +128,16 @@ def _criteria(
 ) -> RecallCriteria:
     """Days are this machine's own, as on the page."""
     name, _, version = model.partition("@")
+    try:
+        since = first.astimezone(UTC) if first else None
+        until = (last + timedelta(days=1)).astimezone(UTC) if last else None
+    except OverflowError:
+        raise EdgeError("no calendar has the day after --to: name an earlier one") from None
     return RecallCriteria(
         model_name=name,
         model_version=version,
-        since=first.astimezone(UTC) if first else None,
-        until=(last + timedelta(days=1)).astimezone(UTC) if last else None,
+        since=since,
+        until=until,
         calling_ae_title=calling_ae,
         outcome=outcome,
     )
