@@ -225,7 +225,7 @@ class RecallRequest:
             raise RecallError(f"a replacement is NAME@VERSION or {CURRENT_MODEL!r}")
         if self.replacement and self.replacement == self.criteria.model:
             raise RecallError(f"{self.replacement} is what is recalled: name another version")
-        if self.pause and self.criteria.covers(self.replacement):
+        if self.replacement and self.pause and self.criteria.covers(self.replacement):
             raise RecallError(
                 f"{self.replacement} is paused with all of {self.criteria.model}: "
                 "say which version is bad, or pause nothing"

@@ -24,7 +24,7 @@ from kill.site import Deaths, Site
 from kill.steps import KillPoint, When, death_in, steps_in
 
 _SHARE_OF_TIMES = 0.25
-_TRIES = 4  # then a step that is hard to meet is let go
+_TRIES = 8  # then a step that is hard to meet is let go
 COARSE = {**QUICK, "spacing_mm": 3.0}
 
 

@@ -400,3 +400,8 @@ def test_what_cannot_be_meant_is_refused(wrong: object, why: str) -> None:
     assert callable(wrong)
     with pytest.raises(RecallError, match=why):
         wrong()
+
+
+def test_a_period_alone_may_be_recalled() -> None:
+    request = RecallRequest(RecallCriteria(since=values.AT), "a broken scanner", "it")
+    assert request.criteria.pauses == ""
