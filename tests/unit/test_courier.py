@@ -103,7 +103,9 @@ def test_once_it_is_back_what_waited_goes_at_once(site: Site) -> None:
     site.pacs.away = False
     site.clock.advance(31)
     assert site.send_all() == 3
-    assert list(site.pacs.received) == ["b", "a", "c"], "the one that was due, then the oldest first"
+    assert list(site.pacs.received) == ["b", "a", "c"], (
+        "the one that was due, then the oldest first"
+    )
     assert site.circuit() is CircuitState.CLOSED
 
 
