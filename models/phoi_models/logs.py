@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -61,12 +62,12 @@ def configure_logs(level: str = "info", file: LogFile | None = None) -> None:
     logging.basicConfig(level=logging.ERROR, handlers=[_LibraryErrors(lines)])
 
 
-class _Lines:
+class _Lines(ABC):
     """What structlog calls a logger: takes whole lines, whatever their level."""
 
+    @abstractmethod
     def msg(self, message: str) -> None:
         """Write one line."""
-        raise NotImplementedError
 
     def __getattr__(self, level: str) -> Any:
         if level in {"debug", "info", "warning", "error", "critical", "exception", "log"}:
