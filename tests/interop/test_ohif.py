@@ -96,7 +96,8 @@ port = {pacs.dicom_port}
 
 def _scan(pacs: Pacs, folder: Path) -> str:
     """Store the CT in the PACS; its Study Instance UID."""
-    sent = storescu(pacs.dicom_port, folder, called="ORTHANC", environment={"TCP_NODELAY": "1"})
+    folders = sorted({path.parent for path in folder.rglob("*") if path.is_file()})
+    sent = storescu(pacs.dicom_port, *folders, called="ORTHANC", environment={"TCP_NODELAY": "1"})
     assert sent.returncode == 0, sent.stderr
     (study,) = pacs.orthanc.resources("studies")
     tags = pacs.orthanc.http.get(f"/studies/{study}").json()["MainDicomTags"]
