@@ -7,7 +7,7 @@ analysed again, one by one. Each is one transaction: a crash leaves it done or t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Protocol
 
@@ -87,24 +87,18 @@ class RecallDesk:
             return True
         item = self._store.next_notice()
         if item is not None:
-            self._tell_or_put_off(item)
+            self._do_or_put_off(self._tell, item)
             return True
         item = self._store.next_again()
         if item is not None:
-            self._again_or_put_off(item)
+            self._do_or_put_off(self._analyse_again, item)
             return True
         return False
 
     def _switch_or_put_off(self, recall: Recall) -> None:
         """New studies do not wait for the stopped model, whatever becomes of the results."""
-        try:
-            self._switch(recall)
-        except (InferenceUnavailable, RecallError) as error:
-            trouble = str(error)
-        except Exception as error:
-            log.exception("the model of new studies could not be changed", recall=recall.id)
-            trouble = f"internal error: {type(error).__name__}"
-        else:
+        trouble = _trouble_of(lambda: self._switch(recall), recall=recall.id)
+        if not trouble:
             self._store.switched(recall.id)
             return
         log.warning("recall waits", trouble=trouble, recall=recall.id)
@@ -116,23 +110,10 @@ class RecallDesk:
             self._model.set(model)
             log.info("model of new studies changed", model=model.name, version=model.version)
 
-    def _tell_or_put_off(self, item: RecallItem) -> None:
-        """One notice that cannot be written must not hold up the others."""
-        try:
-            self._tell(item)
-        except Exception as error:
-            log.exception("a withdrawal could not be told", **_names(item))
-            self._put_off(item, f"internal error: {type(error).__name__}")
-
-    def _again_or_put_off(self, item: RecallItem) -> None:
-        """One study that cannot be queued must not hold up the others."""
-        try:
-            self._analyse_again(item)
-        except (InferenceUnavailable, RecallError) as trouble:
-            self._put_off(item, str(trouble))
-        except Exception as error:
-            log.exception("a study could not be queued again", **_names(item))
-            self._put_off(item, f"internal error: {type(error).__name__}")
+    def _do_or_put_off(self, step: Callable[[RecallItem], None], item: RecallItem) -> None:
+        """One notice or study with which something is wrong must not hold up the others."""
+        if trouble := _trouble_of(lambda: step(item), **_names(item)):
+            self._put_off(item, trouble)
 
     def _tell(self, item: RecallItem) -> None:
         case = withdrawn_case(self._store, item)
@@ -181,6 +162,18 @@ class RecallDesk:
     ) -> None:
         log.warning("recall waits", trouble=trouble, **_names(item))
         self._store.put_off(item.id, trouble, self._clock.now() + longer)
+
+
+def _trouble_of(step: Callable[[], None], **names: object) -> str:
+    """Take a step; why it could not be taken, without patient data, or ""."""
+    try:
+        step()
+    except (InferenceUnavailable, RecallError) as error:
+        return str(error) or type(error).__name__
+    except Exception as error:
+        log.exception("a step of a recall failed", **names)
+        return f"internal error: {type(error).__name__}"
+    return ""
 
 
 def withdrawn_case(store: StudyStore, item: RecallItem) -> ReportedCase:
