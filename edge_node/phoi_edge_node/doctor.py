@@ -16,7 +16,7 @@ from phoi_edge_node.backup import last_backup
 from phoi_edge_node.bootstrap import MLFLOW, Connections, make_destinations, make_sources, node_runs
 from phoi_edge_node.checks.finding import Finding, found
 from phoi_edge_node.checks.machine import Machine
-from phoi_edge_node.checks.network import TIMEOUT_S
+from phoi_edge_node.checks.network import TIMEOUT_S, own_address
 from phoi_edge_node.checks.probes import Installation, Probes
 from phoi_edge_node.checks.run import checks_of, run_checks
 from phoi_edge_node.dicom import doctor as dicom
@@ -76,7 +76,7 @@ def _probes(settings: EdgeSettings, home: Home, now: Callable[[], datetime]) -> 
         return Peer.of(archive, client_context(dicom_settings))
 
     def own_echo(calling_ae_title: str) -> bool:
-        host = "127.0.0.1" if dicom_settings.host == "0.0.0.0" else dicom_settings.host  # noqa: S104
+        host = own_address(dicom_settings.host)
         own = Peer(dicom_settings.ae_title, host, dicom_settings.port, TIMEOUT_S)
         return dicom.answers(own, calling_ae_title)
 

@@ -49,6 +49,8 @@ def _database_url(value: str) -> str:
     return value
 
 
+LOCAL = frozenset({"127.0.0.1", "::1", "localhost"})
+
 AeTitle = Annotated[str, AfterValidator(_ae_title)]
 DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -181,7 +183,7 @@ class OrdersSettings(_Section):
 
     @model_validator(mode="after")
     def _peers_are_named(self) -> OrdersSettings:
-        if self.host not in {"127.0.0.1", "::1", "localhost"} and not self.allowed_peers:
+        if self.host not in LOCAL and not self.allowed_peers:
             raise ValueError(
                 "orders.allowed_peers is empty: whoever reaches this port could merge patients. "
                 'Name who may send, as allowed_peers = ["10.0.0.5"]'
@@ -534,7 +536,7 @@ class WebSettings(_Section):
     def _tls_unless_local(self) -> WebSettings:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("set both tls_certificate and tls_key, or neither")
-        if self.host not in {"127.0.0.1", "::1", "localhost"} and self.tls_certificate is None:
+        if self.host not in LOCAL and self.tls_certificate is None:
             raise ValueError("off 127.0.0.1 the page needs tls_certificate and tls_key")
         return self
 

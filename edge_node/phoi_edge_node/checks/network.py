@@ -121,3 +121,8 @@ def _listening(table: Path, port: int) -> Iterator[str]:
         fields = line.split()
         if fields[3] == _LISTENING and int(fields[1].rpartition(":")[2], 16) == port:
             yield fields[9]
+
+
+def own_address(host: str) -> str:
+    """Where this machine reaches itself, of an address that it listens at."""
+    return "127.0.0.1" if host in {"0.0.0.0", "::", ""} else host  # noqa: S104 - read, not bound

@@ -20,12 +20,11 @@ from phoi_models.signing import TrustStore
 
 from phoi_edge_node.checks.finding import Finding, found
 from phoi_edge_node.checks.machine import existing
-from phoi_edge_node.checks.network import answers, listener
+from phoi_edge_node.checks.network import answers, listener, own_address
 from phoi_edge_node.checks.probes import Installation, Probes, Records, SchemaAge
 from phoi_edge_node.errors import EdgeError
-from phoi_edge_node.settings import EdgeSettings, SiteMode
+from phoi_edge_node.settings import LOCAL, EdgeSettings, SiteMode
 
-LOCAL = frozenset({"127.0.0.1", "::1", "localhost"})
 _VOLUME_MB = 400  # 800 slices of 512 x 512 in int16
 _LONG_PAUSE = timedelta(days=1)
 _OLD_BACKUP = timedelta(days=2)
@@ -61,7 +60,7 @@ def check_node(installation: Installation) -> Iterator[Finding]:
 def _unready(settings: EdgeSettings) -> str:
     web = settings.web
     scheme = "https" if web.tls_certificate else "http"
-    url = f"{scheme}://{_address(web.host)}:{web.port}/readyz"
+    url = f"{scheme}://{own_address(web.host)}:{web.port}/readyz"
     try:
         # Our own page, on this machine: its certificate names the host that people type.
         answer = httpx.get(url, timeout=5, trust_env=False, verify=False)  # noqa: S501
@@ -81,9 +80,9 @@ class Port:
 
 def check_port(probes: Probes, port: Port) -> Finding:
     """Is it Phoi's, or free, or another program's?"""
-    address = f"{_address(port.host)}:{port.port}"
+    address = f"{own_address(port.host)}:{port.port}"
     values = {"address": address, "setting": port.setting}
-    runs, heard = probes.node_runs(), answers(_address(port.host), port.port)
+    runs, heard = probes.node_runs(), answers(own_address(port.host), port.port)
     if runs:
         return found("port.open" if heard else "port.silent", "port", port.setting, **values)
     if heard:
@@ -108,10 +107,6 @@ def ports(settings: EdgeSettings) -> Iterator[Port]:
     host, _, port = settings.inference.source_listen.rpartition(":")
     if port.isdigit():
         yield Port("inference.source_listen", host, int(port))
-
-
-def _address(host: str) -> str:
-    return "127.0.0.1" if host in {"0.0.0.0", "::", ""} else host  # noqa: S104 - read, not bound
 
 
 def check_receiver(installation: Installation) -> Iterator[Finding]:
