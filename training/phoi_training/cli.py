@@ -39,6 +39,15 @@ Data = Annotated[
         " subsets and annotations.csv, or LIDC-IDRI's DICOM files.",
     ),
 ]
+Marks = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True,
+        dir_okay=False,
+        help="JSON file of further marks of the volumes in volumes.json: what else is a nodule,"
+        " what is none, and of what nobody knows.",
+    ),
+]
 Readings = Annotated[
     Path | None,
     typer.Option(
@@ -106,6 +115,7 @@ def command(
         ),
     ] = None,
     readings: Readings = None,
+    marks: Marks = None,
     tracking_uri: Annotated[
         str | None,
         typer.Option(
@@ -168,6 +178,7 @@ def command(
             init=init,
             held_out=tuple(hold_out or ()),
             readings=readings,
+            marks=marks,
             folds=folds,
             variants=variants,
             phantoms=phantoms,
@@ -222,6 +233,7 @@ def evaluate_command(
         typer.Option(help="Leave these chests out, as what was trained on; may be repeated."),
     ] = None,
     readings: Readings = None,
+    marks: Marks = None,
     readers: Annotated[
         int,
         typer.Option(
@@ -260,7 +272,9 @@ def evaluate_command(
     aside = Console(stderr=True)
     detector = Detector.open(bundle)
     with aside.status("reading the data set"):
-        chests = load(data, readings, at_least=readers, say=partial(aside.print, markup=False))
+        chests = load(
+            data, readings, marks=marks, at_least=readers, say=partial(aside.print, markup=False)
+        )
     chests = [
         chest
         for chest in chests

