@@ -28,7 +28,7 @@ _LOG_EVERY = 20
 _SAVE_EVERY_S = 60.0
 _WARM_UP = 0.03
 _SMALLEST_MIXED = 64
-_FROM_A_CHEST = 20
+_FROM_A_CHEST = 40
 """About so many patches come from one: fewer steps than would see them all need no full bank."""
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ Floats = NDArray[np.float32]
 
 PATCH_MARGIN = 16
 """Patches of the bank are so much wider than those trained on, voxels: room to cut at random."""
-_NODULES, _DISTRACTORS, _ELSEWHERE = 12, 7, 8
+_NODULES, _DISTRACTORS, _ELSEWHERE = 20, 10, 10
 _DIAMETERS_MM, _SMALL_MM = (3.5, 45.0), (4.0, 12.0)
 _DISEASED = 0.4
 _THICK_SLICES, _THICK_MM = 0.2, (2.0, 5.0)
@@ -88,18 +88,45 @@ class Chest:
         return hashlib.sha256(repr((names, self.number)).encode()).hexdigest()[:24]
 
 
-def chests(backgrounds: Sequence[Background], variants: int, phantoms: int) -> list[Chest]:
+def chests(
+    backgrounds: Sequence[Background],
+    variants: int,
+    phantoms: int,
+    shares: Sequence[Collection[str]] = (),
+) -> list[Chest]:
     """All chests to make: ``variants`` of each background, and so many phantoms.
 
-    Each gets real nodules of another background in turn, or of its own.
+    Each gets real nodules of another background in turn, or of its own: from the same share of
+    the patients, if one there has any, since a network that is trained without a host's share can
+    then be trained on all other chests.
+
+    Args:
+        backgrounds: hosts and donors.
+        variants: of each background.
+        phantoms: how many.
+        shares: the patients that are held out together.
     """
     donors = [background for background in backgrounds if background.nodules]
     hosts = [(b, v) for b in backgrounds for v in range(variants)]
     wanted = [*hosts, *((None, n) for n in range(phantoms))]
     return [
-        Chest(host, donors[turn % len(donors)] if donors else None, number)
+        Chest(host, _in_turn(_donors_for(host, donors, shares), turn), number)
         for turn, (host, number) in enumerate(wanted)
     ]
+
+
+def _donors_for(
+    host: Background | None, donors: Sequence[Background], shares: Sequence[Collection[str]]
+) -> Sequence[Background]:
+    """Those held out together with a host, or all."""
+    if host is None:
+        return donors
+    together = {patient for share in shares if host.patient in share for patient in share}
+    return [donor for donor in donors if donor.patient in together] or donors
+
+
+def _in_turn(donors: Sequence[Background], turn: int) -> Background | None:
+    return donors[turn % len(donors)] if donors else None
 
 
 class PatchBank:

@@ -148,7 +148,7 @@ def train(job: Job, console: Console) -> Trained:
         mlflow.log_dict(environment(), "environment.json")
         mlflow.log_dict({"held_out": [_names(fold.held_out) for fold in folds]}, "split.json")
 
-        school = School.of(job, backgrounds, digest_sha256, ranks)
+        school = School.of(job, backgrounds, folds, digest_sha256, ranks)
         networks: list[CenterHeatmapNet] = []
         results: list[ScanResult] = []
         failures: list[Cutout] = []
@@ -217,8 +217,9 @@ def take_part(job: Job) -> None:
         BadDataset: see ``train``.
     """
     backgrounds = load(job.data, job.readings, marks=job.marks)
-    school = School.of(job, backgrounds, digest(backgrounds), Ranks.of_environment())
-    for fold in split(backgrounds, job.folds, job.held_out, job.recipe.seed):
+    folds = split(backgrounds, job.folds, job.held_out, job.recipe.seed)
+    school = School.of(job, backgrounds, folds, digest(backgrounds), Ranks.of_environment())
+    for fold in folds:
         school.teach(job, fold)
 
 
@@ -233,13 +234,19 @@ class School:
 
     @classmethod
     def of(
-        cls, job: Job, backgrounds: Sequence[Background], data_sha256: str, ranks: Ranks
+        cls,
+        job: Job,
+        backgrounds: Sequence[Background],
+        folds: Sequence[Fold],
+        data_sha256: str,
+        ranks: Ranks,
     ) -> School:
         """For one data set, whose planted patches are kept in the job's folder."""
         edge, seed = job.recipe.patch + PATCH_MARGIN, job.recipe.seed
         folder = job.work / f"patches-{data_sha256[:12]}-{edge}-{seed}"
         bank = PatchBank(folder, untuned(job.version), edge, seed=seed)
-        wanted = tuple(chests(backgrounds, job.variants, job.phantoms))
+        shares = [{background.patient for background in fold.held_out} for fold in folds]
+        wanted = tuple(chests(backgrounds, job.variants, job.phantoms, shares))
         return cls(bank, wanted, ranks, data_sha256)
 
     def _name(self, job: Job, fold: Fold) -> str:
