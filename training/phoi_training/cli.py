@@ -106,7 +106,11 @@ def command(
     version: Annotated[str, typer.Option(help="Version of the new model.")] = "1.0.0",
     init: Annotated[
         Path | None,
-        typer.Option(exists=True, help="Begin with this checkpoint, ONNX file or bundle."),
+        typer.Option(
+            exists=True,
+            help="Begin with this checkpoint, ONNX file or bundle; or with the networks in the"
+            " --work folder of an earlier run with the same folds.",
+        ),
     ] = None,
     hold_out: Annotated[
         list[str] | None,

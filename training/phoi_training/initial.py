@@ -1,7 +1,9 @@
-"""Where training begins: random weights, a checkpoint, or the ONNX file of a bundle."""
+"""Where training begins: random weights, a checkpoint, a bundle, or an earlier run's networks."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Collection
 from pathlib import Path
 
 import onnx
@@ -13,11 +15,46 @@ from torch import nn
 
 from phoi_training.fit import load_averaged
 
+CHECKPOINT = "checkpoint.pt"
+_PATIENTS = "trained_on.json"
 _PREFIX = "network."
 
 
 class UnusableWeights(PhoiError):
     """The file does not hold the weights of this network."""
+
+
+def note_patients(folder: Path, patients: Collection[str]) -> None:
+    """Say beside a network's checkpoint whom it is trained on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _PATIENTS).write_text(json.dumps(sorted(patients)) + "\n")
+
+
+def holds_networks(source: Path | None) -> bool:
+    """Whether it is the ``--work`` folder of an earlier run."""
+    return source is not None and any(source.glob(f"network-*/{CHECKPOINT}"))
+
+
+def earlier_network(work: Path, number: int, unseen: Collection[str]) -> CenterHeatmapNet:
+    """The network of an earlier run to go on with.
+
+    Args:
+        work: folder of that run.
+        number: of the network, from 1.
+        unseen: patients that it must not have been trained on.
+
+    Raises:
+        UnusableWeights: there is no such network, or it saw one of them.
+    """
+    for folder in sorted(work.glob(f"network-{number}-*")):
+        if not (folder / CHECKPOINT).is_file() or not (folder / _PATIENTS).is_file():
+            continue
+        if not set(json.loads((folder / _PATIENTS).read_text())) & set(unseen):
+            return initial_network(folder / CHECKPOINT)
+    raise UnusableWeights(
+        f"{work} holds no network {number} that never saw the patients it is to be validated on:"
+        " take as many --folds, the same --seed and the same patients as there"
+    )
 
 
 def initial_network(source: Path | None) -> CenterHeatmapNet:

@@ -45,7 +45,13 @@ from phoi_training.evaluation import (
 )
 from phoi_training.export import check_replaceable, write_bundle
 from phoi_training.fit import Recipe, fit
-from phoi_training.initial import initial_network
+from phoi_training.initial import (
+    CHECKPOINT,
+    earlier_network,
+    holds_networks,
+    initial_network,
+    note_patients,
+)
 from phoi_training.patches import PATCH_MARGIN, Chest, PatchBank, chests
 from phoi_training.quantise import CannotQuantise, quantise_bundle
 from phoi_training.ranks import Ranks
@@ -68,7 +74,8 @@ class Job:
         work: folder for planted patches and checkpoints; a run that was stopped goes on from there.
         recipe: how long, how fast, from which seed; for each network.
         version: of the new model.
-        init: ONNX file, bundle or checkpoint to begin with; random weights if not given.
+        init: ONNX file, bundle or checkpoint to begin with, or the ``work`` folder of an earlier
+            run, of which each network goes on; random weights if not given.
         folds: so many networks, each trained without its share of the patients and validated on
             them, each from its own seed; together they are the model. With 1, ``held_out`` decides.
         held_out: names or patterns of names to validate on; a fifth of the patients if empty.
@@ -260,17 +267,24 @@ class School:
     def teach(self, job: Job, fold: Fold) -> CenterHeatmapNet:
         """Train one network, or go on with it, without the patients of a fold."""
         unseen = {background.patient for background in fold.held_out}
+        goes_on = job.init if holds_networks(job.init) else None
         recipe = replace(
-            job.recipe, seed=job.recipe.seed + fold.number, frozen_statistics=job.init is not None
+            job.recipe,
+            seed=job.recipe.seed + fold.number,
+            frozen_statistics=job.init is not None and goes_on is None,
         )
         torch.manual_seed(recipe.seed)
+        folder = job.work / self._name(job, fold)
+        note_patients(folder, {background.patient for background in fold.training})
         return fit(
-            initial_network(job.init),
+            earlier_network(goes_on, fold.number + 1, unseen)
+            if goes_on
+            else initial_network(job.init),
             self.bank,
             [chest for chest in self.wanted if not chest.patients & unseen],
             untuned(job.version),
             recipe,
-            job.work / self._name(job, fold) / "checkpoint.pt",
+            folder / CHECKPOINT,
             ranks=self.ranks,
             on_metrics=_log_losses,
         )
