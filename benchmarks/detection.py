@@ -13,7 +13,6 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, ScaleIntensityRange, Spacing
 from numpy.typing import NDArray
 from phoi_edge_node.sample import default_cache, fetch_sample
-from phoi_inference.sessions import FormChoice, OnnxHeads, Provider, SessionSettings
 from phoi_models.bundle import (
     METADATA,
     MODEL,
@@ -28,6 +27,7 @@ from phoi_models.canonical import CanonicalGrid, to_canonical
 from phoi_models.detector import cut_patch, detect
 from phoi_models.lungs import LungMask, segment_lungs
 from phoi_models.reading.dicom_series import read_volume
+from phoi_models.sessions import FormChoice, OnnxHeads, Provider, SessionSettings
 from phoi_models.shipped import SHIPPED
 from phoi_models.volume import Volume
 

@@ -12,13 +12,13 @@ import typer
 from phoi_models.home import find_home
 from phoi_models.logs import LogFile, configure_logs
 from phoi_models.service_manager import serve_until, stop_signal
+from phoi_models.sessions import FormChoice, Provider, SessionSettings
 from phoi_protos.transport import TlsFiles
 
 from phoi_inference.engine import MODELS_KEPT
 from phoi_inference.errors import SettingsError
 from phoi_inference.scheduler import SchedulerSettings
 from phoi_inference.server import Worker
-from phoi_inference.sessions import FormChoice, Provider, SessionSettings
 from phoi_inference.settings import WorkerSettings
 
 # With the end of what is abandoned, this stays within the usual 10 s before a SIGKILL.

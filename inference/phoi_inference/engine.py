@@ -14,11 +14,11 @@ from phoi_models.errors import BadBundle, UntrustedBundle
 from phoi_models.findings import Region, VolumeAnalysis
 from phoi_models.identity import ModelIdentity
 from phoi_models.pipeline import analyze_volume
+from phoi_models.sessions import OnnxHeads, SessionSettings
 from phoi_models.signing import TrustStore
 from phoi_models.volume import Volume
 
 from phoi_inference.errors import BadRequest
-from phoi_inference.sessions import OnnxHeads, SessionSettings
 from phoi_inference.shelf import Shelf
 
 MODELS_KEPT = 2

@@ -16,11 +16,11 @@ from phoi_models.errors import (
 )
 from phoi_models.findings import Region, VolumeAnalysis
 from phoi_models.identity import ModelIdentity
+from phoi_models.sessions import Provider, SessionSettings
 from phoi_models.volume import Volume
 
 from phoi_inference.engine import Engine
 from phoi_inference.errors import BadRequest
-from phoi_inference.sessions import Provider, SessionSettings
 
 
 class Request(Protocol):

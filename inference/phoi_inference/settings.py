@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from phoi_models.sessions import SessionSettings
 from phoi_protos.transport import TlsFiles, TransportError, require_tls_off_host
 
 from phoi_inference.engine import MODELS_KEPT
 from phoi_inference.errors import SettingsError
 from phoi_inference.scheduler import SchedulerSettings
-from phoi_inference.sessions import SessionSettings
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from phoi_inference.sessions import OnnxHeads, Provider, SessionSettings
 from phoi_models.boxes import InputGrid, to_input_grid
 from phoi_models.bundle import AnchorBoxParameters, Bundle, OperatingPoint
 from phoi_models.canonical import to_canonical
@@ -29,6 +28,7 @@ from phoi_models.lungs import LungMask
 from phoi_models.phantom import flipped
 from phoi_models.pipeline import analyze_volume
 from phoi_models.reading.dicom_series import read_volume
+from phoi_models.sessions import OnnxHeads, Provider, SessionSettings
 from phoi_models.signing import TrustStore, create_signing_key, load_signing_key
 from phoi_models.volume import Volume
 from phoi_training.import_model import agreement, plain_onnx

@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from phoi_inference.engine import Engine
-from phoi_inference.sessions import (
+from phoi_models.bundle import Bundle, Form, form_file, sign_bundle
+from phoi_models.bundle_store import BundleStore
+from phoi_models.errors import BadBundle
+from phoi_models.findings import Region
+from phoi_models.sessions import (
     FormChoice,
     Provider,
     SessionSettings,
     chosen_form,
     has_int8_instructions,
 )
-from phoi_models.bundle import Bundle, Form, form_file, sign_bundle
-from phoi_models.bundle_store import BundleStore
-from phoi_models.errors import BadBundle
-from phoi_models.findings import Region
 from phoi_models.signing import TrustStore
 from support.bundles import write_bundle
 from support.chests import plain_chest

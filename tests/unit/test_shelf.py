@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from phoi_inference.engine import Engine
 from phoi_inference.metrics import Metrics
-from phoi_inference.sessions import Provider, SessionSettings
 from phoi_inference.shelf import Shelf
 from phoi_models.bundle_store import BundleStore
 from phoi_models.findings import Region
+from phoi_models.sessions import Provider, SessionSettings
 from support.chests import plain_chest
 from support.inference import QUICK, install, new_home
 

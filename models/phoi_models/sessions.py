@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime
 import structlog
 from numpy.typing import NDArray
+
 from phoi_models.bundle import Form, OnnxForms, OutputShapes
 from phoi_models.errors import BadBundle, PhoiError
 from phoi_models.geometry import Index
