@@ -24,6 +24,7 @@ from phoi_models.phantom import chest_phantom
 from phoi_models.signing import create_signing_key
 from phoi_models.volume import Volume
 from phoi_training.cli import command, evaluate_command
+from phoi_training.dataset import NoTrainingData, load
 from phoi_training.export import export_onnx
 from phoi_training.fit import Recipe, fit
 from phoi_training.initial import UnusableWeights, initial_network
@@ -54,6 +55,26 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         index[f"chest-{number}"] = {"complete": True, "collection": "Made up, CC0"}
     (folder / "volumes.json").write_text(json.dumps(index))
     return folder
+
+
+def test_further_marks_join_a_data_set(data: Path, tmp_path: Path) -> None:
+    def row(z: float, *, nodule: bool | None) -> dict[str, object]:
+        return {"centre_lps_mm": [0.0, 0.0, z], "diameter_mm": 8.0, "nodule": nodule}
+
+    further = tmp_path / "marks.json"
+    rows = [row(1.0, nodule=True), row(2.0, nodule=None), row(3.0, nodule=False)]
+    further.write_text(json.dumps({"chest-1": {"complete": False, "marks": rows}}))
+    plain, marked = load(data, marks=further)
+    assert (plain.marks, plain.rejected, plain.complete) == ((), (), True)
+    assert [(m.center_lps_mm[2], m.certain) for m in marked.marks] == [(1.0, True), (2.0, False)]
+    assert [m.center_lps_mm[2] for m in marked.rejected] == [3.0]
+    assert not marked.complete
+
+    further.write_text(json.dumps({"chest-7": {}}))
+    with pytest.raises(NoTrainingData, match="chest-7"):
+        load(data, marks=further)
+    with pytest.raises(NoTrainingData, match=r"volumes\.json"):
+        load(tmp_path, marks=further)
 
 
 @pytest.fixture

@@ -29,6 +29,13 @@ from phoi_training.evaluation import (
 )
 from phoi_training.export import check_replaceable
 from phoi_training.fit import losses
+from phoi_training.initial import (
+    CHECKPOINT,
+    UnusableWeights,
+    earlier_network,
+    holds_networks,
+    note_patients,
+)
 from phoi_training.lidc import reader_marks
 from phoi_training.patches import (
     Chest,
@@ -249,6 +256,18 @@ def test_a_chest_shows_its_host_and_its_donor() -> None:
     assert len({chest.name for chest in made}) == 5
 
 
+def test_a_chest_gets_nodules_of_patients_who_are_held_out_with_it() -> None:
+    mark = (Mark((0.0, 0.0, 0.0), 5.0),)
+    donors = [replace(background(name, name), marks=mark) for name in "abc"]
+    alone = background("d", "d")
+    made = chests([*donors, alone], 3, 0, shares=[{"a", "b"}, {"c"}, {"d"}])
+    for share in ({"a", "b"}, {"c"}):
+        hosted = [c for c in made if c.host is not None and c.host.patient in share]
+        assert all(chest.patients <= share for chest in hosted)
+    (given, *_) = [c for c in made if c.host is alone]
+    assert given.donor in donors, "a share without nodules of its own gets those of others"
+
+
 def test_the_bank_gives_back_what_it_was_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -331,3 +350,48 @@ def test_readers_outlines_become_marks(tmp_path: Path) -> None:
     assert (both.texture, both.malignancy) == (4.5, 3.0)
     np.testing.assert_allclose(both.center_lps_mm, (-160 + 52.75, -170 + 102.5, -47.5))
     assert both.diameter_mm == pytest.approx(np.cbrt(6 / np.pi * 25 * 7.5))
+
+
+def earlier_checkpoint(work: Path, number: int, identity: str, bias: float) -> Path:
+    """The folder of a trained network, told apart by the bias of its first normalisation."""
+    network = CenterHeatmapNet()
+    first = next(m for m in network.modules() if isinstance(m, torch.nn.BatchNorm3d))
+    torch.nn.init.constant_(first.bias, bias)
+    averaged = {f"module.{name}": value for name, value in network.state_dict().items()}
+    folder = work / f"network-{number}-{identity}"
+    folder.mkdir(parents=True)
+    torch.save({"average": {"n_averaged": torch.tensor(1), **averaged}}, folder / CHECKPOINT)
+    return folder
+
+
+def bias_of(network: CenterHeatmapNet) -> float:
+    first = next(m for m in network.modules() if isinstance(m, torch.nn.BatchNorm3d))
+    return first.bias[0].item()
+
+
+def test_only_a_work_folder_with_networks_is_gone_on_with(tmp_path: Path) -> None:
+    assert not holds_networks(None)
+    assert not holds_networks(tmp_path)
+    (tmp_path / "network-1-a").mkdir()
+    assert not holds_networks(tmp_path), "a run that was stopped before its first checkpoint"
+    earlier_checkpoint(tmp_path, 2, "b", 0.0)
+    assert holds_networks(tmp_path)
+
+
+def test_a_network_goes_on_only_without_the_patients_it_is_validated_on(tmp_path: Path) -> None:
+    note_patients(earlier_checkpoint(tmp_path, 1, "a", 1.0), ["ann", "bob"])
+    note_patients(earlier_checkpoint(tmp_path, 1, "b", 2.0), ["bob", "cid"])
+    note_patients(earlier_checkpoint(tmp_path, 2, "a", 3.0), ["ann", "cid"])
+    assert bias_of(earlier_network(tmp_path, 1, ["cid"])) == 1.0
+    assert bias_of(earlier_network(tmp_path, 1, ["ann", "dan"])) == 2.0
+    assert bias_of(earlier_network(tmp_path, 2, ["bob"])) == 3.0
+    with pytest.raises(UnusableWeights, match="no network 1 that never saw"):
+        earlier_network(tmp_path, 1, ["bob"])
+    with pytest.raises(UnusableWeights, match="no network 3"):
+        earlier_network(tmp_path, 3, [])
+
+
+def test_a_network_that_does_not_say_whom_it_saw_is_not_gone_on_with(tmp_path: Path) -> None:
+    earlier_checkpoint(tmp_path, 1, "a", 1.0)
+    with pytest.raises(UnusableWeights, match="never saw"):
+        earlier_network(tmp_path, 1, ["ann"])
