@@ -24,6 +24,7 @@ from phoi_inference.settings import WorkerSettings
 # With the end of what is abandoned, this stays within the usual 10 s before a SIGKILL.
 _GRACE_S = 5.0
 _LISTEN = "127.0.0.1:50051"
+_MAX_BATCH = 64
 _log = structlog.get_logger()
 
 
@@ -70,6 +71,16 @@ def command(
     ] = FormChoice.AUTO,
     threads: Annotated[
         int, typer.Option(min=0, help="CPU threads of one analysis; 0: one per core.")
+    ] = 0,
+    batch: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=_MAX_BATCH,
+            envvar="PHOI_WORKER_BATCH",
+            help="Patches that a network is given at once; 0: one on a CPU, on a GPU as many as"
+            " hold 7 million voxels.",
+        ),
     ] = 0,
     parallel: Annotated[int, typer.Option(min=1, help="Analyses that run at once.")] = 1,
     queue: Annotated[int, typer.Option(min=1, help="Analyses that may wait.")] = 16,
@@ -124,7 +135,7 @@ def command(
             tls=_tls(tls_certificate, tls_key, tls_ca),
             models=models,
             metrics_port=metrics_port,
-            sessions=SessionSettings(provider, threads, form),
+            sessions=SessionSettings(provider, threads, form, batch),
             scheduler=SchedulerSettings(capacity=queue, parallel=parallel),
         )
     )

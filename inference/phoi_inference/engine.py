@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
-from phoi_models.bundle import AnyParameters, Bundle, DetectorParameters, heatmap_outputs
+from phoi_models.bundle import Bundle
 from phoi_models.bundle_store import BundleStore
+from phoi_models.detector_sessions import DetectorSessions
 from phoi_models.errors import BadBundle, UntrustedBundle
 from phoi_models.findings import Region, VolumeAnalysis
 from phoi_models.identity import ModelIdentity
 from phoi_models.pipeline import analyze_volume
-from phoi_models.sessions import OnnxHeads, SessionSettings
+from phoi_models.sessions import SessionSettings
 from phoi_models.signing import TrustStore
 from phoi_models.volume import Volume
 
@@ -46,8 +47,7 @@ class ModelState:
 @dataclass(frozen=True, eq=False)
 class _Loaded:
     bundle: Bundle
-    heads: OnnxHeads
-    second_look: OnnxHeads | None
+    networks: DetectorSessions
 
     @property
     def state(self) -> ModelState:
@@ -57,15 +57,7 @@ class _Loaded:
     @property
     def runtime(self) -> str:
         """What of this worker may change findings in their last digits."""
-        return f"{self.heads.provider} {self.heads.form}"
-
-    @property
-    def parameters(self) -> AnyParameters:
-        """How to feed and read the networks here."""
-        parameters = self.bundle.parameters
-        if isinstance(parameters, DetectorParameters) and not self.heads.takes_any_shape:
-            return parameters.model_copy(update={"patch_multiple": None})
-        return parameters
+        return f"{self.networks.heads.provider} {self.networks.heads.form}"
 
 
 class Engine:
@@ -158,16 +150,17 @@ class Engine:
         """
         with self._loaded.using(identity.bundle_hash):
             model = self._ready(identity)
-            parameters = model.parameters
-            if identity.operating_point not in parameters.operating_points:
+            networks = model.networks
+            if identity.operating_point not in networks.parameters.operating_points:
                 raise BadRequest("the model has no such operating point")
             analysis = analyze_volume(
                 volume,
-                parameters,
-                model.heads,
-                second_look=model.second_look,
+                networks.parameters,
+                networks.heads,
+                second_look=networks.second_look,
                 operating_point=identity.operating_point,
                 region=region,
+                batch_size=networks.batch_size,
                 on_progress=lambda step, fraction: on_progress(step, fraction),
                 cancelled=cancelled,
             )
@@ -201,25 +194,16 @@ class Engine:
         # Before its networks are known to load: a model too many in memory may end the worker, and
         # with it what runs. One that went in vain was used longest ago, and is loaded when asked.
         self._loaded.make_room()
-        parameters = bundle.parameters
-        heads = OnnxHeads(bundle.onnx, self._sessions, parameters.outputs)
-        heads.warm_up(parameters.patch_shape)
-        if isinstance(parameters, DetectorParameters) and parameters.patch_multiple:
-            z, y, x = parameters.patch_shape
-            if heads.takes_any_shape:
-                heads.check_shape((z + parameters.patch_multiple, y, x))
-        second_look = None
-        if parameters.second_look is not None and bundle.second_look is not None:
-            shape = parameters.second_look.patch_shape
-            outputs = heatmap_outputs(shape, parameters.stride)
-            second_look = OnnxHeads(bundle.second_look, self._sessions, outputs)
-            second_look.warm_up(shape)
+        networks = DetectorSessions.start(
+            bundle.parameters, bundle.onnx, bundle.second_look, self._sessions
+        )
         _log.info(
             "model loaded",
             model=identity.name,
             version=identity.version,
             bundle=identity.bundle_hash[:12],
-            provider=heads.provider,
-            form=heads.form,
+            provider=networks.heads.provider,
+            form=networks.heads.form,
+            batch_size=networks.batch_size,
         )
-        return _Loaded(bundle, heads, second_look)
+        return _Loaded(bundle, networks)

@@ -397,41 +397,55 @@ def _looked_at_again(
 ) -> list[Candidate]:
     """The same marks, the foremost of them with the joint score of both networks."""
     again = [mark for mark in marks[: how.most] if mark.probability >= how.least_score]
-    joined = []
-    for mark in again:
+    joined: list[Candidate] = []
+    for first in range(0, len(again), runner.batch_size):
         if runner.cancelled():
             raise Cancelled("the analysis was cancelled")
-        second = _second_opinion(mark, canonical, parameters, runner.heads, how.patch_shape)
-        joined.append(_joined(mark, second, how.weight))
+        batch = again[first : first + runner.batch_size]
+        opinions = _second_opinions(batch, canonical, parameters, runner.heads, how.patch_shape)
+        joined += [_joined(mark, second, how.weight) for mark, second in opinions]
         runner.on_progress(1 - _SECOND_LOOK_SHARE * (1 - len(joined) / len(again)))
     runner.on_progress(1.0)
     return [*joined, *marks[len(again) :]]
 
 
-def _second_opinion(
-    mark: Candidate,
+def _second_opinions(
+    marks: Sequence[Candidate],
     canonical: CanonicalGrid,
     parameters: DetectorParameters,
     heads: Heads,
     shape: Index,
+) -> Iterator[tuple[Candidate, Candidate]]:
+    """Each mark, and what a network says of it in the middle of its patch."""
+    starts: list[Index] = []
+    for mark in marks:
+        middle = canonical.lps_to_index(mark.center_lps_mm)
+        z, y, x = (round(m) - n // 2 for m, n in zip(middle, shape, strict=True))
+        starts.append((z, y, x))
+    patches = np.stack([cut_patch(canonical.hu, start, shape, parameters) for start in starts])
+    outputs = heads.run(patches[:, None])
+    for mark, start, heat, diameter, offset in zip(marks, starts, *outputs, strict=True):
+        maps = _Maps(heat[0], diameter[0], offset, parameters.stride)
+        yield mark, _best_of_the_lesion(mark, canonical, start, maps)
+
+
+def _best_of_the_lesion(
+    mark: Candidate, canonical: CanonicalGrid, start: Index, maps: _Maps
 ) -> Candidate:
-    """What a network says of a mark in the middle of its patch: its highest score on the lesion."""
-    stride = parameters.stride
+    """The highest score of a patch that lies on the lesion; the patch begins at ``start``."""
+    stride = maps.stride
+    cells = np.moveaxis(np.indices(maps.heat.shape), 0, -1)
+    places = start + cells * stride + (stride - 1) / 2
     middle = canonical.lps_to_index(mark.center_lps_mm)
-    z, y, x = (round(m) - n // 2 for m, n in zip(middle, shape, strict=True))
-    patch = cut_patch(canonical.hu, (z, y, x), shape, parameters)
-    heat, diameter, offset = (output[0] for output in heads.run(patch[None, None]))
-    cells = np.moveaxis(np.indices(heat.shape[1:]), 0, -1)
-    places = (z, y, x) + cells * stride + (stride - 1) / 2
     away = np.linalg.norm(places - middle, axis=-1) * canonical.spacing_mm
     to_a_cell = math.sqrt(3) / 2 * stride * canonical.spacing_mm
     own = away <= max(mark.diameter_mm / 2, _SECOND_LOOK_MM, to_a_cell)
-    best = np.unravel_index(int(np.argmax(np.where(own, heat[0], -1.0))), own.shape)
-    place = places[best] + np.clip(offset[:, *best], -stride, stride)
+    best = np.unravel_index(int(np.argmax(np.where(own, maps.heat, -1.0))), own.shape)
+    place = places[best] + np.clip(np.moveaxis(maps.offset, 0, -1)[best], -stride, stride)
     return Candidate(
         as_triple(canonical.index_to_lps(place)),
-        float(np.clip(diameter[0][best], *_DIAMETERS_MM)),
-        float(heat[0][best]),
+        float(np.clip(maps.diameter[best], *_DIAMETERS_MM)),
+        float(maps.heat[best]),
     )
 
 

@@ -13,6 +13,7 @@ import structlog
 from numpy.typing import NDArray
 
 from phoi_models.bundle import Form, OnnxForms, OutputShapes
+from phoi_models.device_buffers import BoundSession
 from phoi_models.errors import BadBundle, PhoiError
 from phoi_models.geometry import Index
 
@@ -47,7 +48,8 @@ _NAMES = {
     Provider.OPENVINO: "OpenVINOExecutionProvider",
     Provider.CPU: _CPU,
 }
-_GPU = {_NAMES[Provider.TENSORRT], _NAMES[Provider.CUDA]}
+GPU_MEMORY = {_NAMES[Provider.TENSORRT]: "cuda", _NAMES[Provider.CUDA]: "cuda"}
+"""Where the patches lie that a GPU runs."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,14 @@ class SessionSettings:
         threads: of the CPU and OpenVINO providers; 0 means one per core.
         form: AUTO takes 8-bit integers where the bundle has them and they are known to be faster:
             on a CPU with instructions for them.
+        batch_size: patches that a network is given at once; 0 means one on a CPU, and on a GPU
+            as many as ``phoi_models.detector_sessions.automatic_batch`` says.
     """
 
     provider: Provider = Provider.AUTO
     threads: int = 0
     form: FormChoice = FormChoice.AUTO
+    batch_size: int = 0
 
 
 class OnnxHeads:
@@ -83,6 +88,8 @@ class OnnxHeads:
         """
         self._session, self.form = _start(onnx, settings)
         self._outputs = outputs
+        memory = GPU_MEMORY.get(self.provider)
+        self._bound = BoundSession(self._session, outputs, memory) if memory else None
 
     @property
     def provider(self) -> str:
@@ -91,9 +98,9 @@ class OnnxHeads:
         return name
 
     @property
-    def takes_any_shape(self) -> bool:
-        """Patches of ever new shapes cost nothing; on a GPU each is tuned or compiled anew."""
-        return self.provider not in _GPU
+    def on_gpu(self) -> bool:
+        """It runs batches of one shape: a GPU tunes or compiles each new shape anew."""
+        return self._bound is not None
 
     def run(self, patches: Float32) -> tuple[Float32, ...]:
         """The outputs for a batch of patches.
@@ -101,20 +108,22 @@ class OnnxHeads:
         Args:
             patches: float32 [N, 1, ...], windowed to 0 to 1, in the voxels of the bundle.
         """
+        if self._bound is not None:
+            return self._bound.run(patches)
         return tuple(self._session.run(list(self._outputs), {"image": patches}))
 
-    def warm_up(self, patch_shape: Index) -> None:
-        """Run one empty patch, so that the first study does not wait, and check the outputs.
+    def warm_up(self, patch_shape: Index, batch_size: int = 1) -> None:
+        """Run empty patches, so that the first study does not wait, and check the outputs.
 
         Raises:
             BadBundle: the network does not fit its parameters.
         """
         try:
-            outputs = self.run(np.zeros((1, 1, *patch_shape), np.float32))
+            outputs = self.run(np.zeros((batch_size, 1, *patch_shape), np.float32))
         except Exception:  # ONNX Runtime's own exceptions share no public base
             raise BadBundle("the network does not run on its own patch shape") from None
         for (name, shape), output in zip(self._outputs.items(), outputs, strict=True):
-            if output.shape != (1, *shape):
+            if output.shape != (batch_size, *shape):
                 raise BadBundle(f"the network's {name} has shape {output.shape}")
 
     def check_shape(self, patch_shape: Index) -> None:
@@ -168,7 +177,7 @@ def chosen_form(choice: FormChoice, onnx: OnnxForms, provider: str, *, fast_int8
         BadBundle: the network lacks the form that was asked for.
     """
     if choice is FormChoice.AUTO:
-        wanted = Form.INT8 in onnx and provider not in _GPU and fast_int8
+        wanted = Form.INT8 in onnx and provider not in GPU_MEMORY and fast_int8
         return Form.INT8 if wanted else Form.FLOAT32
     form = Form(choice)
     if form not in onnx:

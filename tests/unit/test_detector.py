@@ -255,6 +255,19 @@ def test_only_the_foremost_marks_are_looked_at_again() -> None:
         assert found == tuple(sorted(found, key=lambda c: -c.probability))
 
 
+@pytest.mark.parametrize("batch", [2, 3, 8])
+def test_the_second_look_says_the_same_in_batches(batch: int) -> None:
+    grid = chest((50, 41, 61), (10, 10, 10), (10, 30, 50), (40, 20, 30))
+    lungs = lungs_filling(grid.hu.shape)
+    alone, together = BrightVoxels(0.7, 8.0), BrightVoxels(0.7, 8.0)
+    one_by_one = detect(grid, lungs, looking_twice(), BrightVoxels(), second_look=alone)
+    found = detect(
+        grid, lungs, looking_twice(), BrightVoxels(), second_look=together, batch_size=batch
+    )
+    assert found == one_by_one
+    assert (sum(together.batches), max(together.batches)) == (3, min(batch, 3))
+
+
 def test_a_second_look_needs_its_network_and_its_parameters() -> None:
     grid = chest((50, 41, 61))
     lungs = lungs_filling(grid.hu.shape)
