@@ -133,7 +133,7 @@ def test_the_document_says_all_that_was_promised(
     timing = document["timing_s"]
     assert {"read", "detect", "total"} <= set(timing)
     assert timing["total"] >= timing["read"] + timing["detect"] - 0.01
-    for said in ("1 suspected nodule", "left", "Lung-RADS 4B", "urgent"):
+    for said in ("1 suspected nodule", "left", "Lung-RADS 4B", "Fleischner >8 mm", "urgent"):
         assert said in done.stdout
     # Every key is described.
     reference = Path(__file__).parents[2] / "docs" / "reference" / "analyze-json.md"

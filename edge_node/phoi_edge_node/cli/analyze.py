@@ -22,9 +22,9 @@ from phoi_models.volume import Volume
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
-from rich.table import Table
 
 from phoi_edge_node.cli.analysis_json import analysis_json
+from phoi_edge_node.cli.nodule_table import ABOUT_SIZE_CLASSES, nodule_table
 from phoi_edge_node.dicom.documents import DicomEncoder
 from phoi_edge_node.dicom.headers import BadHeader, instance_from_file
 from phoi_edge_node.dicom.series_reader import DicomSeriesReader
@@ -276,7 +276,8 @@ def _show(result: TriageResult) -> None:
     model = result.identity.model
     console.print(f"Model: {model.name} {model.version}; {_outcome(result)}")
     if result.nodules:
-        console.print(_table(result))
+        console.print(nodule_table(result.nodules))
+        console.print(ABOUT_SIZE_CLASSES)
     console.print(f"Suggested priority: {result.suggested_priority.value}")
     console.print(_timing(result.timing_s), highlight=False)
 
@@ -288,25 +289,6 @@ def _outcome(result: TriageResult) -> str:
         return f"limited: {result.detail}"
     count = len(result.nodules)
     return f"{count} suspected nodule{'s' if count > 1 else ''}"
-
-
-def _table(result: TriageResult) -> Table:
-    table = Table("No.", "Side", "Centre LPS, mm", "Diameter, mm", "Volume, mm3", "Attenuation")
-    table.add_column("Probability")
-    table.add_column("Size class (provisional)")
-    for nodule in result.nodules:
-        finding = nodule.finding
-        table.add_row(
-            str(nodule.number),
-            finding.side.value,
-            ", ".join(f"{mm:.0f}" for mm in finding.center_lps_mm),
-            f"{finding.mean_diameter_mm:.1f}",
-            f"{finding.volume_mm3:.0f}",
-            finding.attenuation.value,
-            f"{finding.probability:.2f}",
-            f"Lung-RADS {nodule.size_class.lung_rads}",
-        )
-    return table
 
 
 def _timing(timing_s: Mapping[str, float]) -> str:

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from phoi_edge_node.accounts import Account, Role, hash_password
 from phoi_edge_node.bootstrap import Storage, open_storage
+from phoi_edge_node.cli.nodule_table import ABOUT_SIZE_CLASSES, nodule_table
 from phoi_edge_node.cli.send import find_files, send
 from phoi_edge_node.dicom.storage_scu import Peer
 from phoi_edge_node.errors import EdgeError
@@ -227,7 +228,8 @@ def _show(
         table.add_row(fact.what, fact.seen, "[green]yes" if fact.holds else "[red]NO")
     console.print(table)
     console.print(_timing(storage, analysis, result))
-    console.print(_nodules(result))
+    console.print(nodule_table(result.nodules, title="Nodules found"))
+    console.print(ABOUT_SIZE_CLASSES)
     model = result.identity.model
     console.print(
         f"Outcome: [bold]{result.outcome.value}[/] {result.detail}  "
@@ -259,33 +261,6 @@ def _timing(storage: Storage, analysis: StoredAnalysis, result: TriageResult) ->
         if name == "analysis and encoding":
             for step, seconds in result.timing_s.items():
                 table.add_row(f"  [dim]{step}", f"[dim]{seconds:.2f}")
-    return table
-
-
-def _nodules(result: TriageResult) -> Table:
-    table = Table(
-        "No",
-        "Side",
-        "Centre LPS mm",
-        "Diameter mm",
-        "Volume mm3",
-        "Attenuation",
-        "Nodule prob.",
-        "Size class (provisional)",
-        title="Nodules found",
-    )
-    for nodule in result.nodules:
-        finding, grade = nodule.finding, nodule.size_class
-        table.add_row(
-            str(nodule.number),
-            finding.side.value,
-            ", ".join(f"{v:.0f}" for v in finding.center_lps_mm),
-            f"{finding.mean_diameter_mm:.1f}",
-            f"{finding.volume_mm3:.0f}",
-            finding.attenuation.value.replace("_", "-"),
-            f"{finding.probability:.2f}",
-            f"Lung-RADS {grade.lung_rads}",
-        )
     return table
 
 
