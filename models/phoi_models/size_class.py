@@ -3,6 +3,11 @@
 Both schemes need what no image holds (priors, risk, history of cancer). These classes answer one
 question only: where would this size fall *if this were a baseline screening* (Lung-RADS) or a
 first incidental nodule (Fleischner)? They are never a management category.
+
+Two rules of Lung-RADS need more than size and attenuation, and are not applied: a juxtapleural
+solid nodule below 10 mm that is smooth and oval, lentiform or triangular is category 2, and one
+with benign calcification or fat is category 1. Neither shape and margin nor the pattern of
+calcification is measured, so such a nodule gets the class of its size, which is never lower.
 """
 
 from __future__ import annotations

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-# Only its data classes and parser are used, with a builder that refuses a document type.
 import numpy as np
 from numpy.typing import NDArray
 from phoi_models.errors import NotAnalysable, NotAnalysableReason
