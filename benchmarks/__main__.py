@@ -11,7 +11,11 @@ from benchmarks.results import RESULTS, Section, write_section
 
 def _main_job(runs: int) -> Section:
     results, model = main_job.measure(runs)
-    return Section((*results, *detection.measure(runs)), {"model": model})
+    return Section(results, {"model": model})
+
+
+def _detection(runs: int) -> Section:
+    return Section(detection.measure(runs), detection.circumstances())
 
 
 def _receiving(runs: int) -> Section:
@@ -28,6 +32,7 @@ def _day(runs: int) -> Section:
 
 SECTIONS: Mapping[str, Callable[[int], Section]] = {
     "main_job": _main_job,
+    "detection": _detection,
     "reading": _reading,
     "receiving": _receiving,
     "day": _day,
