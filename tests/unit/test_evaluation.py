@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from phoi_models.findings import Attenuation
+from phoi_models.findings import Attenuation, Lobe
 from phoi_models.geometry import Geometry, Triple
 from phoi_models.planting_host import LungSpace
 from phoi_models.volume import Volume
@@ -23,7 +23,18 @@ from phoi_training.breakdown import (
     size_errors,
     wilson,
 )
-from phoi_training.evaluation import RATES, Prediction, ScanResult, as_rows, froc, matched
+from phoi_training.evaluation import (
+    RATES,
+    Prediction,
+    ScanResult,
+    as_rows,
+    calibrate,
+    cross_fitted,
+    froc,
+    matched,
+    paired_cpm,
+    recalibrated,
+)
 
 AXES = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
 
@@ -46,15 +57,21 @@ def mark(x: float, probability: float) -> tuple[Triple, float, float]:
 
 
 def hits(scan: Background, *marks: tuple[Triple, float, float]) -> list[tuple[float, int | None]]:
-    return [(p.probability, p.nodule) for p in matched(marks, scan)]
+    counted, _ = matched(marks, scan)
+    return [(p.probability, p.nodule) for p in counted]
 
 
 def test_a_mark_hits_within_the_radius_and_not_beyond() -> None:
     assert hits(chest(at(0)), mark(4.9, 0.9), mark(5.1, 0.8)) == [(0.9, 0), (0.8, None)]
 
 
-def test_further_marks_on_a_nodule_count_for_nothing() -> None:
+def test_further_marks_on_a_nodule_count_for_nothing_and_are_known() -> None:
     assert hits(chest(at(0)), mark(0, 0.9), mark(1, 0.8)) == [(0.9, 0)]
+    counted, further = matched([mark(0, 0.9), mark(1, 0.8), mark(40, 0.7)], chest(at(0)))
+    scan = ScanResult("scan", (at(0),), counted, True, 1.0, further=further)
+    assert [scan.marks_on(0, least) for least in (0.95, 0.85, 0.5)] == [0, 1, 2]
+    (fitted,) = cross_fitted([scan])
+    assert fitted.marks_on(0, 0.5) == 2
 
 
 def test_a_mark_in_a_mass_hits_it_though_a_small_nodule_is_nearer() -> None:
@@ -76,11 +93,15 @@ def test_a_nodule_is_hit_though_an_uncertain_finding_overlaps_it() -> None:
 
 
 def result(
-    nodules: int, marks: list[tuple[float, int | None]], *, complete: bool = True
+    nodules: int,
+    marks: list[tuple[float, int | None]],
+    *,
+    complete: bool = True,
+    patient: str = "",
 ) -> ScanResult:
     truths = tuple(at(20.0 * i, 8.0) for i in range(nodules))
     predictions = tuple(Prediction((0.0, 0.0, 0.0), 8.0, p, hit) for p, hit in marks)
-    return ScanResult("scan", truths, predictions, complete, 1.0)
+    return ScanResult("scan", truths, predictions, complete, 1.0, patient=patient)
 
 
 @st.composite
@@ -114,7 +135,71 @@ def test_froc_is_what_counting_at_every_threshold_gives(results: list[ScanResult
     assert list(curve.sensitivities) == pytest.approx(wanted)
     assert curve.cpm == pytest.approx(np.mean(wanted))
     assert len(curve.intervals) == len(RATES)
-    assert all(low <= high for low, high in curve.intervals)
+    for interval in filter(None, curve.intervals):
+        assert interval[0] < interval[1]
+
+
+def test_copies_of_one_patient_are_drawn_together() -> None:
+    """The patients differ, their copies do not: copies must not make the figure any surer."""
+    good: list[tuple[float, int | None]] = [(0.9, 0), (0.8, 1)]
+    bad: list[tuple[float, int | None]] = [(0.9, None), (0.8, 0)]
+    few = [result(2, m, patient=p) for p, m in (("a", good), ("b", bad), ("c", bad), ("d", good))]
+    once = froc(few, rng=np.random.default_rng(0))
+    often = froc([r for r in few for _ in range(8)], rng=np.random.default_rng(0))
+    assert once.interval is not None
+    assert often.interval == pytest.approx(once.interval)
+    assert (often.scans, often.patients, often.nodules) == (32, 4, 64)
+
+
+def test_where_resampling_cannot_tell_there_is_no_interval() -> None:
+    one = [result(2, [(0.9, 0), (0.3, None)], patient="a")] * 3
+    curve = froc(one, rng=np.random.default_rng(0))
+    assert (curve.interval, set(curve.intervals), curve.patients) == (None, {None}, 1)
+    found = [result(1, [(0.9, 0)], patient=name) for name in "ab"]
+    assert froc(found, rng=np.random.default_rng(0)).interval is None
+
+
+def test_smaller_nodules_are_neither_hits_nor_misses() -> None:
+    truths = (at(0, 4), at(20, 8), at(40, 4), at(60, 6))
+    marks = tuple(Prediction((0.0, 0.0, 0.0), 5.0, p, i) for p, i in ((0.9, 0), (0.8, 3)))
+    false = Prediction((90.0, 0.0, 0.0), 5.0, 0.85, None)
+    scan = ScanResult("a", truths, (*marks, false), True, 1.0, further=marks[:1])
+    large = scan.of_at_least(6.0)
+    assert [n.diameter_mm for n in large.nodules] == [8, 6]
+    assert [(p.probability, p.nodule) for p in large.predictions] == [(0.8, 1), (0.85, None)]
+    assert large.further == ()
+    curve = froc([scan], rng=np.random.default_rng(0), least_mm=6.0)
+    assert (curve.nodules, curve.at(1.0), curve.at(0.5)) == (2, (0.5, None), (0.0, None))
+    with pytest.raises(ValueError, match="complete scans with nodules"):
+        froc([scan], rng=np.random.default_rng(0), least_mm=9.0)
+
+
+@given(st.lists(scans(), min_size=1, max_size=6))
+def test_a_detector_differs_from_itself_by_nothing(results: list[ScanResult]) -> None:
+    named = [replace(r, patient=str(i)) for i, r in enumerate(results)]
+    if not any(r.complete and r.nodules for r in named):
+        with pytest.raises(ValueError, match="complete scans with nodules"):
+            paired_cpm(named, named, rng=np.random.default_rng(0))
+        return
+    same = paired_cpm(named, named, rng=np.random.default_rng(0), resamples=10)
+    assert (same.difference, same.interval) == (0.0, None)
+    assert same.cpm == froc(named, rng=np.random.default_rng(0), resamples=1).cpm
+
+
+def test_a_paired_difference_is_surer_than_either_figure() -> None:
+    """Patients differ much from each other, and each form loses as little on all of them."""
+    easy: list[tuple[float, int | None]] = [(0.9, i) for i in range(6)]
+    hard: list[tuple[float, int | None]] = [(0.9, 0), (0.8, None)]
+    reference = [result(6, easy if i % 2 else hard, patient=str(i)) for i in range(12)]
+    worse = [replace(r, predictions=r.predictions[1:]) for r in reference]
+    found = paired_cpm(worse, reference, rng=np.random.default_rng(0))
+    assert found.difference == pytest.approx(-1 / 6)
+    assert found.interval is not None
+    alone = froc(reference, rng=np.random.default_rng(0)).interval
+    assert alone is not None
+    assert np.diff(found.interval) < np.diff(alone) / 2
+    with pytest.raises(ValueError, match="same scans"):
+        paired_cpm(worse[:-1], reference, rng=np.random.default_rng(0))
 
 
 def test_wilson_is_the_published_interval() -> None:
@@ -136,7 +221,7 @@ def test_an_interval_holds_its_share_and_mirrors(case: tuple[int, int]) -> None:
 
 
 def test_groups_count_what_is_known_of_each_nodule() -> None:
-    solid = replace(at(0, 5), attenuation=Attenuation.SOLID)
+    solid = replace(at(0, 5), attenuation=Attenuation.SOLID, lobe=Lobe.RIGHT_MIDDLE)
     hazy = replace(at(20, 12), attenuation=Attenuation.NON_SOLID)
     found = Prediction((0.0, 0.0, 0.0), 8.0, 0.9, 0)
     faint = Prediction((20.0, 0.0, 0.0), 8.0, 0.2, 1)
@@ -150,6 +235,8 @@ def test_groups_count_what_is_known_of_each_nodule() -> None:
     assert counts == {
         "size": {"0 to 6 mm": (1, 2), "10 to 20 mm": (0, 2), "20 mm and more": (0, 2)},
         "attenuation": {"non_solid": (0, 2), "solid": (1, 2)},
+        "side": {"right": (1, 2)},
+        "lobe": {"right_middle": (1, 2)},
         "slice spacing": {"slices up to 1.25 mm": (1, 3), "over 2.5 mm": (0, 3)},
     }
     everything = overall([thin, thick], 0.1)
@@ -165,6 +252,27 @@ def test_calibration_compares_probability_with_the_share_of_nodules() -> None:
     assert rows[1].predicted == pytest.approx(0.96)
     assert calibration_error(rows) == pytest.approx((2 * 0.35 + 5 * 0.16) / 7)
     assert calibration_error([]) is None
+
+
+def test_the_error_of_likely_marks_is_not_hidden_by_thousands_of_unlikely_ones() -> None:
+    many = result(1, [(0.8, 0), (0.8, None), *[(0.001, None)] * 2000])
+    error = calibration_error(reliability([many]))
+    assert error is not None
+    assert error < 0.002
+    (row,) = reliability([many], 0.05)
+    assert calibration_error([row]) == pytest.approx(0.3)
+    (low,) = reliability([result(0, [(0.07, None), (0.04, None)])], 0.05)
+    assert (low.hits.name, low.hits.total) == ("0.05 to 0.1", 1)
+
+
+def test_each_patient_is_calibrated_on_the_others() -> None:
+    """What is true of one patient only must not help that patient."""
+    usual = [result(1, [(0.7, None)] * 8 + [(0.7, 0)] * 2, patient=p) for p in "abcd"]
+    odd = result(9, [(0.7, i) for i in range(9)], patient="odd")
+    *_, fitted = cross_fitted([*usual, odd])
+    assert fitted.predictions[0].probability == pytest.approx(0.2, abs=0.05)
+    again = cross_fitted([recalibrated(r, calibrate([*usual, odd])) for r in [*usual, odd]])
+    assert again[-1].predictions[0].probability == pytest.approx(0.2, abs=0.05)
 
 
 def test_false_marks_count_on_complete_scans_only() -> None:

@@ -21,7 +21,7 @@ from phoi_models.planting import plant_at
 from phoi_models.planting_host import LungSpace
 from phoi_models.transplant import Lesion
 from phoi_training.background import Background, Mark, StoredBackground
-from phoi_training.cutouts import Kind, cutouts, picture
+from phoi_training.cutouts import Kind, cutouts, picture, worst
 from phoi_training.evaluation import Prediction, ScanResult
 from phoi_training.publish import write_report
 from phoi_training.report import (
@@ -127,6 +127,10 @@ def test_all_files_of_a_report_say_the_same(tmp_path: Path) -> None:
     assert "2 of 6" in page
     assert "3 of 100 slices are missing" in page
     assert page.count("<figure>") == 6
+    (five, six) = written["real"]["froc_by_least_mm"]
+    assert (five["least_mm"], six["least_mm"], six["nodules"]) == (5.0, 6.0, 3)
+    assert metrics(done)["real_sensitivity_at_4_from_6_mm"] == six["sensitivities"][5]
+    assert "real_cpm_low" not in metrics(done), "only one patient's nodules are all known"
     lines = "\n".join(evaluation_lines(done))
     assert "| solid | 2 | 6 | 0.10 to 0.70 |" in lines
     assert "- scan 2, (-20, 0, 0) LPS mm: 8 mm, solid, no mark" in lines
@@ -154,6 +158,24 @@ def test_the_page_stands_alone_and_runs_nothing(tmp_path: Path) -> None:
     sources = re.findall(r'(?:src|href)="([^"]{0,30})', page)
     assert sources
     assert all(source.startswith("data:image/") for source in sources)
+
+
+def test_the_page_of_one_patient_claims_no_interval(tmp_path: Path) -> None:
+    write_report(evaluation(scan()), tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "1 patient only" in page
+    assert "no interval" in page
+    lines = "\n".join(evaluation_lines(evaluation(scan())))
+    assert "too few cases for an interval" in lines
+
+
+def test_a_place_of_a_patient_is_shown_once() -> None:
+    own = cutouts(replace(scan(), patient="a"), grid(), 0.5)
+    copy = cutouts(replace(scan("scan, planted 1"), patient="a"), grid(), 0.5)
+    other = cutouts(replace(scan("other"), patient="b"), grid(), 0.5)
+    shown = worst([*own, *copy, *other], 10)
+    assert [(c.kind, c.scan) for c in shown].count((Kind.FALSE, "scan, planted 1")) == 0
+    assert len(shown) == len(own) + len(other)
 
 
 def test_a_second_report_replaces_the_first(tmp_path: Path) -> None:

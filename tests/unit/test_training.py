@@ -28,7 +28,7 @@ from phoi_training.evaluation import (
     threshold_at,
 )
 from phoi_training.export import check_replaceable
-from phoi_training.fit import losses
+from phoi_training.fit import losses, planters
 from phoi_training.initial import (
     CHECKPOINT,
     UnusableWeights,
@@ -116,12 +116,13 @@ def test_froc_by_hand() -> None:
     # Two scans. By falling probability: hit, false, hit, false, false, hit; four nodules.
     results = [
         result(2, [(0.9, 0), (0.8, None), (0.5, None), (0.4, 1)]),
-        result(2, [(0.7, 1), (0.6, None)]),
+        replace(result(2, [(0.7, 1), (0.6, None)]), patient="another"),
     ]
     curve = froc(results, rng=np.random.default_rng(0), resamples=50)
     at = dict(zip(RATES, curve.sensitivities, strict=True))
     assert at == {0.125: 0.25, 0.25: 0.25, 0.5: 0.5, 1.0: 0.5, 2.0: 0.75, 4.0: 0.75, 8.0: 0.75}
     assert curve.cpm == pytest.approx(np.mean(list(at.values())))
+    assert curve.interval is not None
     assert curve.interval[0] <= curve.cpm <= curve.interval[1]
     assert (curve.scans, curve.nodules) == (2, 4)
 
@@ -395,3 +396,13 @@ def test_a_network_that_does_not_say_whom_it_saw_is_not_gone_on_with(tmp_path: P
     earlier_checkpoint(tmp_path, 1, "a", 1.0)
     with pytest.raises(UnusableWeights, match="never saw"):
         earlier_network(tmp_path, 1, ["ann"])
+
+
+@pytest.mark.parametrize(
+    ("workers", "processes", "cores", "planting"),
+    [(1, 1, 2, 2), (4, 1, 2, 4), (0, 1, 16, 0), (1, 1, 64, 8), (8, 4, 64, 8), (1, 4, 2, 1)],
+)
+def test_all_cores_plant_before_training(
+    workers: int, processes: int, cores: int, planting: int
+) -> None:
+    assert planters(workers, processes, cores) == planting

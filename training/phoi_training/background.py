@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from phoi_models.findings import Attenuation
+from phoi_models.findings import Attenuation, Lobe
 from phoi_models.geometry import Triple
 from phoi_models.planting import Margin, Place
 from phoi_models.planting_host import Ball, LungSpace
@@ -28,7 +28,7 @@ class Mark:
         center_lps_mm: LPS, mm.
         diameter_mm: mm.
         certain: a nodule; otherwise nobody knows, and it is neither trained on nor scored.
-        attenuation, margin, place: of a nodule of which they are known, to report by them.
+        attenuation, margin, place, lobe: of a nodule of which they are known, to report by them.
     """
 
     center_lps_mm: Triple
@@ -38,6 +38,7 @@ class Mark:
     attenuation: Attenuation | None = field(default=None, repr=False)
     margin: Margin | None = field(default=None, repr=False)
     place: Place | None = field(default=None, repr=False)
+    lobe: Lobe | None = field(default=None, repr=False)
 
     @property
     def ball(self) -> Ball:

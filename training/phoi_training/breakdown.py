@@ -1,6 +1,7 @@
 """Where a detector is good and where not: sensitivity by group, calibration, sizes, time.
 
-Intervals of shares are Wilson's (J Am Stat Assoc 1927;22:209-12), 95 %.
+Intervals of shares are Wilson's (J Am Stat Assoc 1927;22:209-12), 95 %. They take each nodule for
+independent of the others; those of one patient are not, so the truth is somewhat wider.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from phoi_training.measurement import Agreement, agreement
 
 _Z = 1.959964
 _BINS = 10
+LEAST_RATED = 0.05
+"""Thousands of marks of almost no probability hide how well the others are calibrated."""
 _SLICES_MM = (1.25, 2.5)
 _SLICE_NAMES = ("slices up to 1.25 mm", "over 1.25 to 2.5 mm", "over 2.5 mm")
 
@@ -63,6 +66,8 @@ _GROUPS: Mapping[str, Group] = {
     "attenuation": lambda _, nodule: nodule.attenuation,
     "margin": lambda _, nodule: nodule.margin,
     "place": lambda _, nodule: nodule.place,
+    "side": lambda _, nodule: nodule.lobe and nodule.lobe.partition("_")[0],
+    "lobe": lambda _, nodule: nodule.lobe,
     "slice spacing": lambda result, _: _slice_name(result.slice_mm),
 }
 _ORDER = (*_GROUPS, *SIZE_NAMES, *_SLICE_NAMES)
@@ -75,7 +80,7 @@ def _slice_name(slice_mm: float | None) -> str | None:
 
 
 def breakdown(results: Sequence[ScanResult], threshold: float) -> dict[str, list[Share]]:
-    """Sensitivity at a threshold by size, attenuation, margin, place and slice spacing.
+    """Sensitivity at a threshold by size, attenuation, margin, place, side, lobe, slice spacing.
 
     What is not known of any nodule is left out.
     """
@@ -111,7 +116,7 @@ class Reliability:
     """Marks of about the same probability.
 
     Attributes:
-        low, high: the probabilities, high excluded but for 1.
+        low, high: bounds of the bin, high excluded but for 1.
         predicted: their mean.
         hits: how many were nodules, of how many.
     """
@@ -122,9 +127,15 @@ class Reliability:
     hits: Share
 
 
-def reliability(results: Sequence[ScanResult]) -> list[Reliability]:
-    """Marks on complete scans, in ten bins of probability; empty bins are left out."""
-    marks = [p for result in results if result.complete for p in result.predictions]
+def reliability(results: Sequence[ScanResult], least: float = 0.0) -> list[Reliability]:
+    """Marks on complete scans, in ten bins of probability; empty bins are left out.
+
+    Args:
+        results: at calibrated probabilities.
+        least: marks of less probability are left out.
+    """
+    every = [p for result in results if result.complete for p in result.predictions]
+    marks = [p for p in every if p.probability >= least]
     rows = []
     for number in range(_BINS):
         low, high = number / _BINS, (number + 1) / _BINS
@@ -132,7 +143,7 @@ def reliability(results: Sequence[ScanResult]) -> list[Reliability]:
         if within:
             hits = sum(p.nodule is not None for p in within)
             mean = float(np.mean([p.probability for p in within]))
-            name = f"{low:.1f} to {high:.1f}"
+            name = f"{max(low, least):.2g} to {high:.2g}"
             rows.append(Reliability(low, high, mean, Share(name, hits, len(within))))
     return rows
 

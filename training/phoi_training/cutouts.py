@@ -23,6 +23,7 @@ from phoi_training.evaluation import Prediction, ScanResult
 _SIDE_MM = 64
 _PIXELS_PER_MM = 3
 _GAP = 4
+_ONE_PLACE_MM = 8.0
 _WINDOW_HU = (-1350.0, 150.0)
 _COLOURS = {"missed": "#ff9f40", "false": "#4fc3f7", "unknown": "#d0d0d0"}
 
@@ -53,6 +54,7 @@ class Cutout:
         caption: what is known of it.
         weight: the greater, the more it deserves to be looked at.
         png: 192 x 192 pixels.
+        patient: whose scan it is.
     """
 
     kind: Kind
@@ -61,6 +63,7 @@ class Cutout:
     caption: str
     weight: float
     png: bytes
+    patient: str
 
     @property
     def where(self) -> str:
@@ -86,6 +89,7 @@ def cutouts(result: ScanResult, grid: CanonicalGrid, threshold: float) -> list[C
             _missed_caption(nodule, _best(result, index)),
             nodule.diameter_mm,
             picture(grid, nodule.center_lps_mm, nodule.diameter_mm, Kind.MISSED),
+            result.whose,
         )
         for index, nodule in enumerate(result.nodules)
         if index not in hits
@@ -99,6 +103,7 @@ def cutouts(result: ScanResult, grid: CanonicalGrid, threshold: float) -> list[C
             f"p {mark.probability:.2f}, {mark.diameter_mm:.0f} mm",
             mark.probability,
             picture(grid, mark.center_lps_mm, mark.diameter_mm, kind),
+            result.whose,
         )
         for mark in result.predictions
         if mark.nodule is None and mark.probability >= threshold
@@ -107,9 +112,22 @@ def cutouts(result: ScanResult, grid: CanonicalGrid, threshold: float) -> list[C
 
 
 def worst(failures: Sequence[Cutout], most: int) -> list[Cutout]:
-    """Of each kind the ``most`` that deserve most to be looked at, kind by kind."""
-    by_weight = sorted(failures, key=lambda failure: -failure.weight)
-    return [f for kind in Kind for f in [f for f in by_weight if f.kind is kind][:most]]
+    """Of each kind the ``most`` that deserve most to be looked at, kind by kind.
+
+    Of several at one place of one patient, as a chest's own false mark is again that of its planted
+    copies, the foremost is shown.
+    """
+    apart: list[Cutout] = []
+    for failure in sorted(failures, key=lambda failure: -failure.weight):
+        if not any(_same_place(failure, other) for other in apart):
+            apart.append(failure)
+    return [f for kind in Kind for f in [f for f in apart if f.kind is kind][:most]]
+
+
+def _same_place(one: Cutout, other: Cutout) -> bool:
+    away = np.linalg.norm(np.subtract(one.center_lps_mm, other.center_lps_mm))
+    alike = (one.kind, one.patient) == (other.kind, other.patient)
+    return alike and bool(away < _ONE_PLACE_MM)
 
 
 def contact_sheet(shown: Sequence[Cutout], columns: int = 4) -> bytes:

@@ -24,7 +24,7 @@ from phoi_models.distractors import plant_distractors
 from phoi_models.errors import PhoiError
 from phoi_models.feedback import INDEX, FeedbackDataset, Label
 from phoi_models.geometry import Geometry, Triple, as_triple
-from phoi_models.phantom import chest_phantom
+from phoi_models.phantom import chest_with_lungs
 from phoi_models.planting import PlantedNodule, plant_nodules
 from phoi_models.planting_host import Ball, LungSpace
 from phoi_models.reading.files import read_volume_file
@@ -282,6 +282,7 @@ def _truth(nodule: PlantedNodule) -> Mark:
         attenuation=nodule.kind.attenuation,
         margin=nodule.kind.margin,
         place=nodule.place,
+        lobe=nodule.lobe,
     )
 
 
@@ -314,8 +315,11 @@ def _lesions(donor: Background | None, rng: np.random.Generator) -> list[Lesion]
     return lesions
 
 
-def phantom_background(rng: np.random.Generator) -> Background:
-    """A procedural chest without nodules, of random slice thickness and noise."""
+def phantom_background(rng: np.random.Generator, name: str = "phantom") -> Background:
+    """A procedural chest without nodules, of random slice thickness and noise.
+
+    Its lungs and lobes are the true ones. The name is that of its patient, too.
+    """
     spacing = (rng.choice([1.25, 2.0, 2.5, 3.0]), *[rng.uniform(0.9, 1.4)] * 2)
-    volume = chest_phantom(rng, as_triple(spacing), noise_hu=rng.uniform(5, 35))
-    return Background("phantom", "phantom", volume, LungSpace.of(volume), (), complete=True)
+    chest = chest_with_lungs(rng, as_triple(spacing), noise_hu=rng.uniform(5, 35))
+    return Background(name, name, chest.volume, chest.space(), (), complete=True)

@@ -62,7 +62,7 @@ def froc_plot(
             curve = figures[name]["froc"]
             counted = [result for result in sets[name] if result.complete]
             false_per_scan, sensitivity = froc_curve(counted)
-            low, high = np.array(curve["intervals"]).T
+            low, high = _band(curve)
             axes.fill_between(RATES, low, high, color=_COLOURS[name], alpha=0.15, linewidth=0)
             axes.step(
                 [*np.maximum(false_per_scan, _FIRST_RATE / 2), 2 * RATES[-1]],
@@ -84,6 +84,13 @@ def froc_plot(
         axes.grid(visible=True)
         axes.legend(loc="lower right", frameon=False)
     return figure
+
+
+def _band(curve: Mapping[str, Any]) -> list[list[float]]:
+    """Lower and upper bound at each rate; the sensitivity itself where there is no interval."""
+    values = zip(curve["intervals"], curve["sensitivities"], strict=True)
+    bounds = [interval or (value, value) for interval, value in values]
+    return [[low for low, _ in bounds], [high for _, high in bounds]]
 
 
 def calibration_plot(figures: Mapping[str, Any], names: Sequence[str]) -> Figure | None:

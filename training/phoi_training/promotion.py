@@ -112,7 +112,10 @@ def _chests(data: Path | None, readings: Path | None, phantoms: int, seed: int) 
 
     from phoi_training.dataset import load, phantom_background
 
-    made = [phantom_background(np.random.default_rng([seed, i])) for i in range(phantoms)]
+    made = [
+        phantom_background(np.random.default_rng([seed, i]), f"phantom {i + 1}")
+        for i in range(phantoms)
+    ]
     return [*(load(data, readings) if data else ()), *made]
 
 

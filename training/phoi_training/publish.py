@@ -6,7 +6,6 @@ import base64
 import csv
 import json
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import mlflow
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from phoi_training.breakdown import size_errors
-from phoi_training.cutouts import TITLES, Cutout, Kind
+from phoi_training.cutouts import TITLES, Cutout, Kind, worst
 from phoi_training.plots import calibration_plot, drawn, froc_plot, groups_plot, sizes_plot
 from phoi_training.report import EXPERIMENT, Evaluation, evaluation_lines, metrics, summary
 
@@ -33,6 +32,7 @@ _COLUMNS = (
     "attenuation",
     "margin",
     "place",
+    "lobe",
 )
 
 
@@ -58,7 +58,8 @@ def write_report(evaluation: Evaluation, folder: Path) -> Path:
     for name, files in plots.items():
         for kind, content in files.items():
             (folder / f"{name}.{kind}").write_bytes(content)
-    shown = {kind: _foremost(evaluation.cutouts, kind) for kind in Kind}
+    foremost = worst(evaluation.cutouts, _MOST_PICTURES)
+    shown = {kind: [c for c in foremost if c.kind is kind] for kind in Kind}
     for kind, pictures in shown.items():
         for number, cutout in enumerate(pictures, start=1):
             (folder / "cutouts" / f"{kind}-{number:02d}.png").write_bytes(cutout.png)
@@ -75,6 +76,7 @@ def log_evaluation(evaluation: Evaluation, tracking_uri: str) -> None:
             {
                 "model": evaluation.parameters.name,
                 "version": evaluation.parameters.version,
+                "runtime": evaluation.runtime,
                 "operating_point": evaluation.operating_point,
                 "threshold": evaluation.threshold,
             }
@@ -106,12 +108,6 @@ def _plots(evaluation: Evaluation, figures: dict[str, Any]) -> dict[str, dict[st
         "sizes": sizes_plot(size_errors(evaluation.planted)),
     }
     return {name: drawn(plot) for name, plot in plots.items() if plot is not None}
-
-
-def _foremost(cutouts: Sequence[Cutout], kind: Kind) -> list[Cutout]:
-    """The largest misses, the most probable marks."""
-    chosen = sorted((c for c in cutouts if c.kind is kind), key=lambda c: -c.weight)
-    return chosen[:_MOST_PICTURES]
 
 
 def _page(

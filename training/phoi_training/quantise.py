@@ -37,12 +37,14 @@ from phoi_models.canonical import to_canonical
 from phoi_models.detector import cut_patch
 from phoi_models.errors import PhoiError
 from phoi_models.geometry import Index, as_triple
+from phoi_models.sessions import FormChoice, Provider, SessionSettings
 from phoi_models.signing import MANIFEST_NAME
 
 from phoi_training.background import Background
+from phoi_training.card import MODEL_CARD, Part, int8_lines, with_part
 from phoi_training.dataset import planted_copy
-from phoi_training.evaluation import Froc, froc
-from phoi_training.report import Detector, OnnxHeads, run_evaluation
+from phoi_training.evaluation import PairedCpm, ScanResult, has_froc, paired_cpm
+from phoi_training.report import Detector, run_evaluation
 
 Floats = NDArray[np.float32]
 
@@ -57,15 +59,14 @@ class CannotQuantise(PhoiError):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Both forms on the same chests."""
+    """The 8-bit networks beside those in float32, on the same chests."""
 
-    fp32: Froc
-    int8: Froc
+    measured: PairedCpm
 
     @property
     def accepted(self) -> bool:
         """The 8-bit networks find as much as those in float32, but for ``CPM_TOLERANCE``."""
-        return self.int8.cpm >= self.fp32.cpm - CPM_TOLERANCE
+        return self.measured.cpm >= self.measured.reference - CPM_TOLERANCE
 
 
 def quantise_bundle(
@@ -100,8 +101,11 @@ def quantise_bundle(
             patches = calibration_patches(calibration, _shape(name, parameters), parameters, rng)
             quantise(bundle / name, Path(scratch) / form_file(name, Form.INT8), patches)
         comparison = Comparison(
-            _measured(parameters, bundle, Form.FLOAT32, validation, copies, seed),
-            _measured(parameters, Path(scratch), Form.INT8, validation, copies, seed),
+            paired_cpm(
+                _results(parameters, Path(scratch), Form.INT8, validation, copies, seed),
+                _results(parameters, bundle, Form.FLOAT32, validation, copies, seed),
+                rng=np.random.default_rng(seed),
+            )
         )
         if comparison.accepted:
             _accept(bundle, Path(scratch), parameters, comparison)
@@ -198,21 +202,21 @@ def _shape(name: str, parameters: DetectorParameters) -> Index:
     return parameters.second_look.patch_shape
 
 
-def _measured(
+def _results(
     parameters: DetectorParameters,
     folder: Path,
     form: Form,
     chests: Sequence[Background],
     copies: int,
     seed: int,
-) -> Froc:
-    names = network_files(parameters)
-    detector = Detector(parameters, *(OnnxHeads(folder / form_file(n, form)) for n in names))
+) -> list[ScanResult]:
+    sessions = SessionSettings(Provider.CPU, form=FormChoice(form))
+    detector = Detector.of(parameters, folder, sessions)
     done = run_evaluation(detector, chests, copies=copies, seed=seed)
     results = [*done.real, *done.planted]
-    if not any(result.complete and result.nodules for result in results):
+    if not has_froc(results):
         raise CannotQuantise("compare on chests whose nodules are all known, or on more --phantoms")
-    return froc(results, rng=np.random.default_rng(seed))
+    return results
 
 
 def _accept(
@@ -223,11 +227,14 @@ def _accept(
         file = form_file(name, Form.INT8)
         shutil.copyfile(quantised / file, bundle / file)
     measured = Int8Form(
-        cpm=comparison.int8.cpm,
-        fp32_cpm=comparison.fp32.cpm,
-        scans=comparison.fp32.scans,
-        nodules=comparison.fp32.nodules,
+        cpm=comparison.measured.cpm,
+        fp32_cpm=comparison.measured.reference,
+        scans=comparison.measured.scans,
+        nodules=comparison.measured.nodules,
     )
     metadata: dict[str, Any] = json.loads((bundle / METADATA).read_text())
     metadata["phoi"]["int8"] = measured.model_dump(mode="json")
     (bundle / METADATA).write_text(json.dumps(metadata, indent=2) + "\n")
+    card = bundle / MODEL_CARD
+    written = with_part(card.read_text(), Part.INT8, int8_lines(comparison.measured))
+    card.write_text(written)

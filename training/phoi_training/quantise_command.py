@@ -42,16 +42,18 @@ def quantise_command(
     # torch and ONNX take seconds to import, and help is to come at once.
     import numpy as np
 
+    from phoi_training.card import int8_lines
     from phoi_training.dataset import load, phantom_background
     from phoi_training.quantise import quantise_bundle
 
-    made = [phantom_background(np.random.default_rng([seed, i])) for i in range(phantoms)]
+    made = [
+        phantom_background(np.random.default_rng([seed, i]), f"phantom {i + 1}")
+        for i in range(phantoms)
+    ]
     chests = [*(load(data, readings) if data else ()), *made]
     comparison = quantise_bundle(bundle, chests[::2], chests[1::2], copies=copies, seed=seed)
-    typer.echo(
-        f"CPM {comparison.int8.cpm:.3f} in 8-bit integers, {comparison.fp32.cpm:.3f} in float32, "
-        f"on {comparison.fp32.scans} scans with {comparison.fp32.nodules} nodules"
-    )
+    for line in int8_lines(comparison.measured):
+        typer.echo(line)
     if not comparison.accepted:
         typer.echo("the 8-bit networks find too little: the bundle was left as it is", err=True)
         raise typer.Exit(NOT_ACCEPTED_STATUS)

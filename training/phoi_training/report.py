@@ -9,14 +9,24 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import onnxruntime
-from phoi_models.bundle import METADATA, MODEL, SECOND_LOOK, AnyParameters, parse_parameters
-from phoi_models.detector import Floats, Heads
+from phoi_models.bundle import (
+    METADATA,
+    MODEL,
+    SECOND_LOOK,
+    AnyParameters,
+    Form,
+    form_file,
+    parse_parameters,
+)
+from phoi_models.detector import Heads
+from phoi_models.detector_sessions import DetectorSessions
 from phoi_models.errors import NotAnalysable, PhoiError
+from phoi_models.sessions import FormChoice, Provider, SessionSettings
 from phoi_models.transplant import Lesion
 
 from phoi_training.background import Background
 from phoi_training.breakdown import (
+    LEAST_RATED,
     Share,
     breakdown,
     calibration_error,
@@ -29,52 +39,74 @@ from phoi_training.breakdown import (
 from phoi_training.card import froc_lines, group_lines, scan_table, size_table
 from phoi_training.cutouts import TITLES, Cutout, cutouts
 from phoi_training.dataset import scored_copy
-from phoi_training.evaluation import RATES, ScanResult, as_rows, examine, froc
+from phoi_training.evaluation import RATES, ScanResult, as_rows, examine, froc, has_froc
 from phoi_training.transplanted import transplanted_copy
 
 EXPERIMENT = "phoi-evaluation"
 _NODULES = 10
-_HEATMAP_OUTPUTS = ("heatmap", "diameter_mm", "offset")
+LEAST_MM = (5.0, 6.0)
+"""The FROC is told of all nodules, and of those of at least so many mm."""
 
-
-class OnnxHeads:
-    """A network of a bundle in ONNX Runtime on the CPU."""
-
-    def __init__(self, model: Path, outputs: Iterable[str] = _HEATMAP_OUTPUTS) -> None:
-        providers = ["CPUExecutionProvider"]
-        self._session = onnxruntime.InferenceSession(str(model), providers=providers)
-        self._outputs = list(outputs)
-
-    def run(self, patches: Floats) -> tuple[Floats, ...]:
-        """See :class:`phoi_models.detector.Heads`."""
-        return tuple(self._session.run(self._outputs, {"image": patches}))
+FLOAT32_ON_CPU = SessionSettings(Provider.CPU, form=FormChoice.FP32)
+"""What gives the same figures wherever it runs."""
 
 
 @dataclass(frozen=True, eq=False)
 class Detector:
-    """A bundle's networks, ready to run, signed or not."""
+    """A bundle's networks, ready to run, signed or not.
+
+    Attributes:
+        parameters: as the networks are run here.
+        heads, second_look: the networks.
+        runtime: execution provider and form, as the worker tells them; "" if it is not known.
+        batch_size: patches given to a network at once.
+    """
 
     parameters: AnyParameters
     heads: Heads
     second_look: Heads | None = None
+    runtime: str = ""
+    batch_size: int = 1
 
     @classmethod
-    def open(cls, bundle: Path) -> Self:
-        """Load a bundle.
+    def open(cls, bundle: Path, sessions: SessionSettings = FLOAT32_ON_CPU) -> Self:
+        """Load a bundle, as the worker does but for the signature.
+
+        Args:
+            bundle: its folder.
+            sessions: where and in which form its networks run.
 
         Raises:
-            BadBundle: its metadata are malformed.
-            PhoiError: a file of it is missing.
+            BadBundle: its metadata are malformed, or it lacks the form asked for.
+            PhoiError: a file of it is missing, or the provider does not work here.
         """
         if missing := [name for name in (METADATA, MODEL) if not (bundle / name).is_file()]:
             raise PhoiError(f"{bundle} is no model bundle: it lacks {missing[0]}")
-        parameters = parse_parameters((bundle / METADATA).read_bytes())
-        second = bundle / SECOND_LOOK
+        return cls.of(parse_parameters((bundle / METADATA).read_bytes()), bundle, sessions)
+
+    @classmethod
+    def of(cls, parameters: AnyParameters, folder: Path, sessions: SessionSettings) -> Self:
+        """Networks that lie in a folder as in a bundle.
+
+        Raises:
+            BadBundle: a network cannot be read, or not in the form asked for.
+            PhoiError: the provider does not work here.
+        """
+        second = _forms(folder, SECOND_LOOK) or None
+        started = DetectorSessions.start(parameters, _forms(folder, MODEL), second, sessions)
         return cls(
-            parameters,
-            OnnxHeads(bundle / MODEL, parameters.outputs),
-            OnnxHeads(second) if second.is_file() else None,
+            started.parameters,
+            started.heads,
+            started.second_look,
+            f"{started.heads.provider} {started.heads.form}",
+            started.batch_size,
         )
+
+
+def _forms(folder: Path, name: str) -> dict[Form, bytes]:
+    """A network in the forms that are there."""
+    files = {form: folder / form_file(name, form) for form in Form}
+    return {form: file.read_bytes() for form, file in files.items() if file.is_file()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +120,7 @@ class Evaluation:
         cutouts: pictures of misses and of marks on no nodule, at the operating point.
         left_out: scans that could not be analysed, each with the reason.
         transplanted: one result per scan into which real nodules of others were set.
+        runtime: execution provider and form of the networks; "" if it is not known.
     """
 
     parameters: AnyParameters
@@ -97,6 +130,7 @@ class Evaluation:
     cutouts: tuple[Cutout, ...] = ()
     left_out: tuple[tuple[str, str], ...] = ()
     transplanted: tuple[ScanResult, ...] = ()
+    runtime: str = ""
 
     @property
     def threshold(self) -> float:
@@ -123,7 +157,6 @@ def run_evaluation(
     seed: int,
     lesions: Sequence[Lesion] = (),
     operating_point: str = "default",
-    batch_size: int = 1,
     on_scan: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Run a model over chests, over ``copies`` planted copies of each, and one with real nodules.
@@ -135,7 +168,6 @@ def run_evaluation(
         seed: of what is planted, and of where.
         lesions: real nodules; if there are any, some are set into one more copy of each chest.
         operating_point: name of the threshold at which misses and false marks are listed.
-        batch_size: patches given to the network at once.
         on_scan: called when a chest and its copies are done.
 
     Raises:
@@ -158,7 +190,7 @@ def run_evaluation(
                     detector.parameters,
                     detector.heads,
                     second_look=detector.second_look,
-                    batch_size=batch_size,
+                    batch_size=detector.batch_size,
                     # The diameters of real nodules are those of readers, who differ among them.
                     measured_from=threshold if name == "planted" else None,
                 )
@@ -175,6 +207,7 @@ def run_evaluation(
         tuple(pictures),
         tuple(left_out),
         tuple(sets["transplanted"]),
+        detector.runtime,
     )
 
 
@@ -202,6 +235,7 @@ def summary(evaluation: Evaluation) -> dict[str, Any]:
     return {
         "model": evaluation.parameters.name,
         "version": evaluation.parameters.version,
+        "runtime": evaluation.runtime,
         "operating_point": evaluation.operating_point,
         "threshold": evaluation.threshold,
         "left_out": [{"scan": name, "reason": why} for name, why in evaluation.left_out],
@@ -216,16 +250,19 @@ def _set_summary(results: Sequence[ScanResult], threshold: float) -> dict[str, A
     bins = reliability(results)
     return {
         "scans": len(results),
+        "patients": len({result.whose for result in results}),
         "complete_scans": sum(result.complete for result in results),
         "nodules": sum(len(result.nodules) for result in results),
         "sensitivity": _share(overall(results, threshold)),
         "false_per_scan": false_per_scan(results, threshold),
-        "froc": _froc(results),
+        "froc": _froc(results, 0.0),
+        "froc_by_least_mm": [f for mm in LEAST_MM if (f := _froc(results, mm)) is not None],
         "sensitivity_by": {
             title: [_share(group) for group in groups]
             for title, groups in breakdown(results, threshold).items()
         },
         "calibration_error": calibration_error(bins),
+        "calibration_error_of_likely": calibration_error(reliability(results, LEAST_RATED)),
         "calibration": [{"predicted": row.predicted, **_known(row.hits)} for row in bins],
         "size_error_mm": [
             {
@@ -258,15 +295,17 @@ def _known(share: Share) -> dict[str, Any]:
     }
 
 
-def _froc(results: Sequence[ScanResult]) -> dict[str, Any] | None:
-    if not any(result.complete and result.nodules for result in results):
+def _froc(results: Sequence[ScanResult], least_mm: float) -> dict[str, Any] | None:
+    if not has_froc(results, least_mm):
         return None
-    curve = froc(results, rng=np.random.default_rng(0))
+    curve = froc(results, rng=np.random.default_rng(0), least_mm=least_mm)
     return {
+        "least_mm": curve.least_mm,
         "cpm": curve.cpm,
         "interval": curve.interval,
         "scans": curve.scans,
         "nodules": curve.nodules,
+        "patients": curve.patients,
         "rates": RATES,
         "sensitivities": curve.sensitivities,
         "intervals": curve.intervals,
@@ -277,12 +316,13 @@ def evaluation_lines(evaluation: Evaluation) -> list[str]:
     """Markdown: by case, by group, FROC, for each kind of nodules apart; misses and false marks."""
     parameters = evaluation.parameters
     lines = [f"# {parameters.name} {parameters.version} at p >= {evaluation.threshold:.2f}", ""]
+    lines += [f"Run by {evaluation.runtime}.", ""] if evaluation.runtime else []
     for title, results in evaluation.sets.items():
         seconds = np.mean([result.seconds for result in results])
         lines += [f"## {title.capitalize()} nodules, {seconds:.1f} s per scan", ""]
         lines += [*scan_table(results, evaluation.threshold), ""]
         lines += [*size_table(results, evaluation.threshold), ""]
-        lines += [*group_lines(results, evaluation.threshold), *froc_lines(results), ""]
+        lines += [*group_lines(results, evaluation.threshold), *froc_lines(results, LEAST_MM), ""]
         lines += _size_lines(results)
     return lines + _list_lines(evaluation)
 
@@ -325,18 +365,32 @@ def metrics(evaluation: Evaluation) -> dict[str, float]:
 
 
 def _metrics(figures: dict[str, Any]) -> list[tuple[str, float]]:
-    simple = ("false_per_scan", "calibration_error")
+    simple = ("false_per_scan", "calibration_error", "calibration_error_of_likely")
     found = [(name, figures[name]) for name in simple if figures[name] is not None]
     if figures["sensitivity"]:
         found.append(("sensitivity", figures["sensitivity"]["value"]))
-    if figures["froc"]:
-        low, high = figures["froc"]["interval"]
-        found += [("cpm", figures["froc"]["cpm"]), ("cpm_low", low), ("cpm_high", high)]
+    for curve in [figures["froc"], *figures["froc_by_least_mm"]]:
+        found += _froc_metrics(curve) if curve else []
     for title, groups in figures["sensitivity_by"].items():
         found += [(_metric_name(title, group["name"]), group["value"]) for group in groups]
     for group in figures["size_error_mm"][:1]:
         found += [(f"size_error_mm_{key}", group[key]) for key in ("bias", "lower", "upper")]
     found.append(("seconds_per_scan", figures["seconds"]["all"]["median"]))
+    return found
+
+
+def _froc_metrics(curve: dict[str, Any]) -> list[tuple[str, float]]:
+    """CPM and sensitivity at four false marks per scan, each with its interval if it has one."""
+    suffix = f"_from_{curve['least_mm']:g}_mm" if curve["least_mm"] else ""
+    at_4 = curve["rates"].index(4.0)
+    found: list[tuple[str, float]] = []
+    for name, value, interval in (
+        ("cpm", curve["cpm"], curve["interval"]),
+        ("sensitivity_at_4", curve["sensitivities"][at_4], curve["intervals"][at_4]),
+    ):
+        found.append((name + suffix, value))
+        bounds = zip(("low", "high"), interval or (), strict=False)
+        found += [(f"{name}{suffix}_{bound}", limit) for bound, limit in bounds]
     return found
 
 

@@ -17,12 +17,12 @@ import mlflow
 import numpy as np
 import torch
 from phoi_models.bundle import Calibration, DetectorParameters, OperatingPoint, SecondLook
-from phoi_models.detector import calibrated
 from phoi_models.errors import NotAnalysable
 from phoi_models.networks import SMALLEST_PATCH, STRIDE, CenterHeatmapNet
 from rich.console import Console
 from rich.progress import track
 
+from phoi_training.breakdown import LEAST_RATED, calibration_error, reliability
 from phoi_training.card import Provenance, model_card
 from phoi_training.cutouts import Cutout, Kind, contact_sheet, cutouts, worst
 from phoi_training.dataset import (
@@ -33,14 +33,18 @@ from phoi_training.dataset import (
     phantom_background,
     scored_copy,
 )
+from phoi_training.earlier_run import resume_run
 from phoi_training.evaluation import (
     ScanResult,
     TorchHeads,
     as_rows,
     by_size,
     calibrate,
+    cross_fitted,
     examine,
     froc,
+    has_froc,
+    recalibrated,
     threshold_at,
 )
 from phoi_training.export import check_replaceable, write_bundle
@@ -148,6 +152,7 @@ def train(job: Job, console: Console) -> Trained:
     mlflow.set_tracking_uri(job.tracking_uri)
     mlflow.set_experiment(EXPERIMENT)
     with mlflow.start_run() as run:
+        resume_run(job.work)
         backgrounds = load(job.data, job.readings, marks=job.marks)
         folds = split(backgrounds, job.folds, job.held_out, job.recipe.seed)
         digest_sha256 = digest(backgrounds)
@@ -155,13 +160,14 @@ def train(job: Job, console: Console) -> Trained:
         mlflow.log_dict(environment(), "environment.json")
         mlflow.log_dict({"held_out": [_names(fold.held_out) for fold in folds]}, "split.json")
 
-        school = School.of(job, backgrounds, folds, digest_sha256, ranks)
+        trainer = Trainer.of(job, backgrounds, folds, digest_sha256, ranks)
         networks: list[CenterHeatmapNet] = []
         results: list[ScanResult] = []
         failures: list[Cutout] = []
         for fold in folds:
             with mlflow.start_run(run_name=f"network {fold.number + 1}", nested=True):
-                network, found, failed = _one_network(job, fold, school, console)
+                resume_run(trainer.folder(job, fold))
+                network, found, failed = _one_network(job, fold, trainer, console)
             networks.append(network)
             results += found
             failures += failed
@@ -199,7 +205,10 @@ def train(job: Job, console: Console) -> Trained:
 def _add_int8(job: Job, backgrounds: Sequence[Background], console: Console) -> None:
     """Put the networks in 8-bit integers into the bundle too, if they find as much."""
     seeds = [[job.recipe.seed, number] for number in range(min(job.phantoms, 2))]
-    phantoms = [phantom_background(np.random.default_rng(seed)) for seed in seeds]
+    phantoms = [
+        phantom_background(np.random.default_rng(seed), f"phantom {number + 1}")
+        for number, seed in enumerate(seeds)
+    ]
     few = [*backgrounds[:: -(-len(backgrounds) // _INT8_CHESTS)], *phantoms]
     try:
         compared = quantise_bundle(
@@ -208,11 +217,12 @@ def _add_int8(job: Job, backgrounds: Sequence[Background], console: Console) -> 
     except CannotQuantise as reason:
         console.print(f"no networks in 8-bit integers: {reason}")
         return
-    mlflow.log_metrics({"int8_cpm": compared.int8.cpm, "int8_fp32_cpm": compared.fp32.cpm})
+    measured = compared.measured
+    mlflow.log_metrics({"int8_cpm": measured.cpm, "int8_fp32_cpm": measured.reference})
     verdict = "added" if compared.accepted else "not added: they find too little"
     console.print(
-        f"networks in 8-bit integers {verdict} (CPM {compared.int8.cpm:.3f}, "
-        f"{compared.fp32.cpm:.3f} in float32)"
+        f"networks in 8-bit integers {verdict} (CPM {measured.cpm:.3f}, "
+        f"{measured.reference:.3f} in float32)"
     )
 
 
@@ -225,13 +235,13 @@ def take_part(job: Job) -> None:
     """
     backgrounds = load(job.data, job.readings, marks=job.marks)
     folds = split(backgrounds, job.folds, job.held_out, job.recipe.seed)
-    school = School.of(job, backgrounds, folds, digest(backgrounds), Ranks.of_environment())
+    trainer = Trainer.of(job, backgrounds, folds, digest(backgrounds), Ranks.of_environment())
     for fold in folds:
-        school.teach(job, fold)
+        trainer.fit(job, fold)
 
 
 @dataclass(frozen=True, eq=False)
-class School:
+class Trainer:
     """What all networks of a run share: the chests to train on, and the processes."""
 
     bank: PatchBank
@@ -247,7 +257,7 @@ class School:
         folds: Sequence[Fold],
         data_sha256: str,
         ranks: Ranks,
-    ) -> School:
+    ) -> Trainer:
         """For one data set, whose planted patches are kept in the job's folder."""
         edge, seed = job.recipe.patch + PATCH_MARGIN, job.recipe.seed
         folder = job.work / f"patches-{data_sha256[:12]}-{edge}-{seed}"
@@ -256,15 +266,15 @@ class School:
         wanted = tuple(chests(backgrounds, job.variants, job.phantoms, shares))
         return cls(bank, wanted, ranks, data_sha256)
 
-    def _name(self, job: Job, fold: Fold) -> str:
-        """Of a network's folder: never again one that was trained on other patients."""
+    def folder(self, job: Job, fold: Fold) -> Path:
+        """Of a network: never again one that was trained on other patients."""
         unseen = sorted({background.patient for background in fold.held_out})
         init = None if job.init is None else job.init.name
         parts = [self.data_sha256, unseen, job.recipe.seed, job.recipe.patch, init]
         identity = hashlib.sha256(repr(parts).encode()).hexdigest()
-        return f"network-{fold.number + 1}-{identity[:8]}"
+        return job.work / f"network-{fold.number + 1}-{identity[:8]}"
 
-    def teach(self, job: Job, fold: Fold) -> CenterHeatmapNet:
+    def fit(self, job: Job, fold: Fold) -> CenterHeatmapNet:
         """Train one network, or go on with it, without the patients of a fold."""
         unseen = {background.patient for background in fold.held_out}
         goes_on = job.init if holds_networks(job.init) else None
@@ -274,7 +284,7 @@ class School:
             frozen_statistics=job.init is not None and goes_on is None,
         )
         torch.manual_seed(recipe.seed)
-        folder = job.work / self._name(job, fold)
+        folder = self.folder(job, fold)
         note_patients(folder, {background.patient for background in fold.training})
         return fit(
             earlier_network(goes_on, fold.number + 1, unseen)
@@ -291,16 +301,16 @@ class School:
 
 
 def _one_network(
-    job: Job, fold: Fold, school: School, console: Console
+    job: Job, fold: Fold, trainer: Trainer, console: Console
 ) -> tuple[CenterHeatmapNet, list[ScanResult], list[Cutout]]:
     """Train without a fold's patients, and validate on them; scores are not yet calibrated."""
     console.print(
         f"network {fold.number + 1} of {job.folds}: {len(fold.training)} backgrounds to train on,"
-        f" {len(fold.held_out)} held out, {school.ranks.count} x {school.ranks.device.type}"
+        f" {len(fold.held_out)} held out, {trainer.ranks.count} x {trainer.ranks.device.type}"
     )
-    network = school.teach(job, fold)
+    network = trainer.fit(job, fold)
     validated = validation_chests(fold.held_out, job.copies, min(job.phantoms, 2), fold.number)
-    heads = TorchHeads(network, school.ranks.device)
+    heads = TorchHeads(network, trainer.ranks.device)
     parameters = untuned(job.version)
     score = parameters.operating_points["default"].probability
     results: list[ScanResult] = []
@@ -399,8 +409,7 @@ def validation_chests(
     """Held-out chests as they are, and planted; phantoms clean and planted. Always the same."""
     rng = np.random.default_rng([2026, fold])
     fresh = [
-        replace(phantom_background(rng), name=f"phantom {fold + 1}.{number + 1}")
-        for number in range(phantoms)
+        phantom_background(rng, f"phantom {fold + 1}.{number + 1}") for number in range(phantoms)
     ]
     yield from held_out
     yield from fresh
@@ -414,23 +423,7 @@ def tuned(
 ) -> tuple[DetectorParameters, list[ScanResult]]:
     """Calibrate on raw scores and set the operating points; the results at new probabilities."""
     calibration = calibrate(results)
-    rescaled = [
-        replace(
-            result,
-            predictions=tuple(
-                replace(p, probability=float(q))
-                for p, q in zip(
-                    result.predictions,
-                    calibrated(
-                        np.array([p.probability for p in result.predictions], np.float32),
-                        calibration,
-                    ),
-                    strict=True,
-                )
-            ),
-        )
-        for result in results
-    ]
+    rescaled = [recalibrated(result, calibration) for result in results]
     points = {
         name: OperatingPoint(probability=float(np.clip(threshold_at(rescaled, rate), 0.01, 0.99)))
         for name, rate in _FALSE_PER_SCAN.items()
@@ -452,14 +445,16 @@ def summary(results: Sequence[ScanResult], parameters: DetectorParameters) -> di
     if complete:
         false = [r.false_marks(threshold) for r in complete]
         metrics["validation_false_per_scan"] = float(np.mean(false))
-    if any(result.nodules for result in complete):
+    if has_froc(results):
         curve = froc(results, rng=np.random.default_rng(0))
         metrics["validation_cpm"] = curve.cpm
-        metrics["validation_cpm_low"], metrics["validation_cpm_high"] = curve.interval
+        bounds = zip(("low", "high"), curve.interval or (), strict=False)
+        metrics |= {f"validation_cpm_{bound}": limit for bound, limit in bounds}
     for name, found, total in by_size(results, threshold):
         if total:
             metrics[f"validation_sensitivity_{name.replace(' ', '_')}"] = found / total
-    return metrics
+    error = calibration_error(reliability(cross_fitted(results), LEAST_RATED))
+    return metrics if error is None else {**metrics, "validation_calibration_error": error}
 
 
 def environment() -> dict[str, str]:
