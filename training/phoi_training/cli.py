@@ -15,6 +15,7 @@ import typer
 from phoi_models.errors import PhoiError
 from phoi_models.home import find_home
 from phoi_models.sessions import FormChoice, Provider, SessionSettings
+from phoi_models.shipped import SHIPPED
 from phoi_models.signing import load_signing_key
 from rich.console import Console
 from rich.progress import (
@@ -29,7 +30,7 @@ from rich.progress import (
 from phoi_training.promotion import promote_command as promote_command
 
 _DEFAULT_STEPS = 3000
-_DEFAULT_MINUTES = 110.0
+_DEFAULT_MINUTES = 75.0
 
 Data = Annotated[
     Path,
@@ -76,17 +77,31 @@ def command(
             " Give it again to go on after a stop."
         ),
     ] = None,
-    minutes: Annotated[float, typer.Option(min=0.01, help="End after this time.")] = (
-        _DEFAULT_MINUTES
-    ),
-    steps: Annotated[int, typer.Option(min=1, help="End after so many steps.")] = _DEFAULT_STEPS,
+    minutes: Annotated[
+        float,
+        typer.Option(
+            min=0.01,
+            help="End each network after so long; planting before and validation after come on"
+            " top.",
+        ),
+    ] = _DEFAULT_MINUTES,
+    steps: Annotated[
+        int, typer.Option(min=1, help="End each network after so many steps.")
+    ] = _DEFAULT_STEPS,
     batch: Annotated[int, typer.Option(min=1, help="Patches per step.")] = 8,
     patch: Annotated[
         int,
         typer.Option(min=32, callback=_patch_edge, help="Edge of a patch, mm; a multiple of 16."),
     ] = 64,
     learning_rate: Annotated[float, typer.Option(min=0.0)] = 2e-3,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that plant nodules.")] = 1,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Processes that load patches while a network trains. Before that a process per"
+            " core plants, 8 at most or as many as given here; with 0 all is done in this one.",
+        ),
+    ] = 1,
     folds: Annotated[
         int,
         typer.Option(
@@ -128,22 +143,30 @@ def command(
         ),
     ] = None,
     licence: Annotated[
-        Path, typer.Option(exists=True, help="Licence text that goes into the bundle.")
-    ] = Path("LICENSE"),
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="Licence text that goes into the bundle. Default: that of the model that Phoi"
+            " comes with, Apache-2.0.",
+        ),
+    ] = None,
     register: Annotated[
         bool, typer.Option(help="Sign the bundle with this installation's key and register it.")
     ] = True,
 ) -> None:
     """Train a nodule detector, write it as a model bundle and register it with MLflow.
 
-    First it plants nodules into the chests, then it trains, then it validates. On two CPU cores
-    the default takes under two hours and goes on after any stop when --work is given; --minutes
-    and --steps are for each network. A CUDA GPU is used with mixed precision and torch.compile;
-    several with torchrun, each then trains on a --batch of its own.
+    First it plants nodules into the chests, by all cores, then it trains and validates network
+    after network, then it tries 8-bit integers. --minutes and --steps count training alone, for
+    each network, and end it whichever comes first. With --work it goes on after any stop.
+    A CUDA GPU is used with mixed precision and torch.compile; several with torchrun, each then
+    trains on a --batch of its own.
     Every run is told to MLflow: parameters, losses, marks case by case, versions, the bundle.
     To register the bundle, --work or --tracking-uri must say where MLflow keeps it.
 
-    Two CPU cores: phoi train data/volumes out/model --work out/work --folds 3 --minutes 30
+    Two CPU cores: phoi train data/volumes out/model --work out/work --folds 3 --minutes 22
+    --steps 20000 --workers 2
 
     Four GPUs: torchrun --nproc-per-node 4 --no-python phoi train data/luna16 out/model
     --work out/work --minutes 600 --steps 100000 --batch 16 --patch 96 --workers 8
@@ -152,7 +175,7 @@ def command(
     from phoi_training.ranks import Ranks
     from phoi_training.registry import Registry, plain_errors
     from phoi_training.tracking import local_store
-    from phoi_training.train import Job, take_part, train
+    from phoi_training.train import EXPERIMENT, Job, take_part, train
 
     if register and work is None and tracking_uri is None:
         raise PhoiError(
@@ -178,7 +201,7 @@ def command(
                 seed=seed,
             ),
             tracking_uri=tracking_uri or (local_store(kept) if ranks.leads else ""),
-            licence=licence,
+            licence=licence or SHIPPED / EXPERIMENT / "LICENSE",
             version=version,
             init=init,
             held_out=tuple(hold_out or ()),

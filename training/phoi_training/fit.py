@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ _LOG_EVERY = 20
 _SAVE_EVERY_S = 60.0
 _WARM_UP = 0.03
 _SMALLEST_MIXED = 64
+_MOST_PLANTERS = 8
+"""Each holds up to 4 GB, ten chests among them that all share."""
 _FROM_A_CHEST = 40
 """About so many patches come from one: fewer steps than would see them all need no full bank."""
 
@@ -42,7 +45,8 @@ class Recipe:
 
     Attributes:
         patch: edge of a training patch, voxels; a multiple of 16.
-        workers: processes that plant nodules and load patches; 0 does it in this one.
+        workers: processes that load patches; 0 does it in this one. Before training at least so
+            many plant nodules; see ``planters``.
         frozen_statistics: keep batch normalisation as it is: for fine-tuning on little data.
     """
 
@@ -79,6 +83,17 @@ def losses(outputs: tuple[Tensor, Tensor, Tensor], batch: dict[str, Tensor]) -> 
         "size": (size.abs() * core).sum() / cores,
         "offset": ((offset - batch["offset"]).abs() * core).sum() / cores / 4,
     }
+
+
+def planters(workers: int, processes: int, cores: int) -> int:
+    """How many processes plant before training, when nothing else needs the cores.
+
+    Args:
+        workers: asked for while training; 0 keeps all in one process.
+        processes: that train together on this machine, and plant at once.
+        cores: of this machine.
+    """
+    return max(workers, min(cores // processes, _MOST_PLANTERS)) if workers else 0
 
 
 def fill(bank: PatchBank, wanted: Sequence[Chest], workers: int, *, shown: bool = True) -> None:
@@ -137,7 +152,8 @@ def fit(
     mixed = device.type == "cuda" or recipe.patch >= _SMALLEST_MIXED
     unfinished = step < recipe.steps and spent_s < 60 * recipe.minutes
     if unfinished and recipe.steps * recipe.batch > _FROM_A_CHEST * len(wanted):
-        fill(bank, wanted[ranks.rank :: ranks.count], recipe.workers, shown=ranks.leads)
+        workers = planters(recipe.workers, ranks.count, os.cpu_count() or 1)
+        fill(bank, wanted[ranks.rank :: ranks.count], workers, shown=ranks.leads)
     batches = _batches(bank, wanted, parameters, recipe, [step, ranks.rank])
     began = saved = time.monotonic()
     means = _Means(on_metrics if ranks.leads else lambda _step, _means: None)
