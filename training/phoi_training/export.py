@@ -206,7 +206,9 @@ def _metadata(parameters: DetectorParameters) -> dict[str, Any]:
         "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/"
         "0.8.1/meta_schema_20220324.json",
         "version": parameters.version,
-        "changelog": {parameters.version: "Trained anew; docs/README.md says on what, and how it does."},
+        "changelog": {
+            parameters.version: "Trained anew; docs/README.md says on what, and how it does."
+        },
         "monai_version": "1.4.0",
         "pytorch_version": "2.13.0",
         "numpy_version": "2.0.0",
