@@ -30,6 +30,18 @@ def note_patients(folder: Path, patients: Collection[str]) -> None:
     (folder / _PATIENTS).write_text(json.dumps(sorted(patients)) + "\n")
 
 
+def trained_on(folder: Path) -> frozenset[str]:
+    """Whom the network in a folder is trained on.
+
+    Raises:
+        UnusableWeights: nobody noted it.
+    """
+    noted = folder / _PATIENTS
+    if not noted.is_file():
+        raise UnusableWeights(f"{folder} does not say whom its network was trained on")
+    return frozenset(json.loads(noted.read_text()))
+
+
 def holds_networks(source: Path | None) -> bool:
     """Whether it is the ``--work`` folder of an earlier run."""
     return source is not None and any(source.glob(f"network-*/{CHECKPOINT}"))
