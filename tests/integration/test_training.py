@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from phoi_models.signing import create_signing_key
 from phoi_models.volume import Volume
 from phoi_training.cli import command, evaluate_command
 from phoi_training.dataset import NoTrainingData, load
+from phoi_training.earlier_run import RESUMES
 from phoi_training.export import export_onnx
 from phoi_training.fit import Recipe, fit
 from phoi_training.initial import UnusableWeights, initial_network
@@ -98,9 +100,9 @@ def test_train_then_evaluate(
         command,
         *(data, bundle, "--work", work, "--steps", "3", "--batch", "2", "--patch", "32"),
         *("--workers", "0", "--phantoms", "0", "--copies", "1", "--version", "0.0.7"),
-        *("--licence", LICENCE),
     )
     assert trained.exit_code == 0, trained.output
+    assert (bundle / "LICENSE").read_bytes() == LICENCE.read_bytes(), "also outside the repository"
     parameters = parse_parameters((bundle / "configs" / "metadata.json").read_bytes())
     assert parameters.version == "0.0.7"
     card = (bundle / "docs" / "README.md").read_text()
@@ -170,6 +172,76 @@ def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
     network = run(20)
     assert seen == [20]
     assert not network.training
+
+
+SAVING_ALWAYS = """
+from phoi_models.command_line import main
+from phoi_training import fit
+fit._SAVE_EVERY_S = 0.0
+main()
+"""
+
+
+def saved_step(work: Path) -> int:
+    """Of the only network's checkpoint; 0 before there is one."""
+    checkpoints = list(work.glob("network-1-*/checkpoint.pt"))
+    return int(torch.load(checkpoints[0], weights_only=True)["step"]) if checkpoints else 0
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow's SQL store
+@pytest.mark.timeout(900)
+def test_a_killed_run_goes_on_from_its_checkpoint(
+    data: Path, tmp_path: Path, current: Path
+) -> None:
+    bundle, work = tmp_path / "bundle", tmp_path / "work"
+
+    def arguments(steps: int) -> list[str | Path]:
+        return [
+            *(data, bundle, "--work", work, "--steps", str(steps), "--batch", "1"),
+            *("--patch", "32", "--workers", "0", "--variants", "1", "--phantoms", "0"),
+            *("--copies", "0", "--no-register", "--no-int8"),
+        ]
+
+    killed = subprocess.Popen(
+        [sys.executable, "-c", SAVING_ALWAYS, "train", *map(str, arguments(100_000))],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        while saved_step(work) < 2:
+            assert killed.poll() is None, "it ended by itself"
+            time.sleep(0.1)
+    finally:
+        killed.kill()
+        killed.wait()
+    step = saved_step(work)
+    (checkpoint,) = work.glob("network-1-*/checkpoint.pt")
+    checkpoint.with_suffix(".partial").write_bytes(b"half of a checkpoint")
+    assert not bundle.exists()
+
+    planted = {path: path.stat().st_mtime_ns for path in work.glob("patches-*/*.npz")}
+    assert planted
+    done = phoi(command, *arguments(step + 3))
+    assert done.exit_code == 0, done.output
+    assert saved_step(work) == step + 3
+    assert parse_parameters((bundle / "configs" / "metadata.json").read_bytes())
+    assert not list(work.rglob("*.partial"))
+    assert {path: path.stat().st_mtime_ns for path in planted} == planted, "not planted anew"
+
+    client = MlflowClient(f"sqlite:///{work / 'mlflow.sqlite'}")
+    experiment = client.get_experiment_by_name("phoi-lung-nodule")
+    assert experiment is not None
+    runs = {run.info.run_id: run for run in client.search_runs([experiment.experiment_id])}
+    later = [run for run in runs.values() if RESUMES in run.data.tags]
+    assert sorted(run.info.status for run in runs.values()) == [*2 * ["FINISHED"], *2 * ["KILLED"]]
+    for run in later:
+        earlier = runs[run.data.tags[RESUMES]]
+        assert (run.info.status, earlier.info.status) == ("FINISHED", "KILLED")
+        assert ("mlflow.parentRunId" in run.data.tags) == (
+            "mlflow.parentRunId" in earlier.data.tags
+        )
+    assert len(later) == 2, "the run, and that of its network"
 
 
 def test_two_processes_train_one_network(data: Path, tmp_path: Path, current: Path) -> None:
