@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from phoi_models.bundle import DetectorParameters
+from phoi_models.canonical import to_canonical
+from phoi_models.detector import cut_patch
 from phoi_models.findings import Attenuation
 from phoi_models.geometry import Triple, as_triple
 from phoi_models.phantom import chest_phantom
@@ -15,10 +19,11 @@ from phoi_models.planting import LungSpace, NoduleKind, plant_at
 from phoi_models.reading.dicom_series import read_volume
 from phoi_models.volume import Volume
 from support.real_ct import lidc_idri_0001
-from support.shipped_model import marks_anywhere
+from support.shipped_model import detector, marks_anywhere
 
 _HALF_MM, _DIAMETERS_MM = 60.0, (6.0, 9.0, 14.0)
 _PLACES, _APART_MM = 12, 22.0
+_PATCH = 64
 
 
 def cube(volume: Volume, center_lps_mm: Triple) -> Volume:
@@ -77,6 +82,26 @@ def planted(name: str, contrast_hu: float, attenuation: Attenuation) -> Volume:
     return volume
 
 
+def logits(volume: Volume, places: Sequence[Triple]) -> NDArray[np.float64]:
+    """What the heat map says at each place: the logit of its highest score within 7 mm."""
+    parameters = detector().parameters
+    assert isinstance(parameters, DetectorParameters)
+    grid = to_canonical(volume, parameters.spacing_mm)
+    scores = []
+    for place in places:
+        middle = grid.lps_to_index(place)
+        z, y, x = np.rint(middle - _PATCH / 2).astype(int)
+        patch = cut_patch(grid.hu, (int(z), int(y), int(x)), (_PATCH,) * 3, parameters)
+        heat = detector().heads.run(patch[None, None])[0][0, 0]
+        cells = np.indices(heat.shape).reshape(3, -1).T * parameters.stride
+        centres = (z, y, x) + cells + (parameters.stride - 1) / 2
+        near = np.linalg.norm(centres - middle, axis=1) <= max(_DIAMETERS_MM) / 2
+        scores.append(float(heat.ravel()[near].max()))
+    score = np.clip(scores, 1e-6, 1 - 1e-6)
+    logit: NDArray[np.float64] = np.log(score / (1 - score))
+    return logit
+
+
 def hits(name: str, found: NDArray[np.float64]) -> int:
     """At how many of the places there is a mark."""
     places = np.array(host(name)[1])
@@ -84,6 +109,28 @@ def hits(name: str, found: NDArray[np.float64]) -> int:
         return 0
     apart = np.linalg.norm(places[:, None] - found[None], axis=2)
     return int((apart.min(axis=1) < max(_DIAMETERS_MM) / 2).sum())
+
+
+@pytest.mark.parametrize("name", ["phantom", "LIDC-IDRI-0001"])
+@pytest.mark.parametrize("attenuation", [Attenuation.SOLID, Attenuation.NON_SOLID])
+def test_the_heat_map_hardly_rises_where_a_nodule_without_contrast_is_planted(
+    name: str, attenuation: Attenuation
+) -> None:
+    """Place by place, also far below any threshold: what leaks would show there first."""
+    rise = logits(planted(name, 0.0, attenuation), host(name)[1]) - as_it_is(name)
+    assert rise.mean() < 0.2 * with_contrast(name).mean()
+    assert np.median(rise) < 0.1 * np.median(with_contrast(name))
+
+
+@cache
+def as_it_is(name: str) -> NDArray[np.float64]:
+    return logits(*host(name))
+
+
+@cache
+def with_contrast(name: str) -> NDArray[np.float64]:
+    """How much the heat map rises where nodules can be seen."""
+    return logits(planted(name, 850.0, Attenuation.SOLID), host(name)[1]) - as_it_is(name)
 
 
 @pytest.mark.parametrize("name", ["phantom", "LIDC-IDRI-0001"])

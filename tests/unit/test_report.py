@@ -13,14 +13,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from phoi_models.canonical import CanonicalGrid
-from phoi_models.errors import NotAnalysable, NotAnalysableReason, PhoiError
+from phoi_models.errors import BadBundle, NotAnalysable, NotAnalysableReason, PhoiError
 from phoi_models.findings import Attenuation
 from phoi_models.geometry import Triple
 from phoi_models.phantom import chest_phantom
 from phoi_models.planting import plant_at
 from phoi_models.planting_host import LungSpace
+from phoi_models.sessions import FormChoice, Provider, SessionSettings
+from phoi_models.shipped import SHIPPED
 from phoi_models.transplant import Lesion
 from phoi_training.background import Background, Mark, StoredBackground
+from phoi_training.cli import evaluate_command
 from phoi_training.cutouts import Kind, cutouts, picture, worst
 from phoi_training.evaluation import Prediction, ScanResult
 from phoi_training.publish import write_report
@@ -34,6 +37,7 @@ from phoi_training.report import (
 )
 from phoi_training.train import untuned
 from PIL import Image
+from support.commands import phoi
 
 FOUND, FAINT, ABSENT = (
     Mark((x, 0.0, 0.0), 8.0, attenuation=Attenuation.SOLID) for x in (0.0, 20.0, -20.0)
@@ -194,6 +198,33 @@ def test_without_a_complete_scan_there_is_no_froc(tmp_path: Path) -> None:
     assert not (tmp_path / "froc.png").exists()
     assert "FROC</h2>" not in (tmp_path / "report.html").read_text()
     assert "real_cpm" not in metrics(done)
+
+
+def test_the_form_that_hospitals_run_is_evaluated_and_named(tmp_path: Path) -> None:
+    volume = chest_phantom(np.random.default_rng(0), (4.0, 4.0, 4.0))
+    host = Background("host", "host", volume, LungSpace.of(volume), (FOUND,), complete=True)
+    sessions = SessionSettings(Provider.CPU, form=FormChoice.INT8)
+    detector = Detector.open(SHIPPED / "phoi-lung-nodule", sessions)
+    done = run_evaluation(detector, [host], copies=0, seed=0)
+    assert done.runtime == "CPUExecutionProvider int8"
+    write_report(done, tmp_path)
+    assert "Run by CPUExecutionProvider int8" in (tmp_path / "report.html").read_text()
+    assert "Run by CPUExecutionProvider int8." in evaluation_lines(done)
+    with pytest.raises(BadBundle, match="no networks in int8"):
+        Detector.of(detector.parameters, _float32_only(tmp_path), sessions)
+
+
+def _float32_only(folder: Path) -> Path:
+    (folder / "models").mkdir()
+    name = "models/model.onnx"
+    (folder / name).write_bytes((SHIPPED / "phoi-lung-nodule" / name).read_bytes())
+    return folder
+
+
+def test_evaluating_tells_figures_and_no_log(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(PhoiError, match="holds no data set"):
+        phoi(evaluate_command, SHIPPED / "phoi-lung-nodule", SHIPPED)
+    assert "session started" not in "".join(capsys.readouterr())
 
 
 class Blind:

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 from phoi_models.errors import PhoiError
 from phoi_models.home import find_home
+from phoi_models.logs import configure_logs
 from phoi_models.sessions import FormChoice, Provider, SessionSettings
 from phoi_models.shipped import SHIPPED
 from phoi_models.signing import load_signing_key
@@ -181,6 +182,7 @@ def command(
         raise PhoiError(
             "give --work or --tracking-uri, so that the registered model is kept, or --no-register"
         )
+    configure_logs("warning")
     console = Console()
     ranks = Ranks.of_environment()
     key = load_signing_key(find_home().signing_key) if register else None
@@ -306,6 +308,7 @@ def evaluate_command(
     from phoi_training.report import Detector, evaluation_lines, run_evaluation
     from phoi_training.transplanted import lesions_of
 
+    configure_logs("warning")
     console = Console()
     aside = Console(stderr=True)
     sessions = SessionSettings(provider, form=form, batch_size=batch_size)

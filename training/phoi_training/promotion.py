@@ -14,6 +14,7 @@ import typer
 from phoi_models.bundle import Bundle
 from phoi_models.errors import PhoiError
 from phoi_models.home import find_home
+from phoi_models.logs import configure_logs
 from phoi_models.shipped import SHIPPED
 from phoi_models.signing import TrustStore, load_signing_key
 
@@ -85,6 +86,7 @@ def promote_command(
     """
     from phoi_training.registry import NotBetter, Registry
 
+    configure_logs("warning")
     evaluate = scorer(_chests(data, readings, phantoms, seed), copies, seed)
     try:
         promotion = Registry(tracking_uri).promote(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from phoi_models.logs import configure_logs
 
 NOT_ACCEPTED_STATUS = 3
 
@@ -46,6 +47,7 @@ def quantise_command(
     from phoi_training.dataset import load, phantom_background
     from phoi_training.quantise import quantise_bundle
 
+    configure_logs("warning")
     made = [
         phantom_background(np.random.default_rng([seed, i]), f"phantom {i + 1}")
         for i in range(phantoms)
