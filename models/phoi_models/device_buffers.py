@@ -69,7 +69,9 @@ class BoundSession:
                 raise ValueError(f"patches of {buffers.host.shape[1:]} ran before")
             buffers.host[: len(patches)] = patches
             buffers.image.update_inplace(buffers.host)
+            buffers.binding.synchronize_inputs()  # copies and kernels may be in other streams
             self._session.run_with_iobinding(buffers.binding)
+            buffers.binding.synchronize_outputs()
             return tuple(output.numpy()[: len(patches)].copy() for output in buffers.outputs)
 
     def _bind(self, shape: tuple[int, ...]) -> _Buffers:
