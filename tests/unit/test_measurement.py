@@ -15,6 +15,7 @@ from phoi_training.measurement import (
     agreement,
     between,
     reader_size,
+    repeatability,
     solid_part_errors,
     table,
 )
@@ -74,6 +75,19 @@ def test_the_table_names_groups_of_two_and_more() -> None:
     lines = table(rows).splitlines()
     assert "| solid, 8 to 15 mm | 2 | +0.00 | -1.39 to +1.39 |" in lines
     assert not any("15 to 30" in line for line in lines)
+
+
+def test_the_coefficient_of_variation_is_the_spread_over_the_mean() -> None:
+    assert replace(ROW, again_mm=(9.0, 10.0, 11.0)).variation == pytest.approx(0.1)
+    with pytest.raises(ValueError, match="two measurements"):
+        _ = replace(ROW, again_mm=(9.0,)).variation
+
+
+def test_how_repeatable_sizes_are_is_told_by_true_size() -> None:
+    steady, loose = replace(ROW, again_mm=(10.0, 10.0)), replace(ROW, again_mm=(9.0, 10.0, 11.0))
+    lines = repeatability([steady, loose, replace(steady, diameter_mm=20.0)]).splitlines()
+    assert "| 8 to 15 mm | 2 | 5.0 | 9.0 | 10.0 |" in lines
+    assert "| 15 to 30 mm | 1 | 0.0 | 0.0 | 0.0 |" in lines
 
 
 def test_the_size_of_an_outline_is_that_of_the_lesion_within_it() -> None:

@@ -2,6 +2,8 @@
 
 Agreement is that of Bland and Altman (Lancet 1986;1:307-10): the mean of the errors is the bias,
 and 95 % of them are expected between bias - 1.96 and bias + 1.96 standard deviations.
+How much a measurement hangs on the mark that it starts from is told by the coefficient of variation
+over marks that differ a little.
 Lengths are mm, volumes mm3, positions LPS mm.
 """
 
@@ -11,7 +13,7 @@ import itertools
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +34,8 @@ SIZE_ERROR = 0.2
 """The network's diameter is off by up to this share."""
 CENTER_ERROR_MM = 1.0
 """The network's centre is off by up to this."""
+RESIZED = 0.1
+"""The diameter of a mark that is given again is off by up to this share; its centre as above."""
 _GRID_MM = 1.0
 _FEWEST = 2
 
@@ -48,6 +52,7 @@ class Measured:
         solid_diameter_mm: true mean diameter of the solid part, mm; None unless part-solid.
         found_attenuation: as measured.
         found_diameter_mm, found_volume_mm3, found_solid_diameter_mm: as measured.
+        again_mm: mean diameters, mm, measured from other marks of the same nodule.
     """
 
     host: str
@@ -61,11 +66,23 @@ class Measured:
     found_diameter_mm: float
     found_volume_mm3: float
     found_solid_diameter_mm: float | None
+    again_mm: tuple[float, ...] = ()
 
     @property
     def error_mm(self) -> float:
         """Measured minus true mean diameter, mm."""
         return self.found_diameter_mm - self.diameter_mm
+
+    @property
+    def variation(self) -> float:
+        """Coefficient of variation of the mean diameters measured again.
+
+        Raises:
+            ValueError: it was measured again less than twice.
+        """
+        if len(self.again_mm) < _FEWEST:
+            raise ValueError("a coefficient of variation needs at least two measurements")
+        return statistics.stdev(self.again_mm) / statistics.fmean(self.again_mm)
 
 
 @dataclass(frozen=True)
@@ -107,7 +124,11 @@ def agreement(errors: Sequence[float]) -> Agreement:
 
 
 def study(
-    hosts: Mapping[str, Volume], diameters_mm: Sequence[float], rng: np.random.Generator
+    hosts: Mapping[str, Volume],
+    diameters_mm: Sequence[float],
+    rng: np.random.Generator,
+    *,
+    repeats: int = 0,
 ) -> list[Measured]:
     """Plant nodules into every host and measure them as if a network had found them.
 
@@ -119,29 +140,46 @@ def study(
         diameters_mm: mean diameters planted into each host, mm, 3 to 50; the largest first finds
             more places.
         rng: everything random; hosts are taken in the order of the mapping.
+        repeats: how often each nodule is measured again, from marks whose diameter
+            is off by up to ``RESIZED``, and whose centre as before.
 
     Returns:
         One entry for each nodule that found a place.
     """
-    return [row for name, host in hosts.items() for row in _in_host(name, host, diameters_mm, rng)]
+    return [
+        row
+        for name, host in hosts.items()
+        for row in _in_host(name, host, diameters_mm, rng, repeats)
+    ]
 
 
 def _in_host(
-    name: str, host: Volume, diameters_mm: Sequence[float], rng: np.random.Generator
+    name: str,
+    host: Volume,
+    diameters_mm: Sequence[float],
+    rng: np.random.Generator,
+    repeats: int,
 ) -> list[Measured]:
     planted, nodules = plant_nodules(host, LungSpace.of(host), diameters_mm, rng=rng)
     grid = to_canonical(planted, _GRID_MM)
     lungs = segment_lungs(grid.hu, grid.spacing_mm)
-    found = [measure(planted, _disturbed(nodule, rng), grid, lungs) for nodule in nodules]
     slice_mm = host.geometry.spacing_mm[0]
-    return [_measured(name, slice_mm, *pair) for pair in zip(nodules, found, strict=True)]
+
+    def found(nodule: PlantedNodule, resized: float) -> Finding:
+        return measure(planted, _disturbed(nodule, rng, resized), grid, lungs)
+
+    def again(nodule: PlantedNodule) -> tuple[float, ...]:
+        return tuple(found(nodule, RESIZED).mean_diameter_mm for _ in range(repeats))
+
+    rows = [_measured(name, slice_mm, nodule, found(nodule, SIZE_ERROR)) for nodule in nodules]
+    return [replace(row, again_mm=again(nodule)) for row, nodule in zip(rows, nodules, strict=True)]
 
 
-def _disturbed(nodule: PlantedNodule, rng: np.random.Generator) -> Candidate:
+def _disturbed(nodule: PlantedNodule, rng: np.random.Generator, size_error: float) -> Candidate:
     """The nodule as a network marks it."""
     direction = rng.normal(size=3)
     shift = direction / np.linalg.norm(direction) * rng.uniform(0, CENTER_ERROR_MM)
-    diameter = nodule.mean_diameter_mm * rng.uniform(1 - SIZE_ERROR, 1 + SIZE_ERROR)
+    diameter = nodule.mean_diameter_mm * rng.uniform(1 - size_error, 1 + size_error)
     return Candidate(as_triple(np.add(nodule.center_lps_mm, shift)), float(diameter), 0.9)
 
 
@@ -238,6 +276,19 @@ def table(rows: Sequence[Measured]) -> str:
     groups.append(("solid part of part-solid", solid_part_errors(rows)))
     head = "| Nodules | Number | Bias, mm | 95 % limits, mm |\n|---|---|---|---|\n"
     return head + "".join(_line(name, errors) for name, errors in groups if len(errors) >= _FEWEST)
+
+
+def repeatability(rows: Sequence[Measured]) -> str:
+    """Markdown: coefficients of variation, in percent, of diameters measured again, by size."""
+    head = "| Nodules | Number | Median, % | 90th percentile, % | Largest, % |\n"
+    lines = []
+    for low, high in itertools.pairwise(SIZES_MM):
+        found = [100 * row.variation for row in between(rows, low, high)]
+        if found:
+            middle, high_end = np.percentile(found, (50, 90))
+            numbers = f"{len(found)} | {middle:.1f} | {high_end:.1f} | {max(found):.1f}"
+            lines.append(f"| {low:g} to {high:g} mm | {numbers} |\n")
+    return head + "|---|---|---|---|---|\n" + "".join(lines)
 
 
 def _by_size(name: str, rows: Sequence[Measured]) -> list[tuple[str, list[float]]]:
