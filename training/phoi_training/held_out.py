@@ -19,6 +19,7 @@ from phoi_models.canonical import to_canonical
 from phoi_models.geometry import Geometry, as_triple
 from phoi_models.planting_host import LungSpace
 from phoi_models.reading.dicom_series import is_dicom, read_volume
+from phoi_models.reading.files import read_volume_file
 from phoi_models.volume import Volume
 from scipy import ndimage
 
@@ -38,22 +39,25 @@ _CLOSED_MM = 9
 """Half of the widest nodule that the lung of a crop is closed over."""
 
 
-def dicom_chest(name: str, folder: Path, marks: Path) -> Background:
-    """The one CT series in a folder.
+def unseen_chest(name: str, source: Path, marks: Path) -> Background:
+    """A chest to judge a model on.
 
     Args:
         name: of the chest and of its patient.
-        folder: DICOM files, in any nesting.
+        source: folder with one CT series in DICOM, in any nesting, or a volume's file.
         marks: JSON file: by name, ``complete`` and ``marks`` as in ``volumes.json``.
 
     Raises:
         NoTrainingData: the marks name no such chest.
-        NotAnalysable: the series cannot be read.
+        NotAnalysable: it cannot be read, or shows no lungs.
     """
     entries = json.loads(marks.read_text())
     if name not in entries:
         raise NoTrainingData(f"{marks} says nothing of {name}, only of {', '.join(entries)}")
-    volume, _ = read_volume([path for path in sorted(folder.rglob("*")) if is_dicom(path)])
+    if source.is_dir():
+        volume, _ = read_volume([path for path in sorted(source.rglob("*")) if is_dicom(path)])
+    else:
+        volume = read_volume_file(source)
     known = tuple(
         Mark(as_triple(row["centre_lps_mm"]), float(row["diameter_mm"]), row["nodule"] is not None)
         for row in entries[name]["marks"]

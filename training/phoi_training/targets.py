@@ -21,7 +21,7 @@ from phoi_training.breakdown import (
     overall,
     reliability,
 )
-from phoi_training.card import counts, interval_text
+from phoi_training.card import counts, interval_text, scan_table
 from phoi_training.evaluation import (
     Froc,
     Interval,
@@ -355,15 +355,14 @@ def target_lines(evidence: Evidence, pictures: Mapping[str, str] | None = None) 
 
 def _scan_lines(evidence: Evidence) -> list[str]:
     """Every unseen chest and every training chest as it is, and what was marked there."""
-    lines = ["| scan as it is | nodules | found | other marks |", "|---|---|---|---|"]
-    told = [("the model", evidence.unseen), ("a network held out", evidence.alone)]
-    for who, results in told:
-        lines += [
-            f"| {result.scan}, {who} | {len(result.nodules)} | {result.found(evidence.threshold)}"
-            f" | {result.false_marks(evidence.threshold)} |"
-            for result in results
-        ]
-    return [*lines, ""]
+    lines = []
+    for title, results in (
+        ("The model on chests that none of its networks saw, as they are:", evidence.unseen),
+        ("Each network alone on the patients held out from it:", evidence.alone),
+    ):
+        if results:
+            lines += [title, "", *scan_table(results, evidence.threshold), ""]
+    return lines
 
 
 def _crop_lines(evidence: Evidence) -> list[str]:
