@@ -25,6 +25,7 @@ from phoi_models.phantom import chest_phantom
 from phoi_models.planting import LungSpace
 from phoi_training import quantise as module
 from phoi_training.background import Background
+from phoi_training.card import MODEL_CARD
 from phoi_training.quantise import (
     CannotQuantise,
     Comparison,
@@ -121,8 +122,13 @@ def test_ranges_from_lung_without_nodules_would_lower_the_scores_of_nodules(
 
 def test_an_accepted_form_goes_into_the_bundle(tmp_path: Path, chests: list[Background]) -> None:
     bundle = Path(shutil.copytree(SHIPPED, tmp_path / "bundle"))
+    card = bundle / MODEL_CARD
+    card.write_text("<!-- int8 -->\nnot known\n<!-- end of int8 -->\n")
     comparison = quantise_bundle(bundle, chests[:1], chests[1:], copies=1, seed=3)
     assert comparison.accepted
+    assert "not known" not in card.read_text()
+    assert f"in float32 {comparison.measured.reference:.3f}; difference" in card.read_text()
+    assert "of 1 patient, the same for both" in card.read_text()
     parameters = parameters_of(bundle)
     assert parameters.int8 is not None
     assert parameters.int8.cpm == comparison.measured.cpm

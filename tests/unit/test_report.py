@@ -16,7 +16,7 @@ from phoi_models.canonical import CanonicalGrid
 from phoi_models.errors import BadBundle, NotAnalysable, NotAnalysableReason, PhoiError
 from phoi_models.findings import Attenuation
 from phoi_models.geometry import Triple
-from phoi_models.phantom import chest_phantom
+from phoi_models.phantom import chest_phantom, chest_with_lungs
 from phoi_models.planting import plant_at
 from phoi_models.planting_host import LungSpace
 from phoi_models.sessions import FormChoice, Provider, SessionSettings
@@ -239,9 +239,9 @@ class Blind:
 
 
 def test_copies_have_more_nodules_and_only_those_count() -> None:
-    volume = chest_phantom(np.random.default_rng(0), (4.0, 4.0, 4.0))
-    own = Mark((60.0, 0.0, 0.0), 12.0)
-    host = Background("host", "host", volume, LungSpace.of(volume), (own,), complete=True)
+    made = chest_with_lungs(np.random.default_rng(0), (4.0, 4.0, 4.0))
+    volume, own = made.volume, Mark((60.0, 0.0, 0.0), 12.0)
+    host = Background("host", "host", volume, made.space(), (own,), complete=True)
     ill, truth = plant_at(volume, own.center_lps_mm, 16.0, rng=np.random.default_rng(0))
     lesion = Lesion.cut(ill, host.lungs, truth.center_lps_mm, truth.mean_diameter_mm)
     detector = Detector(untuned("0.0.1"), Blind())
@@ -252,6 +252,7 @@ def test_copies_have_more_nodules_and_only_those_count() -> None:
     assert len(moved.nodules) == 1
     assert own not in planted.nodules
     assert all(nodule.attenuation is not None for nodule in planted.nodules)
+    assert all(nodule.lobe is not None for nodule in planted.nodules), "a phantom knows its lobes"
     missed = sum(len(result.nodules) for results in done.sets.values() for result in results)
     assert len(done.cutouts) == missed > 6
 

@@ -57,11 +57,16 @@ def with_part(card: str, part: Part, lines: Sequence[str]) -> str:
     Raises:
         PhoiError: the card has no place for it.
     """
+    if not has_place(card, part):
+        raise PhoiError(f"the model card has no place for {part}: it lacks {_opening(part)}")
     before, start, rest = card.partition(_opening(part))
     _, end, after = rest.partition(_closing(part))
-    if not start or not end:
-        raise PhoiError(f"the model card has no place for {part}: it lacks {_opening(part)}")
     return "\n".join([before + start, *lines, end + after])
+
+
+def has_place(card: str, part: Part) -> bool:
+    """Whether a card can take one of its later parts; those of other people's models cannot."""
+    return _opening(part) in card and _closing(part) in card
 
 
 def _place(part: Part, *lines: str) -> list[str]:

@@ -41,7 +41,7 @@ from phoi_models.sessions import FormChoice, Provider, SessionSettings
 from phoi_models.signing import MANIFEST_NAME
 
 from phoi_training.background import Background
-from phoi_training.card import MODEL_CARD, Part, int8_lines, with_part
+from phoi_training.card import MODEL_CARD, Part, has_place, int8_lines, with_part
 from phoi_training.dataset import planted_copy
 from phoi_training.evaluation import PairedCpm, ScanResult, has_froc, paired_cpm
 from phoi_training.report import Detector, run_evaluation
@@ -236,5 +236,5 @@ def _accept(
     metadata["phoi"]["int8"] = measured.model_dump(mode="json")
     (bundle / METADATA).write_text(json.dumps(metadata, indent=2) + "\n")
     card = bundle / MODEL_CARD
-    written = with_part(card.read_text(), Part.INT8, int8_lines(comparison.measured))
-    card.write_text(written)
+    if has_place(text := card.read_text(), Part.INT8):
+        card.write_text(with_part(text, Part.INT8, int8_lines(comparison.measured)))
