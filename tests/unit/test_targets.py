@@ -116,6 +116,11 @@ def test_forms_are_compared_on_the_same_scans() -> None:
     assert same.verdict == "met"
 
 
+def test_places_of_which_nobody_knows_are_told() -> None:
+    lines = target_lines(replace(EMPTY, unknown={"a": 0, "b": 5}))
+    assert "Places of which nobody knows, and which count neither way: b 5." in lines
+
+
 def test_the_file_holds_rows_and_verdicts() -> None:
     written = as_json(replace(EMPTY, phantoms=[scan("a", [])]))
     (only,) = written["targets"]

@@ -7,7 +7,7 @@ other side the verdict says so: the cases cannot tell.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -80,6 +80,7 @@ class Evidence:
         crops: real nodules, cut out.
         transplanted: the model on unseen chests with nodules of the crops.
         sizes: planted nodules in unseen chests, measured.
+        unknown: by unseen chest, places of which nobody knows whether they are nodules.
     """
 
     threshold: float
@@ -95,6 +96,7 @@ class Evidence:
     crops: Sequence[CropResult]
     transplanted: Sequence[ScanResult]
     sizes: Sequence[Measured]
+    unknown: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -362,6 +364,8 @@ def _scan_lines(evidence: Evidence) -> list[str]:
     ):
         if results:
             lines += [title, "", *scan_table(results, evidence.threshold), ""]
+    if told := ", ".join(f"{name} {n}" for name, n in evidence.unknown.items() if n):
+        lines += [f"Places of which nobody knows, and which count neither way: {told}.", ""]
     return lines
 
 
