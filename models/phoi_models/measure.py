@@ -72,9 +72,12 @@ class _Block:
 
     def inner_distance(self, mask: Mask) -> Floats:
         """Distance of each sample inside ``mask`` to the nearest outside, mm."""
-        padded = np.pad(mask, 1)
-        distance = ndimage.distance_transform_edt(padded, sampling=self.geometry.spacing_mm)
-        inner: Floats = distance[1:-1, 1:-1, 1:-1].astype(np.float32)
+        inner = np.zeros(mask.shape, np.float32)
+        if mask.any():
+            box = ndimage.find_objects(mask.view(np.uint8))[0]
+            padded = np.pad(mask[box], 1)
+            distance = ndimage.distance_transform_edt(padded, sampling=self.geometry.spacing_mm)
+            inner[box] = distance[1:-1, 1:-1, 1:-1]
         return inner
 
     def outer_distance(self, mask: Mask) -> Floats:
@@ -82,6 +85,18 @@ class _Block:
         distance = ndimage.distance_transform_edt(~mask, sampling=self.geometry.spacing_mm)
         outer: Floats = distance.astype(np.float32)
         return outer
+
+    def widened(self, mask: Mask, radius_mm: float) -> Mask:
+        """The samples nearer than this to one inside ``mask``, and these."""
+        wide = mask.copy()
+        steps = np.ceil(radius_mm / np.asarray(self.geometry.spacing_mm)).astype(int)
+        box = tuple(
+            slice(max(0, part.start - step), part.stop + step)
+            for part, step in zip(ndimage.find_objects(mask.view(np.uint8))[0], steps, strict=True)
+        )
+        away = ndimage.distance_transform_edt(~mask[box], sampling=self.geometry.spacing_mm)
+        wide[box] |= away < radius_mm
+        return wide
 
     def equivalent_diameter_mm(self, mask: Mask) -> float:
         """Diameter of the ball of the same volume, mm."""
@@ -292,7 +307,7 @@ def _opened(
     """Opening by a ball of ``radius`` mm, of the component that holds ``seed``."""
     labels, _ = ndimage.label(inner >= max(radius, 1e-3), structure=_CUBE)
     core: Mask = labels == labels[seed]
-    return core | (mask & (block.outer_distance(core) < radius))
+    return core | (mask & block.widened(core, radius))
 
 
 def _with_ground_glass(
