@@ -8,18 +8,17 @@ from contextlib import contextmanager
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from phoi_models.bundle import AnyParameters
 from phoi_models.canonical import CanonicalGrid, to_canonical
 from phoi_models.detector import Cancelled, Candidate, Heads, detect
-from phoi_models.errors import NotAnalysable, NotAnalysableReason
 from phoi_models.findings import Finding, Region, VolumeAnalysis
+from phoi_models.hounsfield import check_hounsfield
 from phoi_models.lungs import LungMask, segment_lungs
 from phoi_models.measure import measure
 from phoi_models.volume import Volume
 
-__all__ = ["Cancelled", "Progress", "analyze_volume", "check_hounsfield"]
+__all__ = ["Cancelled", "Progress", "analyze_volume"]
 
 _SHARE = {"volume": 0.05, "lungs": 0.10, "detect": 0.75, "measure": 0.10}
 _OVERLAP = 0.3
@@ -101,33 +100,6 @@ def analyze_volume(
         shown = [c for c in candidates if c.probability >= least]
         findings = _measured(volume, shown, canonical, lungs, steps.advance, cancelled)
     return VolumeAnalysis(findings, lungs.coverage, steps.seconds)
-
-
-def check_hounsfield(hu: NDArray[np.int16]) -> None:
-    """Refuse values that cannot be a chest CT in Hounsfield units.
-
-    A chest holds air or lung (below -700 HU) and soft tissue (fat to contrast: -150 to 250 HU),
-    and between the two modes little. Wrong rescaling moves or stretches them.
-
-    Args:
-        hu: int16, axes (z, y, x).
-
-    Raises:
-        NotAnalysable: NOT_HOUNSFIELD.
-    """
-    sample = hu[:: max(1, len(hu) // 64), ::4, ::4]
-    inside = sample[sample > -1500]
-    air = np.count_nonzero((inside >= -1100) & (inside < -700))
-    tissue = np.count_nonzero((inside >= -150) & (inside <= 250))
-    if min(air, tissue) < 0.02 * max(1, inside.size):
-        raise NotAnalysable(
-            NotAnalysableReason.NOT_HOUNSFIELD,
-            "the values hold no air near -1000 HU or no soft tissue near 0 HU",
-        )
-    if np.count_nonzero(inside > 1800) > 0.05 * inside.size:
-        raise NotAnalysable(
-            NotAnalysableReason.NOT_HOUNSFIELD, "too many values are denser than bone"
-        )
 
 
 class _Steps:

@@ -7,14 +7,13 @@ from functools import cache
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from phoi_models.bundle import Calibration, DetectorParameters, OperatingPoint
 from phoi_models.detector import Floats
 from phoi_models.errors import NotAnalysable, NotAnalysableReason
 from phoi_models.findings import Side
 from phoi_models.geometry import Triple
 from phoi_models.phantom import chest_phantom, flipped, gantry_tilted
-from phoi_models.pipeline import Cancelled, analyze_volume, check_hounsfield
+from phoi_models.pipeline import Cancelled, analyze_volume
 from phoi_models.planting import plant_at
 from phoi_models.volume import Volume
 from scipy import ndimage
@@ -133,34 +132,12 @@ def test_an_unknown_operating_point_is_refused_with_the_known_ones() -> None:
         analyze_volume(planted(), PARAMETERS, BallFilter(), operating_point="best")
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        lambda hu: hu + 1024,
-        lambda hu: hu - 1024,
-        lambda hu: hu // 4,
-        lambda hu: hu * 4,
-        lambda hu: -hu,
-        lambda hu: np.zeros_like(hu),
-    ],
-    ids=["no intercept", "intercept twice", "slope too small", "slope too large", "inverted", "0"],
-)
-def test_values_that_cannot_be_hounsfield_units_are_refused(
-    wrong: Callable[[NDArray[np.int32]], NDArray[np.int32]],
-) -> None:
+def test_values_that_are_not_hounsfield_units_are_refused() -> None:
     volume = planted()
-    hu = wrong(volume.hu.astype(np.int32))
-    shifted = Volume(np.clip(hu, -32768, 32767).astype(np.int16), volume.geometry)
-    with pytest.raises(NotAnalysable) as refusal:
-        analyze_volume(shifted, PARAMETERS, BallFilter())
+    moved = Volume(volume.hu + np.int16(200), volume.geometry)
+    with pytest.raises(NotAnalysable, match="not Hounsfield units") as refusal:
+        analyze_volume(moved, PARAMETERS, BallFilter())
     assert refusal.value.reason is NotAnalysableReason.NOT_HOUNSFIELD
-
-
-@pytest.mark.parametrize("padding", [-1000, -1024, -2000, -3024])
-def test_any_usual_padding_of_the_field_of_view_is_accepted(padding: int) -> None:
-    hu = planted().hu.copy()
-    hu[:, :30] = padding
-    check_hounsfield(hu)
 
 
 def test_a_scan_without_lungs_is_refused() -> None:
