@@ -262,7 +262,11 @@ def _detail(result: TriageResult, outcome: Outcome) -> tuple[str, str]:
     coverage = result.coverage
     if coverage is None or coverage.complete:
         return "", ""
-    parts = ((("apex", "đỉnh phổi"), coverage.apex), (("base", "đáy phổi"), coverage.base))
+    parts = (
+        (("apex", "đỉnh phổi"), coverage.apex),
+        (("base", "đáy phổi"), coverage.base),
+        (("sides", "phần ngoài của phổi"), coverage.sides),
+    )
     unseen = [names for names, shown in parts if not shown]
     return (
         f" (lung {' and '.join(en for en, _ in unseen)} not shown)",

@@ -19,7 +19,7 @@ class Outcome(StrEnum):
 
     POSITIVE = "positive"
     NEGATIVE = "negative"
-    LIMITED = "limited"  # nothing found, but the lungs are not shown from apex to base
+    LIMITED = "limited"  # nothing found, but not all of the lungs is shown
     NOT_ANALYSABLE = "not_analysable"
     FAILED = "failed"
 

@@ -98,7 +98,7 @@ def known_completeness(before: Completeness | None, coverage: LungCoverage | Non
     """How a study is known to be whole, once its images were looked at.
 
     What an archive said stands, and so does what it did not say until the limit. Where none could
-    be asked, a series that was read has no gaps, and shows lungs from apex to base or not.
+    be asked, a series that was read has no gaps, and shows all of the lungs or not.
 
     Args:
         before: None or BY_GEOMETRY: the images are to tell.
@@ -158,9 +158,8 @@ def _importance(graded: tuple[Finding, SizeClass]) -> tuple[object, ...]:
 def _limitation(coverage: LungCoverage) -> str:
     if coverage.complete:
         return "nothing found, but it is not confirmed that all images of the study came"
-    missing = [
-        name for name, shown in (("apex", coverage.apex), ("base", coverage.base)) if not shown
-    ]
+    parts = (("apex", coverage.apex), ("base", coverage.base), ("sides", coverage.sides))
+    missing = [name for name, shown in parts if not shown]
     return f"nothing found, but the images do not show the lung {' and '.join(missing)}"
 
 

@@ -125,6 +125,7 @@ def analysis(result: VolumeAnalysis, identity: ModelIdentity) -> pb.Analysis:
             apex=result.coverage.apex,
             base=result.coverage.base,
             volume_ml=result.coverage.volume_ml,
+            sides=result.coverage.sides,
         ),
         timing_s=dict(result.timing_s),
         execution_provider=result.runtime,

@@ -103,16 +103,19 @@ class LungCoverage:
         apex: the top of both lungs lies inside the volume.
         base: the lowest part of both lungs lies inside the volume.
         volume_ml: volume of the lung mask, millilitres.
+        sides: the field of view cuts no lung at its side, and leaves none out. True where it was
+            not looked at: results and workers of before it was.
     """
 
     apex: bool
     base: bool
     volume_ml: float
+    sides: bool = True
 
     @property
     def complete(self) -> bool:
-        """The volume shows the lungs from apex to base."""
-        return self.apex and self.base
+        """The volume shows the lungs from apex to base and from side to side."""
+        return self.apex and self.base and self.sides
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,11 +7,12 @@ import pytest
 import SimpleITK
 from numpy.typing import NDArray
 from phoi_models.canonical import to_canonical
+from phoi_models.findings import Side
 from phoi_models.geometry import Geometry
 from phoi_models.lungs import LEFT, RIGHT, LungMask, segment_lungs
 from phoi_models.reading.dicom_series import read_volume
 from phoi_models.volume import Volume
-from support.real_ct import lidc_idri_0001, organ_mask
+from support.real_ct import NODULE_LPS_MM, lidc_idri_0001, organ_mask
 
 LOBES = {LEFT: (10, 11), RIGHT: (12, 13, 14)}
 Labels = NDArray[np.uint8]
@@ -74,6 +75,29 @@ def cut(ct: Volume, start: int, stop: int) -> LungMask:
     )
     grid = to_canonical(Volume(np.ascontiguousarray(ct.hu[start:stop]), part), 2.0)
     return segment_lungs(grid.hu, grid.spacing_mm)
+
+
+@pytest.mark.parametrize("columns", [slice(0, 256), slice(256, 512)])
+def test_a_field_of_view_on_one_lung_is_known_and_shows_that_lung(
+    ct: Volume, theirs: Labels, columns: slice
+) -> None:
+    part = np.ascontiguousarray(ct.hu[:, :, columns])
+    x, y, z = ct.geometry.index_to_lps((0, 0, columns.start))
+    geometry = Geometry(
+        (part.shape[0], part.shape[1], part.shape[2]),
+        ct.geometry.spacing_mm,
+        (float(x), float(y), float(z)),
+        ct.geometry.axes_lps,
+    )
+    grid = to_canonical(Volume(part, geometry), 2.0)
+    lungs = segment_lungs(grid.hu, grid.spacing_mm)
+    voxel_ml = float(np.prod(ct.geometry.spacing_mm)) / 1000
+    shown_ml = np.count_nonzero(theirs[:, :, columns]) * voxel_ml
+    assert lungs.coverage.volume_ml == pytest.approx(shown_ml, rel=0.05)
+    assert (lungs.coverage.apex, lungs.coverage.base, lungs.coverage.sides) == (True, True, False)
+    nodule = grid.lps_to_index(NODULE_LPS_MM)
+    if columns.start:
+        assert lungs.nearest(nodule) == (Side.LEFT, 0.0)
 
 
 def test_a_real_scan_that_leaves_out_apex_or_base_is_known_as_such(

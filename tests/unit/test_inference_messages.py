@@ -141,13 +141,14 @@ def findings(draw: st.DrawFn) -> Finding:
     )
 
 
-@given(st.lists(findings(), max_size=3), st.booleans(), st.booleans())
+@given(st.lists(findings(), max_size=3), st.booleans(), st.booleans(), st.booleans())
 def test_a_result_arrives_as_it_was_found(
     found: list[Finding],
     apex: bool,  # noqa: FBT001
     base: bool,  # noqa: FBT001
+    sides: bool,  # noqa: FBT001
 ) -> None:
-    coverage, timing_s = LungCoverage(apex, base, 4000.5), {"detect": 1.25}
+    coverage, timing_s = LungCoverage(apex, base, 4000.5, sides), {"detect": 1.25}
     sent = VolumeAnalysis(tuple(found), coverage, timing_s, "CPUExecutionProvider int8")
 
     written = worker.analysis(sent, MODEL).SerializeToString()
@@ -159,6 +160,12 @@ def test_a_result_arrives_as_it_was_found(
         np.testing.assert_array_equal(mine.mask.voxels, theirs.mask.voxels)
         assert mine.mask.offset == theirs.mask.offset
         assert replace(mine, mask=theirs.mask).__dict__ == theirs.__dict__
+
+
+def test_a_worker_that_does_not_look_at_the_sides_is_understood() -> None:
+    sent = worker.analysis(VolumeAnalysis((), LungCoverage(True, True, 4000.0)), MODEL)
+    sent.coverage.ClearField("sides")
+    assert edge.analysis(sent, SHAPE).coverage.complete
 
 
 def result() -> pb.Analysis:

@@ -100,6 +100,61 @@ def test_lungs_that_the_scan_cuts_are_not_covered(*, cut_apex: bool, cut_base: b
     assert not mask.coverage.complete
 
 
+FIELDS = {
+    "right half": np.s_[:, :, :90],
+    "left half": np.s_[:, :, 90:],
+    "without the right side": np.s_[:, :, 45:],
+    "left side": np.s_[:, :, 135:],
+    "front": np.s_[:, :90],
+}
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_field_of_view_that_cuts_the_lungs_is_known_and_loses_no_more_of_them(
+    field: str,
+) -> None:
+    grid, whole = segmented(truth(0)[0], 2.0)
+    mask = segment_lungs(np.ascontiguousarray(grid.hu[FIELDS[field]]), 2.0)
+    there = whole.labels[FIELDS[field]]
+    assert dice(mask.inside, there > 0) > 0.97
+    both = mask.inside & (there > 0)
+    assert np.mean(mask.labels[both] == there[both]) > 0.99
+    assert (mask.coverage.apex, mask.coverage.base, mask.coverage.sides) == (True, True, False)
+
+
+def test_a_round_field_of_view_that_cuts_the_lungs_loses_no_more_of_them() -> None:
+    """Beyond it lies air without a chest wall between."""
+    grid, whole = segmented(truth(0)[0], 2.0)
+    y, x = np.indices(grid.hu.shape[1:])
+    seen = (y - 90) ** 2 + (x - 90) ** 2 < (90 / 2) ** 2
+    mask = segment_lungs(np.where(seen, grid.hu, np.int16(-1024)), 2.0)
+    there = (whole.labels > 0) & seen
+    assert np.count_nonzero(there) < 0.9 * np.count_nonzero(whole.labels)
+    assert dice(mask.inside, there) > 0.95
+    assert not mask.coverage.sides
+
+
+@pytest.mark.parametrize("margin", [2, 20])
+def test_a_field_of_view_close_around_both_lungs_changes_nothing(margin: int) -> None:
+    grid, whole = segmented(truth(0)[0], 2.0)
+    _, y, x = whole.box
+    field = np.s_[:, y.start - margin : y.stop + margin, x.start - margin : x.stop + margin]
+    mask = segment_lungs(np.ascontiguousarray(grid.hu[field]), 2.0)
+    assert np.array_equal(mask.labels, whole.labels[field])
+    assert mask.coverage.complete
+
+
+def test_severe_emphysema_is_lung() -> None:
+    """As dark as gas, but it holds vessels."""
+    volume, lungs = truth(0)
+    hu = np.where((lungs > 0) & (volume.hu < -700), np.int16(-980), volume.hu)
+    grid, mask = segmented(Volume(hu, volume.geometry), 2.0)
+    found = labels_on(volume, grid, mask)
+    for side in (RIGHT, LEFT):
+        assert dice(found == side, lungs == side) > 0.95
+    assert mask.coverage.complete
+
+
 def test_a_volume_without_lungs_is_refused() -> None:
     hu = np.full((60, 100, 100), -1000, np.int16)
     hu[:, 20:80, 20:80] = 40

@@ -80,18 +80,19 @@ def test_priority_follows_the_size_class(diameter: float, priority: Priority) ->
 
 
 @pytest.mark.parametrize(
-    ("apex", "base", "outcome", "detail"),
+    ("apex", "base", "sides", "outcome", "detail"),
     [
-        (True, True, Outcome.NEGATIVE, ""),
-        (False, True, Outcome.LIMITED, "do not show the lung apex"),
-        (True, False, Outcome.LIMITED, "do not show the lung base"),
-        (False, False, Outcome.LIMITED, "do not show the lung apex and base"),
+        (True, True, True, Outcome.NEGATIVE, ""),
+        (False, True, True, Outcome.LIMITED, "do not show the lung apex"),
+        (True, False, True, Outcome.LIMITED, "do not show the lung base"),
+        (True, True, False, Outcome.LIMITED, "do not show the lung sides"),
+        (False, False, True, Outcome.LIMITED, "do not show the lung apex and base"),
     ],
 )
 def test_lungs_not_wholly_shown_are_never_negative(
-    *, apex: bool, base: bool, outcome: Outcome, detail: str
+    *, apex: bool, base: bool, sides: bool, outcome: Outcome, detail: str
 ) -> None:
-    coverage = LungCoverage(apex, base, 3000)
+    coverage = LungCoverage(apex, base, 3000, sides)
     result = make_result(IDENTITY, analysis(coverage=coverage), "", SequentialUids(), AT)
     assert result.outcome is outcome
     assert result.detail.endswith(detail)

@@ -102,7 +102,12 @@ def analysis(message: pb.Analysis, shape: Index) -> VolumeAnalysis:
     coverage = message.coverage
     return VolumeAnalysis(
         findings=tuple(_finding(finding, shape) for finding in message.findings),
-        coverage=LungCoverage(coverage.apex, coverage.base, coverage.volume_ml),
+        coverage=LungCoverage(
+            coverage.apex,
+            coverage.base,
+            coverage.volume_ml,
+            sides=coverage.sides or not coverage.HasField("sides"),
+        ),
         timing_s=dict(message.timing_s),
         runtime=message.execution_provider,
     )

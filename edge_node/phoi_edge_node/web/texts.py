@@ -364,6 +364,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "study.coverage": ("Phạm vi phổi", "Lung coverage"),
     "study.coverage.apex": ("đỉnh phổi", "apex"),
     "study.coverage.base": ("đáy phổi", "base"),
+    "study.coverage.sides": ("phần ngoài của phổi", "sides"),
     "study.coverage.shown": ("đủ", "shown"),
     "study.coverage.cut": ("KHÔNG ĐỦ", "NOT SHOWN"),
     "study.model": ("Mô hình", "Model"),

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-phoi_protos/phoi/inference/v1/inference.proto\x12\x11phoi.inference.v1\"V\n\x08Geometry\x12\r\n\x05shape\x18\x01 \x03(\r\x12\x12\n\nspacing_mm\x18\x02 \x03(\x01\x12\x15\n\rorigin_lps_mm\x18\x03 \x03(\x01\x12\x10\n\x08\x61xes_lps\x18\x04 \x03(\x01\"\x1c\n\x0cVolumeHandle\x12\x0c\n\x04name\x18\x01 \x01(\t\"1\n\x0fVolumeReference\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\t\"]\n\x0eModelReference\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0b\x62undle_hash\x18\x03 \x01(\t\x12\x17\n\x0foperating_point\x18\x04 \x01(\t\"\xe5\x02\n\x0e\x41nalyzeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x30\n\x05model\x18\x02 \x01(\x0b\x32!.phoi.inference.v1.ModelReference\x12-\n\x08geometry\x18\x03 \x01(\x0b\x32\x1b.phoi.inference.v1.Geometry\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x31\n\x06handle\x18\x05 \x01(\x0b\x32\x1f.phoi.inference.v1.VolumeHandleH\x00\x12\x37\n\treference\x18\x06 \x01(\x0b\x32\".phoi.inference.v1.VolumeReferenceH\x00\x12-\n\x08priority\x18\x07 \x01(\x0e\x32\x1b.phoi.inference.v1.Priority\x12)\n\x06region\x18\x08 \x01(\x0e\x32\x19.phoi.inference.v1.RegionB\x08\n\x06volume\"\xa4\x01\n\x0c\x41nalyzeEvent\x12+\n\x06queued\x18\x01 \x01(\x0b\x32\x19.phoi.inference.v1.QueuedH\x00\x12/\n\x08progress\x18\x02 \x01(\x0b\x32\x1b.phoi.inference.v1.ProgressH\x00\x12-\n\x06result\x18\x03 \x01(\x0b\x32\x1b.phoi.inference.v1.AnalysisH\x00\x42\x07\n\x05\x65vent\"\x17\n\x06Queued\x12\r\n\x05\x61head\x18\x01 \x01(\r\"*\n\x08Progress\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x10\n\x08\x66raction\x18\x02 \x01(\x01\"1\n\x07Segment\x12\x13\n\x0b\x66rom_lps_mm\x18\x01 \x03(\x01\x12\x11\n\tto_lps_mm\x18\x02 \x03(\x01\"9\n\nNoduleMask\x12\x0e\n\x06offset\x18\x01 \x03(\r\x12\r\n\x05shape\x18\x02 \x03(\r\x12\x0c\n\x04\x62its\x18\x03 \x01(\x0c\"\x94\x03\n\x07\x46inding\x12\x15\n\rcenter_lps_mm\x18\x01 \x03(\x01\x12\x13\n\x0bprobability\x18\x02 \x01(\x01\x12\x14\n\x0clong_axis_mm\x18\x03 \x01(\x01\x12\x15\n\rshort_axis_mm\x18\x04 \x01(\x01\x12\x18\n\x10mean_diameter_mm\x18\x05 \x01(\x01\x12\x12\n\nvolume_mm3\x18\x06 \x01(\x01\x12\x13\n\x0b\x61ttenuation\x18\x07 \x01(\t\x12\x1e\n\x11solid_diameter_mm\x18\x08 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07mean_hu\x18\t \x01(\x01\x12\x0c\n\x04side\x18\n \x01(\t\x12\x0c\n\x04lobe\x18\x0b \x01(\t\x12-\n\tlong_axis\x18\x0c \x01(\x0b\x32\x1a.phoi.inference.v1.Segment\x12.\n\nshort_axis\x18\r \x01(\x0b\x32\x1a.phoi.inference.v1.Segment\x12+\n\x04mask\x18\x0e \x01(\x0b\x32\x1d.phoi.inference.v1.NoduleMaskB\x14\n\x12_solid_diameter_mm\"=\n\x0cLungCoverage\x12\x0c\n\x04\x61pex\x18\x01 \x01(\x08\x12\x0c\n\x04\x62\x61se\x18\x02 \x01(\x08\x12\x11\n\tvolume_ml\x18\x03 \x01(\x01\"\xa5\x02\n\x08\x41nalysis\x12\x30\n\x05model\x18\x01 \x01(\x0b\x32!.phoi.inference.v1.ModelReference\x12,\n\x08\x66indings\x18\x02 \x03(\x0b\x32\x1a.phoi.inference.v1.Finding\x12\x31\n\x08\x63overage\x18\x03 \x01(\x0b\x32\x1f.phoi.inference.v1.LungCoverage\x12:\n\x08timing_s\x18\x04 \x03(\x0b\x32(.phoi.inference.v1.Analysis.TimingSEntry\x12\x1a\n\x12\x65xecution_provider\x18\x05 \x01(\t\x1a.\n\x0cTimingSEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"/\n\rNotAnalysable\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"\x7f\n\x05Model\x12\x30\n\x05model\x18\x01 \x01(\x0b\x32!.phoi.inference.v1.ModelReference\x12\x18\n\x10operating_points\x18\x02 \x03(\t\x12\x0e\n\x06loaded\x18\x03 \x01(\x08\x12\x1a\n\x12\x65xecution_provider\x18\x04 \x01(\t\"\x13\n\x11ListModelsRequest\">\n\x12ListModelsResponse\x12(\n\x06models\x18\x01 \x03(\x0b\x32\x18.phoi.inference.v1.Model\"T\n\x10LoadModelRequest\x12\x30\n\x05model\x18\x01 \x01(\x0b\x32!.phoi.inference.v1.ModelReference\x12\x0e\n\x06source\x18\x02 \x01(\t\"<\n\x11LoadModelResponse\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.phoi.inference.v1.Model\"F\n\x12UnloadModelRequest\x12\x30\n\x05model\x18\x01 \x01(\x0b\x32!.phoi.inference.v1.ModelReference\"\x15\n\x13UnloadModelResponse\"\"\n\x11ReadVolumeRequest\x12\r\n\x05token\x18\x01 \x01(\t\"(\n\x11ReadBundleRequest\x12\x13\n\x0b\x62undle_hash\x18\x01 \x01(\t\"\x15\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c*b\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x14\n\x10PRIORITY_ROUTINE\x10\x01\x12\x13\n\x0fPRIORITY_URGENT\x10\x02\x12\x11\n\rPRIORITY_STAT\x10\x03*D\n\x06Region\x12\x16\n\x12REGION_UNSPECIFIED\x10\x00\x12\x10\n\x0cREGION_LUNGS\x10\x01\x12\x10\n\x0cREGION_WHOLE\x10\x02\x32\xf4\x02\n\x10InferenceService\x12O\n\x07\x41nalyze\x12!.phoi.inference.v1.AnalyzeRequest\x1a\x1f.phoi.inference.v1.AnalyzeEvent0\x01\x12Y\n\nListModels\x12$.phoi.inference.v1.ListModelsRequest\x1a%.phoi.inference.v1.ListModelsResponse\x12V\n\tLoadModel\x12#.phoi.inference.v1.LoadModelRequest\x1a$.phoi.inference.v1.LoadModelResponse\x12\\\n\x0bUnloadModel\x12%.phoi.inference.v1.UnloadModelRequest\x1a&.phoi.inference.v1.UnloadModelResponse2^\n\x0cVolumeSource\x12N\n\nReadVolume\x12$.phoi.inference.v1.ReadVolumeRequest\x1a\x18.phoi.inference.v1.Chunk0\x01\x32^\n\x0c\x42undleSource\x12N\n\nReadBundle\x12$.phoi.inference.v1.ReadBundleRequest\x1a\x18.phoi.inference.v1.Chunk0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-phoi_protos/phoi/inference/v1/inference.proto\x12\x11phoi.inference.v1\"V\n\x08Geometry\x12\r\n\x05shape\x18\x01 \x03(\r\x12\x12\n\nspacing_mm\x18\x02 \x03(\x01\x12\x15\n\rorigin_lps_mm\x18\x03 \x03(\x01\x12\x10\n\x08\x61xes_lps\x18\x04 \x03(\x01\"\x1c\n\x0cVolumeHandle\x12\x0c\n\x04name\x18\x01 \x01(\t\"1\n\x0fVolumeReference\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\t\"]\n\x0eModelReference\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0b\x62undle_hash\x18\x03 \x01(\t\x12\x17\n\x0foperating_point\x18\x04 \x01(\t\"\xe5\x02\n\x0e\x41nalyzeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x30\n\x05model\x18\x02 \x01(\x0b\x32!.phoi.inference.v1.ModelReference\x12-\n\x08geometry\x18\x03 \x01(\x0b\x32\x1b.phoi.inference.v1.Geometry\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x31\n\x06handle\x18\x05 \x01(\x0b\x32\x1f.phoi.inference.v1.VolumeHandleH\x00\x12\x37\n\treference\x18\x06 \x01(\x0b\x32\".phoi.inference.v1.VolumeReferenceH\x00\x12-\n\x08priority\x18\x07 \x01(\x0e\x32\x1b.phoi.inference.v1.Priority\x12)\n\x06region\x18\x08 \x01(\x0e\x32\x19.phoi.inference.v1.RegionB\x08\n\x06volume\"\xa4\x01\n\x0c\x41nalyzeEvent\x12+\n\x06queued\x18\x01 \x01(\x0b\x32\x19.phoi.inference.v1.QueuedH\x00\x12/\n\x08progress\x18\x02 \x01(\x0b\x32\x1b.phoi.inference.v1.ProgressH\x00\x12-\n\x06result\x18\x03 \x01(\x0b\x32\x1b.phoi.inference.v1.AnalysisH\x00\x42\x07\n\x05\x65vent\"\x17\n\x06Queued\x12\r\n\x05\x61head\x18\x01 \x01(\r\"*\n\x08Progress\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x10\n\x08\x66raction\x18\x02 \x01(\x01\"1\n\x07Segment\x12\x13\n\x0b\x66rom_lps_mm\x18\x01 \x03(\x01\x12\x11\n\tto_lps_mm\x18\x02 \x03(\x01\"9\n\nNoduleMask\x12\x0e\n\x06offset\x18\x01 \x03(\r\x12\r\n\x05shape\x18\x02 \x03(\r\x12\x0c\n\x04\x62its\x18\x03 \x01(\x0c\"\x94\x03\n\x07\x46inding\x12\x15\n\rcenter_lps_mm\x18\x01 \x03(\x01\x12\x13\n\x0bprobability\x18\x02 \x01(\x01\x12\x14\n\x0clong_axis_mm\x18\x03 \x01(\x01\x12\x15\n\rshort_axis_mm\x18\x04 \x01(\x01\x12\x18\n\x10mean_diameter_mm\x18\x05 \x01(\x01\x12\x12\n\nvolume_mm3\x18\x06 \x01(\x01\x12\x13\n\x0b\x61ttenuation\x18\x07 \x01(\t\x12\x1e\n\x11solid_diameter_mm\x18\x08 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07mean_hu\x18\t \x01(\x01\x12\x0c\n\x04side\x18\n \x01(\t\x12\x0c\n\x04lobe\x18\x0b \x01(\t\x12-\n\tlong_axis\x18\x0c \x01(\x0b\x32\x1a.phoi.inference.v1.Segment\x12.\n\nshort_axis\x18\r \x01(\x0b\x32\x1a.phoi.inference.v1.Segment\x12+\n\x04mask\x18\x0e \x01(\x0b\x32\x1d.phoi.inference.v1.NoduleMaskB\x14\n\x12_solid_diameter_mm\"[\n\x0cLungCoverage\x12\x0c\n\x04\x61pex\x18\x01 \x01(\x08\x12\x0c\n\x04\x62\x61se\x18\x02 \x01(\x08\x12\x11\n\tvolume_ml\x18\x03 \x01(\x01\x12\x12\n\x05sides\x18\x04 \x01(\x08H\x00\x88\x01\x01\x42\x08\n\x06_sides\"\xa5\x02\n\x08\x41nalysis\x12\x30\n\x05model\x18\x01 \x01(\x0b\x32!.phoi.inference.v1.ModelReference\x12,\n\x08\x66indings\x18\x02 \x03(\x0b\x32\x1a.phoi.inference.v1.Finding\x12\x31\n\x08\x63overage\x18\x03 \x01(\x0b\x32\x1f.phoi.inference.v1.LungCoverage\x12:\n\x08timing_s\x18\x04 \x03(\x0b\x32(.phoi.inference.v1.Analysis.TimingSEntry\x12\x1a\n\x12\x65xecution_provider\x18\x05 \x01(\t\x1a.\n\x0cTimingSEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"/\n\rNotAnalysable\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"\x7f\n\x05Model\x12\x30\n\x05model\x18\x01 \x01(\x0b\x32!.phoi.inference.v1.ModelReference\x12\x18\n\x10operating_points\x18\x02 \x03(\t\x12\x0e\n\x06loaded\x18\x03 \x01(\x08\x12\x1a\n\x12\x65xecution_provider\x18\x04 \x01(\t\"\x13\n\x11ListModelsRequest\">\n\x12ListModelsResponse\x12(\n\x06models\x18\x01 \x03(\x0b\x32\x18.phoi.inference.v1.Model\"T\n\x10LoadModelRequest\x12\x30\n\x05model\x18\x01 \x01(\x0b\x32!.phoi.inference.v1.ModelReference\x12\x0e\n\x06source\x18\x02 \x01(\t\"<\n\x11LoadModelResponse\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.phoi.inference.v1.Model\"F\n\x12UnloadModelRequest\x12\x30\n\x05model\x18\x01 \x01(\x0b\x32!.phoi.inference.v1.ModelReference\"\x15\n\x13UnloadModelResponse\"\"\n\x11ReadVolumeRequest\x12\r\n\x05token\x18\x01 \x01(\t\"(\n\x11ReadBundleRequest\x12\x13\n\x0b\x62undle_hash\x18\x01 \x01(\t\"\x15\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c*b\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x14\n\x10PRIORITY_ROUTINE\x10\x01\x12\x13\n\x0fPRIORITY_URGENT\x10\x02\x12\x11\n\rPRIORITY_STAT\x10\x03*D\n\x06Region\x12\x16\n\x12REGION_UNSPECIFIED\x10\x00\x12\x10\n\x0cREGION_LUNGS\x10\x01\x12\x10\n\x0cREGION_WHOLE\x10\x02\x32\xf4\x02\n\x10InferenceService\x12O\n\x07\x41nalyze\x12!.phoi.inference.v1.AnalyzeRequest\x1a\x1f.phoi.inference.v1.AnalyzeEvent0\x01\x12Y\n\nListModels\x12$.phoi.inference.v1.ListModelsRequest\x1a%.phoi.inference.v1.ListModelsResponse\x12V\n\tLoadModel\x12#.phoi.inference.v1.LoadModelRequest\x1a$.phoi.inference.v1.LoadModelResponse\x12\\\n\x0bUnloadModel\x12%.phoi.inference.v1.UnloadModelRequest\x1a&.phoi.inference.v1.UnloadModelResponse2^\n\x0cVolumeSource\x12N\n\nReadVolume\x12$.phoi.inference.v1.ReadVolumeRequest\x1a\x18.phoi.inference.v1.Chunk0\x01\x32^\n\x0c\x42undleSource\x12N\n\nReadBundle\x12$.phoi.inference.v1.ReadBundleRequest\x1a\x18.phoi.inference.v1.Chunk0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,10 +33,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ANALYSIS_TIMINGSENTRY']._loaded_options = None
   _globals['_ANALYSIS_TIMINGSENTRY']._serialized_options = b'8\001'
-  _globals['_PRIORITY']._serialized_start=2411
-  _globals['_PRIORITY']._serialized_end=2509
-  _globals['_REGION']._serialized_start=2511
-  _globals['_REGION']._serialized_end=2579
+  _globals['_PRIORITY']._serialized_start=2441
+  _globals['_PRIORITY']._serialized_end=2539
+  _globals['_REGION']._serialized_start=2541
+  _globals['_REGION']._serialized_end=2609
   _globals['_GEOMETRY']._serialized_start=68
   _globals['_GEOMETRY']._serialized_end=154
   _globals['_VOLUMEHANDLE']._serialized_start=156
@@ -60,37 +60,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FINDING']._serialized_start=1039
   _globals['_FINDING']._serialized_end=1443
   _globals['_LUNGCOVERAGE']._serialized_start=1445
-  _globals['_LUNGCOVERAGE']._serialized_end=1506
-  _globals['_ANALYSIS']._serialized_start=1509
-  _globals['_ANALYSIS']._serialized_end=1802
-  _globals['_ANALYSIS_TIMINGSENTRY']._serialized_start=1756
-  _globals['_ANALYSIS_TIMINGSENTRY']._serialized_end=1802
-  _globals['_NOTANALYSABLE']._serialized_start=1804
-  _globals['_NOTANALYSABLE']._serialized_end=1851
-  _globals['_MODEL']._serialized_start=1853
-  _globals['_MODEL']._serialized_end=1980
-  _globals['_LISTMODELSREQUEST']._serialized_start=1982
-  _globals['_LISTMODELSREQUEST']._serialized_end=2001
-  _globals['_LISTMODELSRESPONSE']._serialized_start=2003
-  _globals['_LISTMODELSRESPONSE']._serialized_end=2065
-  _globals['_LOADMODELREQUEST']._serialized_start=2067
-  _globals['_LOADMODELREQUEST']._serialized_end=2151
-  _globals['_LOADMODELRESPONSE']._serialized_start=2153
-  _globals['_LOADMODELRESPONSE']._serialized_end=2213
-  _globals['_UNLOADMODELREQUEST']._serialized_start=2215
-  _globals['_UNLOADMODELREQUEST']._serialized_end=2285
-  _globals['_UNLOADMODELRESPONSE']._serialized_start=2287
-  _globals['_UNLOADMODELRESPONSE']._serialized_end=2308
-  _globals['_READVOLUMEREQUEST']._serialized_start=2310
-  _globals['_READVOLUMEREQUEST']._serialized_end=2344
-  _globals['_READBUNDLEREQUEST']._serialized_start=2346
-  _globals['_READBUNDLEREQUEST']._serialized_end=2386
-  _globals['_CHUNK']._serialized_start=2388
-  _globals['_CHUNK']._serialized_end=2409
-  _globals['_INFERENCESERVICE']._serialized_start=2582
-  _globals['_INFERENCESERVICE']._serialized_end=2954
-  _globals['_VOLUMESOURCE']._serialized_start=2956
-  _globals['_VOLUMESOURCE']._serialized_end=3050
-  _globals['_BUNDLESOURCE']._serialized_start=3052
-  _globals['_BUNDLESOURCE']._serialized_end=3146
+  _globals['_LUNGCOVERAGE']._serialized_end=1536
+  _globals['_ANALYSIS']._serialized_start=1539
+  _globals['_ANALYSIS']._serialized_end=1832
+  _globals['_ANALYSIS_TIMINGSENTRY']._serialized_start=1786
+  _globals['_ANALYSIS_TIMINGSENTRY']._serialized_end=1832
+  _globals['_NOTANALYSABLE']._serialized_start=1834
+  _globals['_NOTANALYSABLE']._serialized_end=1881
+  _globals['_MODEL']._serialized_start=1883
+  _globals['_MODEL']._serialized_end=2010
+  _globals['_LISTMODELSREQUEST']._serialized_start=2012
+  _globals['_LISTMODELSREQUEST']._serialized_end=2031
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2033
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2095
+  _globals['_LOADMODELREQUEST']._serialized_start=2097
+  _globals['_LOADMODELREQUEST']._serialized_end=2181
+  _globals['_LOADMODELRESPONSE']._serialized_start=2183
+  _globals['_LOADMODELRESPONSE']._serialized_end=2243
+  _globals['_UNLOADMODELREQUEST']._serialized_start=2245
+  _globals['_UNLOADMODELREQUEST']._serialized_end=2315
+  _globals['_UNLOADMODELRESPONSE']._serialized_start=2317
+  _globals['_UNLOADMODELRESPONSE']._serialized_end=2338
+  _globals['_READVOLUMEREQUEST']._serialized_start=2340
+  _globals['_READVOLUMEREQUEST']._serialized_end=2374
+  _globals['_READBUNDLEREQUEST']._serialized_start=2376
+  _globals['_READBUNDLEREQUEST']._serialized_end=2416
+  _globals['_CHUNK']._serialized_start=2418
+  _globals['_CHUNK']._serialized_end=2439
+  _globals['_INFERENCESERVICE']._serialized_start=2612
+  _globals['_INFERENCESERVICE']._serialized_end=2984
+  _globals['_VOLUMESOURCE']._serialized_start=2986
+  _globals['_VOLUMESOURCE']._serialized_end=3080
+  _globals['_BUNDLESOURCE']._serialized_start=3082
+  _globals['_BUNDLESOURCE']._serialized_end=3176
 # @@protoc_insertion_point(module_scope)

@@ -439,21 +439,27 @@ class LungCoverage(_message.Message):
     APEX_FIELD_NUMBER: _builtins.int
     BASE_FIELD_NUMBER: _builtins.int
     VOLUME_ML_FIELD_NUMBER: _builtins.int
+    SIDES_FIELD_NUMBER: _builtins.int
     apex: _builtins.bool
     base: _builtins.bool
     volume_ml: _builtins.float
+    sides: _builtins.bool
+    """absent: not looked at, taken as shown"""
     def __init__(
         self,
         *,
         apex: _builtins.bool = ...,
         base: _builtins.bool = ...,
         volume_ml: _builtins.float = ...,
+        sides: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_sides", b"_sides", "sides", b"sides"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["apex", b"apex", "base", b"base", "volume_ml", b"volume_ml"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sides", b"_sides", "apex", b"apex", "base", b"base", "sides", b"sides", "volume_ml", b"volume_ml"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__sides: _TypeAlias = _typing.Literal["sides"]  # noqa: Y015
+    _WhichOneofArgType__sides: _TypeAlias = _typing.Literal["_sides", b"_sides"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sides) -> _WhichOneofReturnType__sides | None: ...
 
 Global___LungCoverage: _TypeAlias = LungCoverage  # noqa: Y015
 
