@@ -108,7 +108,7 @@ def test_only_patches_that_touch_the_lungs_are_run() -> None:
 
 
 def test_marks_far_from_the_lungs_are_dropped_unless_the_whole_volume_is_asked_for() -> None:
-    inside, border, outside = (32, 32, 32), (32, 32, 51), (32, 60, 32)
+    inside, border, outside = (32, 32, 32), (32, 32, 50), (32, 60, 32)
     grid = chest((64, 64, 64), inside, border, outside)
     lungs = lungs_filling((64, 64, 64), border=16)
     found = detect(grid, lungs, parameters(), BrightVoxels())
@@ -122,9 +122,18 @@ def test_a_mass_on_the_chest_wall_counts_although_its_middle_lies_outside_the_lu
     """A real one of 45 mm on the diaphragm: its middle lay 15 mm outside the lung mask."""
     grid = chest((96, 64, 64), (48, 40, 32))
     lungs = lungs_filling((96, 64, 64), border=4)
-    lungs.labels[28:68, 25:, 12:52] = 0  # the mask goes around it
+    lungs.labels[30:66, 26:, 13:51] = 0  # the mask goes around it
     assert len(detect(grid, lungs, parameters(), BrightVoxels(diameter_mm=40.0))) == 1
     assert detect(grid, lungs, parameters(), BrightVoxels(diameter_mm=20.0)) == ()
+
+
+def test_a_large_mark_in_the_mediastinum_does_not_count_although_a_lung_is_as_near() -> None:
+    """One of 38 mm beside the trachea lay 15.7 mm outside the lung mask."""
+    grid = chest((64, 64, 96), (32, 32, 65))
+    lungs = lungs_filling((64, 64, 96))
+    lungs.labels[..., 50:] = 0
+    found = detect(grid, lungs, parameters(), BrightVoxels(diameter_mm=38.0))
+    assert found == ()
 
 
 def test_progress_rises_to_one_and_cancelling_stops_before_the_next_batch() -> None:
