@@ -171,8 +171,8 @@ _SMALL_MM = tuple(np.linspace(6.0, 10.0, len(_IN_CLEAR_LUNG_LPS_MM)))
 _LUNG_HU = -850.0
 _A_CELL_MM = 4.0
 _LEAST_FOUND, _MOST_FALSE = 4, 2
-"""Of seven, and in 70 mm of one lung. Version 1.1.0 of the model finds six or seven, five of them in
-5 mm slices, and marks nothing else."""
+"""Of seven, and in 70 mm of one lung. Version 1.1.0 of the model finds six or seven (five in slices
+of 5 mm) and marks nothing else."""
 
 
 @dataclass(frozen=True, eq=False)
