@@ -6,6 +6,7 @@ other side the verdict says so: the cases cannot tell.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -21,7 +22,7 @@ from phoi_training.breakdown import (
     overall,
     reliability,
 )
-from phoi_training.card import counts, interval_text, scan_table
+from phoi_training.card import counts, scan_table
 from phoi_training.evaluation import (
     Froc,
     Interval,
@@ -168,8 +169,18 @@ def _froc(results: Sequence[ScanResult], least_mm: float) -> Froc:
 
 def _at_least(name: str, value: float, least: float, interval: Interval | None, on: Froc) -> Row:
     sure = interval is not None and not interval[0] < least <= interval[1]
-    told = interval_text(interval)
+    told = _told(interval)
     return Row(f"{name} at least {least:g}", f"{value:.3f}", told, counts(on), value >= least, sure)
+
+
+def _told(interval: Interval | None, sign: str = "") -> str:
+    if interval is None:
+        return "too few cases"
+    return f"{interval[0]:{sign}.3f} to {interval[1]:{sign}.3f}"
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _one_nodule_rows(evidence: Evidence) -> list[Row]:
@@ -185,7 +196,7 @@ def _one_nodule_rows(evidence: Evidence) -> list[Row]:
             f"{scan}'s nodule at no more than 1 false mark, every network alone",
             f"{share} of {len(single)}",
             "-",
-            f"1 nodule, {len(single)} networks",
+            f"1 nodule, {_number(len(single), 'network')}",
             share == len(single),
         )
     ]
@@ -221,7 +232,7 @@ def _crop_rows(evidence: Evidence) -> list[Row]:
         found = sum(crop.probability >= evidence.threshold for crop in chosen)
         if chosen:
             patients = len({crop.result.whose for crop in chosen})
-            cases = f"{len(chosen)} nodules of {patients} patients"
+            cases = f"{_number(len(chosen), 'nodule')} of {_number(patients, 'patient')}"
             met = None if asked is None else found >= asked
             rows.append(_share_row(name, Share("", found, len(chosen)), cases, met=met))
     return rows
@@ -240,7 +251,7 @@ def _tumour_rows(evidence: Evidence) -> list[Row]:
     once = sum(result.marks_on(0, evidence.threshold) == 1 for result in chosen)
     share = Share("", once, len(chosen))
     name = "outlined tumours of patients held out: each as exactly one mark"
-    return [_share_row(name, share, f"{len(chosen)} patients", met=once == len(chosen))]
+    return [_share_row(name, share, _number(len(chosen), "patient"), met=once == len(chosen))]
 
 
 def _quiet_rows(evidence: Evidence) -> list[Row]:
@@ -251,7 +262,7 @@ def _quiet_rows(evidence: Evidence) -> list[Row]:
         told = ", ".join(f"{r.scan} {n}" for r, n in zip(quiet, marks, strict=True))
         middle = float(np.median(marks))
         name = f"scans without nodules, patients held out: median of at most {QUIET_MOST:g} marks"
-        cases = f"{len(quiet)} scans"
+        cases = _number(len(quiet), "scan")
         rows.append(Row(name, f"{middle:g} ({told})", "-", cases, middle <= QUIET_MOST))
     if evidence.phantoms:
         marks = [result.false_marks(evidence.threshold) for result in evidence.phantoms]
@@ -261,7 +272,7 @@ def _quiet_rows(evidence: Evidence) -> list[Row]:
                 f"phantoms without nodules, unseen: at most {PHANTOM_MOST:g} mark each",
                 f"mean {mean:.2f}, {least:.0%} with at most {PHANTOM_MOST:g}, most {max(marks)}",
                 "-",
-                f"{len(marks)} phantoms",
+                _number(len(marks), "phantom"),
                 max(marks) <= PHANTOM_MOST,
             )
         )
@@ -273,14 +284,15 @@ def _size_rows(sizes: Sequence[Measured]) -> list[Row]:
     if len(solid) <= 1:
         return []
     found = agreement([nodule.error_mm for nodule in solid])
-    cases = f"{found.count} nodules in {len({nodule.host for nodule in solid})} scans"
+    hosts = len({nodule.host for nodule in solid})
+    cases = f"{found.count} nodules in {_number(hosts, 'scan')}"
     kind = f"mean diameter, planted solid nodules of {SIZES_MM[0]:g} to {SIZES_MM[1]:g} mm"
-    within = max(-found.lower, found.upper) <= LIMIT_MM
+    within = bool(max(-found.lower, found.upper) <= LIMIT_MM)
     limits = f"{found.lower:+.2f} to {found.upper:+.2f} mm"
-    error = found.spread / np.sqrt(found.count)
+    error = found.spread / math.sqrt(found.count)
     told = f"{found.bias - error:+.2f} to {found.bias + error:+.2f} mm"
-    sure = abs(abs(found.bias) - BIAS_MM) > error
-    bias = abs(found.bias) <= BIAS_MM
+    sure = bool(abs(abs(found.bias) - BIAS_MM) > error)
+    bias = bool(abs(found.bias) <= BIAS_MM)
     return [
         Row(f"{kind}: bias within {BIAS_MM} mm", f"{found.bias:+.2f} mm", told, cases, bias, sure),
         Row(f"{kind}: 95 % limits within {LIMIT_MM} mm", limits, "-", cases, within),
@@ -296,9 +308,7 @@ def _form_rows(evidence: Evidence) -> list[Row]:
     told = f"{found.difference:+.3f} ({found.cpm:.3f} against {found.reference:.3f})"
     name = f"CPM in 8-bit integers against float32, unseen anatomy: at most {CPM_TOLERANCE} less"
     met = found.difference >= -CPM_TOLERANCE
-    return [
-        Row(name, told, interval_text(found.interval, "+"), counts(found), met, _one_sided(found))
-    ]
+    return [Row(name, told, _told(found.interval, "+"), counts(found), met, _one_sided(found))]
 
 
 def _one_sided(found: PairedCpm) -> bool:
@@ -351,7 +361,7 @@ def target_lines(evidence: Evidence, pictures: Mapping[str, str] | None = None) 
         *_crop_lines(evidence),
     ]
     for file, shown in (pictures or {}).items():
-        lines += [f"![{shown}]({file})", "", f"{shown}", ""]
+        lines += [f"![{shown.partition(',')[0]}]({file})", "", shown, ""]
     return lines
 
 
