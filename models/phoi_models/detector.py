@@ -487,12 +487,14 @@ def calibrated(scores: Floats, calibration: Calibration) -> NDArray[np.float64]:
 
 
 def _belongs(candidate: Candidate, canonical: CanonicalGrid, lungs: LungMask) -> bool:
-    """Whether a good part of the mark, widened a little, lies in a lung.
+    """Whether the mark's middle lies in a lung, or a good part of it, widened a little.
 
     The lung mask leaves out most of a mass that lies broadly on the chest wall or the diaphragm;
     a mark of the same size in the mediastinum reaches no lung, though one is no farther from it.
     """
     middle = canonical.lps_to_index(candidate.center_lps_mm)
+    if lungs.nearest(middle)[1] == 0.0:
+        return True
     radius = (candidate.diameter_mm / 2 + _OUTSIDE_MM) / canonical.spacing_mm
     low = np.maximum(np.ceil(middle - radius), 0).astype(int)
     high = np.minimum(np.floor(middle + radius) + 1, lungs.labels.shape).astype(int)
