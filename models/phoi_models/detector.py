@@ -316,6 +316,25 @@ def _tiles_along(part: slice, patch: int, stride: int, margin: int) -> Iterator[
         yield (first + number * step) * stride, slice(border, cells - border)
 
 
+def cut_block(
+    hu: NDArray[np.int16], start: Sequence[int] | NDArray[np.int_], shape: Index
+) -> NDArray[np.int16]:
+    """A block of a volume, which may reach beyond it: there the outermost voxels go on.
+
+    Air there would end every vessel that the scan cuts in what looks like a nodule.
+
+    Args:
+        hu: axes (z, y, x).
+        start: index (z, y, x) of the block's first voxel; may lie outside.
+        shape: of the block (z, y, x), voxels.
+    """
+    inside = [
+        np.clip(np.arange(first, first + length), 0, size - 1)
+        for first, length, size in zip(start, shape, hu.shape, strict=True)
+    ]
+    return hu[np.ix_(*inside)]
+
+
 def cut_patch(
     hu: NDArray[np.int16], start: Index, shape: Index, parameters: DetectorParameters
 ) -> Floats:
@@ -328,19 +347,13 @@ def cut_patch(
         parameters: give the window.
 
     Returns:
-        float32 of ``shape``, windowed to 0..1; air where it reaches beyond the grid.
+        float32 of ``shape``, windowed to 0..1.
     """
     low, high = parameters.window_hu
-    patch = np.zeros(shape, dtype=np.float32)
-    source = tuple(slice(max(0, a), max(0, a + n)) for a, n in zip(start, shape, strict=True))
-    block = hu[source].astype(np.float32)
-    block -= low
-    block /= high - low
-    target = tuple(
-        slice(max(0, -a), max(0, -a) + n) for a, n in zip(start, block.shape, strict=True)
-    )
-    patch[target] = np.clip(block, 0.0, 1.0, out=block)
-    return patch
+    patch = cut_block(hu, start, shape).astype(np.float32)
+    patch -= low
+    patch /= high - low
+    return np.clip(patch, 0.0, 1.0, out=patch)
 
 
 @dataclass(frozen=True, eq=False)
@@ -384,7 +397,8 @@ def _peaks(maps: _Maps, canonical: CanonicalGrid, stride: int) -> list[Candidate
     cells, scores = cells[order], scores[order]
     at = tuple(cells.T)
     offset = np.clip(np.moveaxis(maps.offset, 0, -1)[at], -stride, stride)
-    centers = canonical.index_to_lps(cells * stride + (stride - 1) / 2 + offset)
+    places = cells * stride + (stride - 1) / 2 + offset
+    centers = _scanned_lps(canonical, places)
     diameters = np.clip(maps.diameter[at], *_DIAMETERS_MM)
     return [
         Candidate(as_triple(center), float(diameter), float(score))
@@ -447,10 +461,16 @@ def _best_of_the_lesion(
     best = np.unravel_index(int(np.argmax(np.where(own, maps.heat, -1.0))), own.shape)
     place = places[best] + np.clip(np.moveaxis(maps.offset, 0, -1)[best], -stride, stride)
     return Candidate(
-        as_triple(canonical.index_to_lps(place)),
+        as_triple(_scanned_lps(canonical, place)),
         float(np.clip(maps.diameter[best], *_DIAMETERS_MM)),
         float(maps.heat[best]),
     )
+
+
+def _scanned_lps(canonical: CanonicalGrid, index: NDArray[np.floating]) -> NDArray[np.float64]:
+    """LPS, mm, of indices; of the nearest voxel for those beyond the grid."""
+    last = np.array(canonical.hu.shape) - 1
+    return canonical.index_to_lps(np.clip(index, 0, last))
 
 
 def _joined(first: Candidate, second: Candidate, weight: float) -> Candidate:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from phoi_models.bundle import Calibration, DetectorParameters, OperatingPoint, SecondLook
 from phoi_models.canonical import CanonicalGrid
-from phoi_models.detector import Cancelled, Candidate, Floats, calibrated, detect, merged
+from phoi_models.detector import Cancelled, Candidate, Floats, calibrated, cut_patch, detect, merged
 from phoi_models.findings import LungCoverage, Region
 from phoi_models.lungs import LEFT, RIGHT, LungMask
 
@@ -71,7 +71,31 @@ def lungs_filling(shape: tuple[int, int, int], border: int = 0) -> LungMask:
     return LungMask(labels, 1.0, LungCoverage(apex=True, base=True, volume_ml=1.0))
 
 
-voxel_index = st.tuples(st.integers(0, 49), st.integers(0, 40), st.integers(0, 60))
+# The outermost voxels go on beyond the grid, and a bright one with them.
+voxel_index = st.tuples(st.integers(1, 48), st.integers(1, 39), st.integers(1, 59))
+
+
+@given(start=st.tuples(*[st.integers(-20, 20)] * 3), shape=st.tuples(*[st.integers(1, 24)] * 3))
+def test_a_patch_beyond_the_grid_goes_on_with_the_outermost_voxels(
+    start: tuple[int, int, int], shape: tuple[int, int, int]
+) -> None:
+    hu = np.random.default_rng(0).integers(-1000, 400, (6, 9, 12)).astype(np.int16)
+    low, high = parameters().window_hu
+    padded = np.pad((hu - low) / (high - low), 50, mode="edge")
+    where = tuple(slice(a + 50, a + 50 + n) for a, n in zip(start, shape, strict=True))
+    np.testing.assert_allclose(
+        cut_patch(hu, start, shape, parameters()), np.clip(padded[where], 0, 1), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("voxel", [(0, 0, 0), (49, 40, 60), (0, 20, 60)])
+def test_a_mark_at_the_border_lies_in_the_scan(voxel: tuple[int, int, int]) -> None:
+    grid = chest((50, 41, 61), voxel)
+    lungs = lungs_filling(grid.hu.shape)
+    for found in detect(grid, lungs, looking_twice(), BrightVoxels(), second_look=BrightVoxels()):
+        index = grid.lps_to_index(found.center_lps_mm)
+        assert (index > -1e-6).all()
+        assert (index < np.array(grid.hu.shape) - 1 + 1e-6).all()
 
 
 @settings(max_examples=40, deadline=None)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from phoi_models.bundle import DetectorParameters
 from phoi_models.canonical import CanonicalGrid, to_canonical
+from phoi_models.detector import cut_block
 from phoi_models.errors import NotAnalysable
 from phoi_models.files import write_atomically
 from phoi_models.geometry import as_triple
@@ -263,7 +264,9 @@ def chest_patches(
         start = np.rint(middle + rng.uniform(-0.22, 0.22, 3) * edge - edge / 2).astype(int)
         moved = np.array([*start, 0.0])
         near = [_reaching(rows - moved, edge) for rows in (certain, uncertain, rejected)]
-        patches.append(Patch(_cut(grid, start, edge), near[0], near[1], host.complete, near[2]))
+        patches.append(
+            Patch(cut_block(grid.hu, start, (edge,) * 3), near[0], near[1], host.complete, near[2])
+        )
     return patches
 
 
@@ -343,18 +346,6 @@ def _in_grid(grid: CanonicalGrid, marks: Sequence[Mark], zoom: float) -> NDArray
         for mark in marks
     ]
     return np.array(rows, dtype=np.float64).reshape(-1, 4)
-
-
-def _cut(grid: CanonicalGrid, start: NDArray[np.int_], size: int) -> NDArray[np.int16]:
-    """A cube that may reach beyond the grid; air there."""
-    cube = np.full((size,) * 3, -1000, np.int16)
-    low = np.maximum(start, 0)
-    high = np.minimum(start + size, grid.hu.shape)
-    if (low < high).all():
-        source = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-        target = tuple(slice(a, b) for a, b in zip(low - start, high - start, strict=True))
-        cube[target] = grid.hu[source]
-    return cube
 
 
 def augmented(patch: Patch, rng: np.random.Generator) -> Patch:
