@@ -332,7 +332,8 @@ def cut_block(
         np.clip(np.arange(first, first + length), 0, size - 1)
         for first, length, size in zip(start, shape, hu.shape, strict=True)
     ]
-    return hu[np.ix_(*inside)]
+    block: NDArray[np.int16] = hu[np.ix_(*inside)]
+    return block
 
 
 def cut_patch(
