@@ -143,10 +143,11 @@ def test_an_accepted_form_goes_into_the_bundle(tmp_path: Path, chests: list[Back
 def test_a_form_that_finds_too_little_leaves_the_bundle_as_it_was(
     tmp_path: Path, chests: list[Background], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def empty(_: object, shape: tuple[int, int, int], *__: object) -> Floats:
-        return np.zeros((1, 1, *shape), np.float32)
+    def far_too_bright(_: object, shape: tuple[int, int, int], *__: object) -> Floats:
+        """Ranges so wide that all of a real patch falls into one step of the integers."""
+        return np.random.default_rng(0).uniform(0, 3000, (1, 1, *shape)).astype(np.float32)
 
-    monkeypatch.setattr(module, "calibration_patches", empty)
+    monkeypatch.setattr(module, "calibration_patches", far_too_bright)
     bundle = Path(shutil.copytree(SHIPPED, tmp_path / "bundle"))
     before = {p: p.read_bytes() for p in bundle.rglob("*") if p.is_file()}
     comparison: Comparison = quantise_bundle(bundle, chests[:1], chests[1:], copies=1, seed=3)

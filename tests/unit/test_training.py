@@ -47,7 +47,7 @@ from phoi_training.patches import (
     random_part,
     targets,
 )
-from phoi_training.train import split, tuned, untuned
+from phoi_training.train import Fold, by_experience, split, tuned, untuned
 
 AXES = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
 PARAMETERS = untuned("0.0.1")
@@ -255,6 +255,13 @@ def test_a_chest_shows_its_host_and_its_donor() -> None:
     made = chests([background("a", "A"), marked], variants=2, phantoms=1)
     assert [sorted(chest.patients) for chest in made] == [["A", "B"]] * 2 + [["B"]] * 3
     assert len({chest.name for chest in made}) == 5
+
+
+def test_the_network_that_saw_the_most_real_nodules_searches() -> None:
+    bare = background("a", "A")
+    marked = replace(background("b", "B"), marks=(Mark((0.0, 0.0, 0.0), 5.0),))
+    folds = [Fold(0, (bare,), (marked,)), Fold(1, (marked,), (bare,)), Fold(2, (bare,), (marked,))]
+    assert [fold.number for fold in by_experience(folds)] == [1, 0, 2]
 
 
 def test_a_chest_gets_nodules_of_patients_who_are_held_out_with_it() -> None:

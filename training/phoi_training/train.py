@@ -172,6 +172,7 @@ def train(job: Job, console: Console) -> Trained:
             results += found
             failures += failed
 
+        networks = [networks[fold.number] for fold in by_experience(folds)]
         parameters = _joined(untuned(job.version), networks, job.recipe.patch)
         parameters, results = tuned(parameters, results)
         metrics = summary(results, parameters)
@@ -181,7 +182,7 @@ def train(job: Job, console: Console) -> Trained:
         provenance = Provenance(
             trained_on=_digests([b for b in backgrounds if _trained_on(b, folds)]),
             held_out=_digests([b for b in backgrounds if not _trained_on(b, folds)]),
-            folds=[_names(fold.held_out) for fold in folds] if job.folds > 1 else [],
+            folds=[_names(fold.held_out) for fold in by_experience(folds)] if job.folds > 1 else [],
             sources=sorted({b.source for b in backgrounds if b.source}),
             phantoms=job.phantoms,
             data_sha256=digest_sha256,
@@ -361,6 +362,18 @@ def split(
         )
         for number, share in enumerate(shares)
     ]
+
+
+def by_experience(folds: Sequence[Fold]) -> list[Fold]:
+    """Those first whose network was trained on the most real nodules: the first one searches.
+
+    What the searching network does not mark is lost to the others, which only look again.
+    """
+
+    def nodules(fold: Fold) -> int:
+        return sum(len(background.nodules) for background in fold.training)
+
+    return sorted(folds, key=nodules, reverse=True)
 
 
 def _named(name: str, patterns: Sequence[str]) -> bool:
