@@ -110,14 +110,12 @@ def test_scores_hardly_change(quantised: Path, chests: list[Background]) -> None
     assert change.std() < 0.2
 
 
-def test_ranges_from_lung_without_nodules_would_lower_the_scores_of_nodules(
-    quantised: Path, patches: Floats, tmp_path: Path
+def test_ranges_from_planted_nodules_keep_the_scores_of_nodules(
+    quantised: Path, patches: Floats
 ) -> None:
-    quantise(SHIPPED / MODEL, tmp_path / "worse.onnx", patches[-1:])
     nodules = patches[:12]
-    reference = logits(SHIPPED / MODEL, nodules)
-    change = np.abs(logits(quantised, nodules) - reference).mean()
-    assert np.abs(logits(tmp_path / "worse.onnx", nodules) - reference).mean() > 2 * change
+    change = np.abs(logits(quantised, nodules) - logits(SHIPPED / MODEL, nodules)).mean()
+    assert change < 0.1, "of a logit: 0.03 when it was written"
 
 
 def test_an_accepted_form_goes_into_the_bundle(tmp_path: Path, chests: list[Background]) -> None:
