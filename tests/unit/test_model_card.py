@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from phoi_models.errors import PhoiError
 from phoi_training.background import Mark
@@ -52,6 +54,17 @@ def test_later_parts_take_the_place_of_what_stood_there() -> None:
     assert with_part(once, Part.NOTES, ["By hand."]).count("By hand.") == 1
     with pytest.raises(PhoiError, match="no place for int8"):
         with_part("# a card of other people", Part.INT8, [])
+
+
+def test_networks_that_go_on_from_their_own_earlier_ones_saw_no_one_held_out() -> None:
+    results = [scan("a", True, False)]
+    bundle = replace(PROVENANCE, started_from="phoi-lung-nodule")
+    text = model_card(untuned("0.0.1"), bundle, results)
+    assert "fine-tuned from `phoi-lung-nodule`, which may have been trained on" in text
+    earlier = replace(PROVENANCE, started_from="work", of_earlier_run=True)
+    text = model_card(untuned("0.0.1"), earlier, results)
+    assert "goes on from its network of an earlier run, `work`, which never saw" in text
+    assert "may have been trained on" not in text
 
 
 def test_two_forms_are_told_with_their_difference() -> None:

@@ -28,13 +28,14 @@ from phoi_training.evaluation import (
     threshold_at,
 )
 from phoi_training.export import check_replaceable
-from phoi_training.fit import losses, planters
+from phoi_training.fit import Recipe, losses, planters
 from phoi_training.initial import (
     CHECKPOINT,
     UnusableWeights,
-    earlier_network,
+    earlier_folder,
     holds_networks,
     note_patients,
+    trained_on,
 )
 from phoi_training.lidc import reader_marks
 from phoi_training.patches import (
@@ -47,7 +48,8 @@ from phoi_training.patches import (
     random_part,
     targets,
 )
-from phoi_training.train import Fold, by_experience, split, tuned, untuned
+from phoi_training.ranks import Ranks
+from phoi_training.train import Fold, Job, Trainer, by_experience, split, tuned, untuned
 
 AXES = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
 PARAMETERS = untuned("0.0.1")
@@ -390,19 +392,40 @@ def test_a_network_goes_on_only_without_the_patients_it_is_validated_on(tmp_path
     note_patients(earlier_checkpoint(tmp_path, 1, "a", 1.0), ["ann", "bob"])
     note_patients(earlier_checkpoint(tmp_path, 1, "b", 2.0), ["bob", "cid"])
     note_patients(earlier_checkpoint(tmp_path, 2, "a", 3.0), ["ann", "cid"])
-    assert bias_of(earlier_network(tmp_path, 1, ["cid"])) == 1.0
-    assert bias_of(earlier_network(tmp_path, 1, ["ann", "dan"])) == 2.0
-    assert bias_of(earlier_network(tmp_path, 2, ["bob"])) == 3.0
+    assert earlier_folder(tmp_path, 1, ["cid"]).name == "network-1-a"
+    assert earlier_folder(tmp_path, 1, ["ann", "dan"]).name == "network-1-b"
+    assert earlier_folder(tmp_path, 2, ["bob"]).name == "network-2-a"
     with pytest.raises(UnusableWeights, match="no network 1 that never saw"):
-        earlier_network(tmp_path, 1, ["bob"])
+        earlier_folder(tmp_path, 1, ["bob"])
     with pytest.raises(UnusableWeights, match="no network 3"):
-        earlier_network(tmp_path, 3, [])
+        earlier_folder(tmp_path, 3, [])
 
 
 def test_a_network_that_does_not_say_whom_it_saw_is_not_gone_on_with(tmp_path: Path) -> None:
     earlier_checkpoint(tmp_path, 1, "a", 1.0)
     with pytest.raises(UnusableWeights, match="never saw"):
-        earlier_network(tmp_path, 1, ["ann"])
+        earlier_folder(tmp_path, 1, ["ann"])
+
+
+def test_a_network_that_goes_on_has_seen_the_patients_of_its_earlier_run_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note_patients(earlier_checkpoint(tmp_path / "old", 1, "a", 2.0), ["ann", "bob"])
+    monkeypatch.setattr("phoi_training.train.fit", lambda network, *_, **__: network)
+    job = Job(
+        data=tmp_path,
+        bundle=tmp_path / "bundle",
+        work=tmp_path / "new",
+        recipe=Recipe(steps=1, minutes=1.0),
+        tracking_uri="",
+        licence=tmp_path / "LICENSE",
+        init=tmp_path / "old",
+    )
+    bank = PatchBank(tmp_path / "bank", PARAMETERS, 48, seed=0)
+    trainer = Trainer(bank, (), Ranks.of_environment(), "")
+    fold = Fold(0, (background("b", "bob"),), (background("c", "cid"),))
+    assert bias_of(trainer.fit(job, fold)) == 2.0
+    assert trained_on(trainer.folder(job, fold)) == {"ann", "bob"}
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,8 @@ class Provenance:
         data_sha256: of all voxels and marks.
         seed: of everything random.
         started_from: file name of the weights that training began with.
+        of_earlier_run: these are networks of an earlier run, each of which never saw the patients
+            that it is validated on.
     """
 
     trained_on: Mapping[str, str]
@@ -103,6 +105,7 @@ class Provenance:
     data_sha256: str
     seed: int
     started_from: str | None
+    of_earlier_run: bool = False
 
 
 def model_card(
@@ -281,7 +284,12 @@ def _training_lines(provenance: Provenance) -> list[str]:
         *_fold_lines(provenance),
         f"- SHA-256 of the data: `{provenance.data_sha256}`, seed {provenance.seed}",
     ]
-    if provenance.started_from is not None:
+    if provenance.of_earlier_run:
+        lines.append(
+            f"- each goes on from its network of an earlier run, `{provenance.started_from}`, which"
+            " never saw the patients that it is validated on either"
+        )
+    elif provenance.started_from is not None:
         lines.append(
             f"- fine-tuned from `{provenance.started_from}`, which may have been trained on what is"
             " held out here"

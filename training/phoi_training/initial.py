@@ -47,8 +47,8 @@ def holds_networks(source: Path | None) -> bool:
     return source is not None and any(source.glob(f"network-*/{CHECKPOINT}"))
 
 
-def earlier_network(work: Path, number: int, unseen: Collection[str]) -> CenterHeatmapNet:
-    """The network of an earlier run to go on with.
+def earlier_folder(work: Path, number: int, unseen: Collection[str]) -> Path:
+    """The folder of the network of an earlier run to go on with.
 
     Args:
         work: folder of that run.
@@ -59,10 +59,9 @@ def earlier_network(work: Path, number: int, unseen: Collection[str]) -> CenterH
         UnusableWeights: there is no such network, or it saw one of them.
     """
     for folder in sorted(work.glob(f"network-{number}-*")):
-        if not (folder / CHECKPOINT).is_file() or not (folder / _PATIENTS).is_file():
-            continue
-        if not set(json.loads((folder / _PATIENTS).read_text())) & set(unseen):
-            return initial_network(folder / CHECKPOINT)
+        known = (folder / CHECKPOINT).is_file() and (folder / _PATIENTS).is_file()
+        if known and trained_on(folder).isdisjoint(unseen):
+            return folder
     raise UnusableWeights(
         f"{work} holds no network {number} that never saw the patients it is to be validated on:"
         " take as many --folds, the same --seed and the same patients as there"

@@ -51,10 +51,11 @@ from phoi_training.export import check_replaceable, write_bundle
 from phoi_training.fit import Recipe, fit
 from phoi_training.initial import (
     CHECKPOINT,
-    earlier_network,
+    earlier_folder,
     holds_networks,
     initial_network,
     note_patients,
+    trained_on,
 )
 from phoi_training.patches import PATCH_MARGIN, Chest, PatchBank, chests
 from phoi_training.quantise import CannotQuantise, quantise_bundle
@@ -188,6 +189,7 @@ def train(job: Job, console: Console) -> Trained:
             data_sha256=digest_sha256,
             seed=job.recipe.seed,
             started_from=None if job.init is None else job.init.name,
+            of_earlier_run=holds_networks(job.init),
         )
         # A bundle goes to every site: pictures only of what its collection has published.
         published = all(background.source for background in backgrounds)
@@ -278,19 +280,22 @@ class Trainer:
     def fit(self, job: Job, fold: Fold) -> CenterHeatmapNet:
         """Train one network, or go on with it, without the patients of a fold."""
         unseen = {background.patient for background in fold.held_out}
-        goes_on = job.init if holds_networks(job.init) else None
+        goes_on = holds_networks(job.init)
         recipe = replace(
             job.recipe,
             seed=job.recipe.seed + fold.number,
-            frozen_statistics=job.init is not None and goes_on is None,
+            frozen_statistics=job.init is not None and not goes_on,
         )
         torch.manual_seed(recipe.seed)
-        folder = self.folder(job, fold)
-        note_patients(folder, {background.patient for background in fold.training})
+        folder, init = self.folder(job, fold), job.init
+        patients = {background.patient for background in fold.training}
+        if job.init is not None and goes_on:
+            earlier = earlier_folder(job.init, fold.number + 1, unseen)
+            init = earlier / CHECKPOINT
+            patients |= trained_on(earlier)
+        note_patients(folder, patients)
         return fit(
-            earlier_network(goes_on, fold.number + 1, unseen)
-            if goes_on
-            else initial_network(job.init),
+            initial_network(init),
             self.bank,
             [chest for chest in self.wanted if not chest.patients & unseen],
             untuned(job.version),
