@@ -13,7 +13,7 @@ import torch
 from phoi_models.networks import CenterHeatmapNet
 from phoi_models.phantom import chest_phantom
 from phoi_training.background import Background
-from phoi_training.dataset import NoTrainingData
+from phoi_training.dataset import NoTrainingData, marks_of, phantom_backgrounds
 from phoi_training.held_out import read_crops, single_networks, unseen_by, unseen_chest
 from phoi_training.initial import CHECKPOINT, UnusableWeights, note_patients
 from phoi_training.train import untuned
@@ -91,3 +91,36 @@ def test_an_unseen_chest_has_the_marks_that_its_file_names(tmp_path: Path) -> No
     assert (chest.patient, chest.complete) == ("here", True)
     with pytest.raises(NoTrainingData, match="says nothing of there, only of here"):
         unseen_chest("there", tmp_path / "ct.nii.gz", marks)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"nodule": "yes"},
+        {"nodule": []},
+        {"diameter_mm": None},
+        {"diameter_mm": "large"},
+        {"centre_lps_mm": [1.0, 2.0]},
+    ],
+)
+def test_a_malformed_mark_is_named(wrong: dict[str, object]) -> None:
+    row: dict[str, object] = {"centre_lps_mm": [1, 2, 3], "diameter_mm": 8, "nodule": True}
+    assert len(marks_of([row])[0]) == 1
+    with pytest.raises(NoTrainingData, match="a mark needs centre_lps_mm"):
+        marks_of([{**row, **wrong}])
+    del row["nodule"]
+    with pytest.raises(NoTrainingData, match="nodule"):
+        marks_of([row])
+
+
+def test_phantoms_are_told_apart_and_do_not_depend_on_how_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def drawn(rng: np.random.Generator, name: str) -> tuple[str, float]:
+        return name, rng.random()
+
+    monkeypatch.setattr("phoi_training.dataset.phantom_background", drawn)
+    one, two = phantom_backgrounds(1, 5), phantom_backgrounds(2, 5)
+    assert one == two[:1]
+    assert [chest[0] for chest in two] == ["phantom 1", "phantom 2"]  # type: ignore[index]
+    assert two != phantom_backgrounds(2, 6)

@@ -113,8 +113,8 @@ def load_backgrounds(
         marks: JSON file that adds ``marks``, and sets ``complete``, of volumes by name.
 
     Raises:
-        NoTrainingData: no ``volumes.json``, a volume that it names is missing, or the further
-            marks are of none of them.
+        NoTrainingData: no ``volumes.json``, a volume that it names is missing, a mark is
+            malformed, or the further marks are of none of them.
     """
     index = folder / _VOLUMES
     if not index.is_file():
@@ -154,7 +154,7 @@ def _background(
         LungSpace.of(volume),
         marks,
         complete=complete,
-        rejected=tuple(_mark(row) for row in entry.get("marks", []) if row["nodule"] is False),
+        rejected=marks_of(entry.get("marks", []))[1],
         source=entry.get("collection", ""),
     )
 
@@ -176,7 +176,7 @@ def _marks(entry: dict[str, Any], readings: Path | None) -> tuple[Mark, ...]:
     marks = []
     if tumour := entry.get("tumour"):
         marks.append(Mark(as_triple(tumour["centre_lps_mm"]), float(tumour["equiv_diam_mm"])))
-    marks += [_mark(row) for row in entry.get("marks", []) if row["nodule"] is not False]
+    marks += marks_of(entry.get("marks", []))[0]
     if readings is not None:
         dz, dy, _ = entry["spacing_zyx_mm"]
         first = as_triple(entry["first_slice_position_lps_mm"])
@@ -186,10 +186,29 @@ def _marks(entry: dict[str, Any], readings: Path | None) -> tuple[Mark, ...]:
     return tuple(marks)
 
 
-def _mark(row: dict[str, Any]) -> Mark:
-    """``nodule`` is true, false, or null where nobody knows."""
-    place = as_triple(row["centre_lps_mm"])
-    return Mark(place, float(row["diameter_mm"]), certain=row["nodule"] is not None)
+def marks_of(rows: Sequence[dict[str, Any]]) -> tuple[tuple[Mark, ...], tuple[Mark, ...]]:
+    """The rows of a ``marks`` in JSON: nodules and what may be one, and what is none.
+
+    Args:
+        rows: ``centre_lps_mm`` (LPS, mm), ``diameter_mm``, and ``nodule``: true, false, or null
+            where nobody knows.
+
+    Raises:
+        NoTrainingData: a row lacks one of them, or holds something else there.
+    """
+    marks: list[Mark] = []
+    rejected: list[Mark] = []
+    for row in rows:
+        try:
+            place, diameter = as_triple(row["centre_lps_mm"]), float(row["diameter_mm"])
+            kept = {True: marks, False: rejected, None: marks}[row["nodule"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise NoTrainingData(
+                "a mark needs centre_lps_mm (three numbers), diameter_mm, and nodule"
+                f" (true, false or null); not so in {row}"
+            ) from error
+        kept.append(Mark(place, diameter, certain=row["nodule"] is not None))
+    return tuple(marks), tuple(rejected)
 
 
 def load_feedback(folder: Path) -> list[Background]:
@@ -323,3 +342,11 @@ def phantom_background(rng: np.random.Generator, name: str = "phantom") -> Backg
     spacing = (rng.choice([1.25, 2.0, 2.5, 3.0]), *[rng.uniform(0.9, 1.4)] * 2)
     chest = chest_with_lungs(rng, as_triple(spacing), noise_hu=rng.uniform(5, 35))
     return Background(name, name, chest.volume, chest.space(), (), complete=True)
+
+
+def phantom_backgrounds(count: int, seed: int) -> list[Background]:
+    """So many procedural chests, "phantom 1" and on; the first ones do not depend on how many."""
+    return [
+        phantom_background(np.random.default_rng([seed, number]), f"phantom {number + 1}")
+        for number in range(count)
+    ]

@@ -24,7 +24,7 @@ from phoi_models.volume import Volume
 from scipy import ndimage
 
 from phoi_training.background import Background, Mark
-from phoi_training.dataset import NoTrainingData
+from phoi_training.dataset import NoTrainingData, marks_of
 from phoi_training.evaluation import TorchHeads
 from phoi_training.fit import load_averaged
 from phoi_training.initial import CHECKPOINT, trained_on
@@ -48,7 +48,7 @@ def unseen_chest(name: str, source: Path, marks: Path) -> Background:
         marks: JSON file: by name, ``complete`` and ``marks`` as in ``volumes.json``.
 
     Raises:
-        NoTrainingData: the marks name no such chest.
+        NoTrainingData: the marks name no such chest, or one of them is malformed.
         NotAnalysable: it cannot be read, or shows no lungs.
     """
     entries = json.loads(marks.read_text())
@@ -58,11 +58,7 @@ def unseen_chest(name: str, source: Path, marks: Path) -> Background:
         volume, _ = read_volume([path for path in sorted(source.rglob("*")) if is_dicom(path)])
     else:
         volume = read_volume_file(source)
-    known = tuple(
-        Mark(as_triple(row["centre_lps_mm"]), float(row["diameter_mm"]), row["nodule"] is not None)
-        for row in entries[name]["marks"]
-        if row["nodule"] is not False
-    )
+    known, _ = marks_of(entries[name]["marks"])
     complete = bool(entries[name]["complete"])
     return Background(name, name, volume, LungSpace.of(volume), known, complete=complete)
 

@@ -110,15 +110,10 @@ def promote_command(
 
 
 def _chests(data: Path | None, readings: Path | None, phantoms: int, seed: int) -> list[Background]:
-    import numpy as np
 
-    from phoi_training.dataset import load, phantom_background
+    from phoi_training.dataset import load, phantom_backgrounds
 
-    made = [
-        phantom_background(np.random.default_rng([seed, i]), f"phantom {i + 1}")
-        for i in range(phantoms)
-    ]
-    return [*(load(data, readings) if data else ()), *made]
+    return [*(load(data, readings) if data else ()), *phantom_backgrounds(phantoms, seed)]
 
 
 def scorer(chests: Sequence[Background], copies: int, seed: int) -> Callable[[Bundle], Score]:

@@ -41,18 +41,13 @@ def quantise_command(
     Example: phoi models quantise out/phoi-lung-nodule data/volumes
     """
     # torch and ONNX take seconds to import, and help is to come at once.
-    import numpy as np
 
     from phoi_training.card import int8_lines
-    from phoi_training.dataset import load, phantom_background
+    from phoi_training.dataset import load, phantom_backgrounds
     from phoi_training.quantise import quantise_bundle
 
     configure_logs("warning")
-    made = [
-        phantom_background(np.random.default_rng([seed, i]), f"phantom {i + 1}")
-        for i in range(phantoms)
-    ]
-    chests = [*(load(data, readings) if data else ()), *made]
+    chests = [*(load(data, readings) if data else ()), *phantom_backgrounds(phantoms, seed)]
     comparison = quantise_bundle(bundle, chests[::2], chests[1::2], copies=copies, seed=seed)
     for line in int8_lines(comparison.measured):
         typer.echo(line)

@@ -31,6 +31,7 @@ from phoi_training.dataset import (
     digest,
     load,
     phantom_background,
+    phantom_backgrounds,
     scored_copy,
 )
 from phoi_training.earlier_run import resume_run
@@ -207,11 +208,7 @@ def train(job: Job, console: Console) -> Trained:
 
 def _add_int8(job: Job, backgrounds: Sequence[Background], console: Console) -> None:
     """Put the networks in 8-bit integers into the bundle too, if they find as much."""
-    seeds = [[job.recipe.seed, number] for number in range(min(job.phantoms, 2))]
-    phantoms = [
-        phantom_background(np.random.default_rng(seed), f"phantom {number + 1}")
-        for number, seed in enumerate(seeds)
-    ]
+    phantoms = phantom_backgrounds(min(job.phantoms, 2), job.recipe.seed)
     few = [*backgrounds[:: -(-len(backgrounds) // _INT8_CHESTS)], *phantoms]
     try:
         compared = quantise_bundle(
