@@ -171,11 +171,11 @@ def test_a_proxy_of_the_environment_gets_nothing(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_server_that_drips_holds_us_no_longer_than_the_timeout() -> None:
-    with fhir_peer(200, ACCEPTED, drip_s=0.05) as peer:
+    with fhir_peer(200, ACCEPTED + b" " * 2000, drip_s=0.05) as peer:  # for 100 s and more
         begun = time.monotonic()
         outcome = to(peer.base_url, timeout_s=0.3).send(BUNDLE)
     assert outcome == Unreachable("no answer within 0.3 s")
-    assert time.monotonic() - begun < 2.0
+    assert time.monotonic() - begun < 30  # of which a busy machine may need much
 
 
 def test_headers_that_drip_hold_us_no_longer_than_the_timeout() -> None:
@@ -183,7 +183,7 @@ def test_headers_that_drip_hold_us_no_longer_than_the_timeout() -> None:
         begun = time.monotonic()
         outcome = to(peer.base_url, timeout_s=0.3).send(BUNDLE)
     assert outcome == Unreachable("no answer within 0.3 s")
-    assert time.monotonic() - begun < 2.0
+    assert time.monotonic() - begun < 30  # of which a busy machine may need much
 
 
 def test_a_server_that_reads_nothing_holds_us_no_longer_than_the_timeout() -> None:

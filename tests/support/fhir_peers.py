@@ -47,7 +47,7 @@ def fhir_peer(
             peer.requests.append((self.command, self.path, authorization))
             if drips == "headers":
                 with suppress(OSError):
-                    self._drip(b"HTTP/1.1 200 OK\r\nX-Endless: " + b"a" * 200)
+                    self._drip(b"HTTP/1.1 200 OK\r\nX-Endless: " + b"a" * 2000)
                 return
             self.send_response(peer.status)
             for name, value in (headers or {}).items():
