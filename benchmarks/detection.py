@@ -50,7 +50,7 @@ _MATRIX = 2048
 _DETECT, _ANALYSE = "detect", "analyse"
 _PLAIN = f"{_DETECT}.{Provider.CPU}.{Form.FLOAT32}"
 _PLAIN_TARGET_S, _FASTEST_TARGET_S = 10.0, 4.0
-"""Of issue B, on two cores: float32 of ONNX Runtime, and the fastest form."""
+"""At most, on two cores: float32 of ONNX Runtime, and the fastest form."""
 
 
 def measure(runs: int, bundle: Path = BUNDLE) -> tuple[Result, ...]:

@@ -153,7 +153,7 @@ def model_card(
             *size_table(validation, threshold),
             "",
             *group_lines(validation, threshold),
-            *froc_lines(validation, _LEAST_MM),
+            *froc_lines(validation, LEAST_MM),
             "",
             *_calibration_lines(validation),
             *_place(Part.INT8, "The networks are in float32 only."),
@@ -178,7 +178,8 @@ _INTENDED_USE = (
     "",
 )
 
-_LEAST_MM = (5.0, 6.0)
+LEAST_MM = (5.0, 6.0)
+"""The FROC is told of all nodules, and of those of at least so many mm."""
 
 _LIMITS = (
     "## Limits",

@@ -7,6 +7,7 @@ show lung and no name. Left in the picture is the patient's right, as radiologis
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -125,9 +126,8 @@ def worst(failures: Sequence[Cutout], most: int) -> list[Cutout]:
 
 
 def _same_place(one: Cutout, other: Cutout) -> bool:
-    away = np.linalg.norm(np.subtract(one.center_lps_mm, other.center_lps_mm))
     alike = (one.kind, one.patient) == (other.kind, other.patient)
-    return alike and bool(away < _ONE_PLACE_MM)
+    return alike and math.dist(one.center_lps_mm, other.center_lps_mm) < _ONE_PLACE_MM
 
 
 def contact_sheet(shown: Sequence[Cutout], columns: int = 4) -> bytes:

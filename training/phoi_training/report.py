@@ -36,7 +36,7 @@ from phoi_training.breakdown import (
     seconds_by_step,
     size_errors,
 )
-from phoi_training.card import froc_lines, group_lines, scan_table, size_table
+from phoi_training.card import LEAST_MM, froc_lines, group_lines, scan_table, size_table
 from phoi_training.cutouts import TITLES, Cutout, cutouts
 from phoi_training.dataset import scored_copy
 from phoi_training.evaluation import RATES, ScanResult, as_rows, examine, froc, has_froc
@@ -44,9 +44,6 @@ from phoi_training.transplanted import transplanted_copy
 
 EXPERIMENT = "phoi-evaluation"
 _NODULES = 10
-LEAST_MM = (5.0, 6.0)
-"""The FROC is told of all nodules, and of those of at least so many mm."""
-
 FLOAT32_ON_CPU = SessionSettings(Provider.CPU, form=FormChoice.FP32)
 """What gives the same figures wherever it runs."""
 

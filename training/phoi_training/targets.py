@@ -1,7 +1,8 @@
 """What the detector was to reach, what it reached, and on how many cases that rests.
 
 A target is met when the figure is on the right side of it. Where the 95 % interval reaches to the
-other side the verdict says so: the cases cannot tell.
+other side the verdict says so: the cases cannot tell. Targets that count given cases, as so many of
+the crops, are met by the count; their interval tells what it says of other cases.
 """
 
 from __future__ import annotations
@@ -266,11 +267,11 @@ def _quiet_rows(evidence: Evidence) -> list[Row]:
         rows.append(Row(name, f"{middle:g} ({told})", "-", cases, middle <= QUIET_MOST))
     if evidence.phantoms:
         marks = [result.false_marks(evidence.threshold) for result in evidence.phantoms]
-        mean, least = float(np.mean(marks)), float(np.mean([n <= PHANTOM_MOST for n in marks]))
+        mean, share = np.mean(marks), np.mean([n <= PHANTOM_MOST for n in marks])
         rows.append(
             Row(
                 f"phantoms without nodules, unseen: at most {PHANTOM_MOST:g} mark each",
-                f"mean {mean:.2f}, {least:.0%} with at most {PHANTOM_MOST:g}, most {max(marks)}",
+                f"mean {mean:.2f}, {share:.0%} with at most {PHANTOM_MOST:g}, most {max(marks)}",
                 "-",
                 _number(len(marks), "phantom"),
                 max(marks) <= PHANTOM_MOST,
