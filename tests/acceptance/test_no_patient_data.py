@@ -202,6 +202,7 @@ def send_by_web(troubled: Troubled) -> None:
             content=body,
             headers={**headers, "Authorization": f"Bearer {token}"},
             trust_env=False,
+            timeout=60,
         )
         assert answer.is_error
 
@@ -214,7 +215,7 @@ def leave_on_a_cd(troubled: Troubled) -> None:
 
 def ask_for_what_is_not(troubled: Troubled) -> None:
     """Addresses and forms that name the patient."""
-    with httpx.Client(base_url=troubled.page, trust_env=False) as anybody:
+    with httpx.Client(base_url=troubled.page, trust_env=False, timeout=60) as anybody:
         for address in BAD_ADDRESSES:
             anybody.get(address.format(WORDS))
         anybody.post("/login", data={"username": NAME, "password": WORDS})
@@ -234,7 +235,7 @@ def break_the_database(troubled: Troubled) -> None:
             database.execute("ALTER TABLE reviews RENAME TO gone_too")
         for address in ("/", "/studies/1.2.3", *(a.format(WORDS) for a in BAD_ADDRESSES)):
             page.ask(address)
-        httpx.get(f"{troubled.page}metrics/", trust_env=False)
+        httpx.get(f"{troubled.page}metrics/", trust_env=False, timeout=60)
 
 
 def phoi(site: Hospital, *arguments: object) -> None:

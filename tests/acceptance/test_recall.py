@@ -79,7 +79,9 @@ class Site:
         return [r for r in found if f"ImagingStudy/{study['id']}" in str(r)]
 
     def _fhir(self, kind: str) -> list[dict[str, Any]]:
-        answer = httpx.get(f"{self.fhir}/{kind}", params={"_count": "200"}, trust_env=False)
+        answer = httpx.get(
+            f"{self.fhir}/{kind}", params={"_count": "200"}, trust_env=False, timeout=60
+        )
         return [entry["resource"] for entry in answer.raise_for_status().json().get("entry", [])]
 
     def statuses(self, kind: str, scan: str) -> set[str]:

@@ -80,14 +80,18 @@ def encode(of: ReportedCase) -> Document:
 
 def totals(server: str) -> dict[str, int]:
     return {
-        name: httpx.get(f"{server}/{name}", params={"_summary": "count"}).json()["total"]
+        name: httpx.get(f"{server}/{name}", params={"_summary": "count"}, timeout=60).json()[
+            "total"
+        ]
         for name in COUNTED
     }
 
 
 def found(server: str, resource_type: str, value: str) -> dict[str, Any]:
     (entry,) = httpx.get(
-        f"{server}/{resource_type}", params={"identifier": f"urn:dicom:uid|urn:oid:{value}"}
+        f"{server}/{resource_type}",
+        params={"identifier": f"urn:dicom:uid|urn:oid:{value}"},
+        timeout=60,
     ).json()["entry"]
     resource = entry["resource"]
     assert isinstance(resource, dict)
@@ -113,7 +117,7 @@ def test_vietnamese_name_is_read_back_letter_for_letter(
 ) -> None:
     assert isinstance(emr.send(encode(new_case)), Delivered)
     study = found(server, "ImagingStudy", new_case.study.study_instance_uid)
-    patient = httpx.get(f"{server}/{study['subject']['reference']}").json()
+    patient = httpx.get(f"{server}/{study['subject']['reference']}", timeout=60).json()
     assert patient["name"][0]["text"] == "Nguyễn Thị Ánh Tuyết"
     assert patient["identifier"][0]["value"] == new_case.study.patient.patient_id
     assert study["description"] == "CT NGỰC"
@@ -143,10 +147,14 @@ def test_a_correction_replaces_the_signed_report(
     assert isinstance(emr.send(encode(corrected)), Delivered)
     study = found(server, "ImagingStudy", new_case.study.study_instance_uid)
     (entry,) = httpx.get(
-        f"{server}/DiagnosticReport", params={"subject": study["subject"]["reference"]}
+        f"{server}/DiagnosticReport",
+        params={"subject": study["subject"]["reference"]},
+        timeout=60,
     ).json()["entry"]
     assert entry["resource"]["status"] == "corrected"
-    history = httpx.get(f"{server}/DiagnosticReport/{entry['resource']['id']}/_history").json()
+    history = httpx.get(
+        f"{server}/DiagnosticReport/{entry['resource']['id']}/_history", timeout=60
+    ).json()
     assert [e["resource"]["status"] for e in history["entry"]] == ["corrected", "final"]
 
 
@@ -180,7 +188,7 @@ def test_the_whole_life_of_a_report_leaves_one_of_each_with_its_history(
     }
     nodule = found(server, "Observation", new_case.result.nodules[0].tracking_uid)
     assert nodule["status"] == "entered-in-error"
-    history = httpx.get(f"{server}/Observation/{nodule['id']}/_history").json()
+    history = httpx.get(f"{server}/Observation/{nodule['id']}/_history", timeout=60).json()
     kept = [entry["resource"]["status"] for entry in history["entry"]]
     assert list(dict.fromkeys(reversed(kept))) == [
         "preliminary",

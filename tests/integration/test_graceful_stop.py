@@ -83,13 +83,13 @@ class Sender:
 
 
 def metric(page: str, name: str) -> float:
-    lines = httpx.get(f"{page}/metrics/", trust_env=False).text.splitlines()
+    lines = httpx.get(f"{page}/metrics/", trust_env=False, timeout=60).text.splitlines()
     return next((float(line.split()[1]) for line in lines if line.startswith(name)), 0.0)
 
 
 def answers(page: str) -> bool:
     try:
-        return httpx.get(f"{page}/healthz", trust_env=False).is_success
+        return httpx.get(f"{page}/healthz", trust_env=False, timeout=60).is_success
     except httpx.TransportError:
         return False
 

@@ -63,16 +63,16 @@ def test_a_disk_that_is_too_full_turns_health_red_and_recovers_by_itself(
     with running(tmp_path, minimum_free_disk_mb=1000) as node:
         page = f"http://127.0.0.1:{node.web_port}"
         assert "OutOfResources" in storescu(node.scp.port, *slices).stderr
-        answer = httpx.get(f"{page}/readyz")
+        answer = httpx.get(f"{page}/readyz", timeout=60)
         assert answer.status_code == 503
         assert "images are refused: 999 MB of disk are free, 1000 are needed" in answer.text
-        assert "phoi_images_refused 1.0" in httpx.get(f"{page}/metrics/").text
+        assert "phoi_images_refused 1.0" in httpx.get(f"{page}/metrics/", timeout=60).text
 
         free[0] = 2_000_000_000
 
-        assert httpx.get(f"{page}/readyz").status_code == 200
+        assert httpx.get(f"{page}/readyz", timeout=60).status_code == 200
         assert "OutOfResources" not in storescu(node.scp.port, *slices).stderr
-        assert "phoi_images_refused 0.0" in httpx.get(f"{page}/metrics/").text
+        assert "phoi_images_refused 0.0" in httpx.get(f"{page}/metrics/", timeout=60).text
 
 
 def test_a_node_answers_who_asks_for_commitment(tmp_path: Path, slices: list[Path]) -> None:

@@ -246,7 +246,7 @@ def test_lengths_are_bounded(site: Site, series: tuple[Path, ...]) -> None:
     }
     endless = (b"x" * 65536 for _ in range(100))
     try:
-        answer = httpx.post(url, content=endless, headers=headers, trust_env=False)
+        answer = httpx.post(url, content=endless, headers=headers, trust_env=False, timeout=60)
     except httpx.TransportError:
         pass  # it hung up before all was sent: as good
     else:

@@ -148,7 +148,7 @@ def test_a_running_request_is_joined_and_a_finished_one_replayed(
         together = [threads.submit(ask, client, request) for _ in range(3)]
         results = [future.result(PATIENCE_S) for future in together]
         results.append(ask(client, request))
-        metrics = httpx.get("http://127.0.0.1:19464/metrics").text
+        metrics = httpx.get("http://127.0.0.1:19464/metrics", timeout=60).text
         other = plain_chest([((-60.0, 10.0, 20.0), 20.0)])
         with pytest.raises(InferenceFailed, match="used for other input"):
             ask(client, AnalysisRequest("joined", site.quick, other))

@@ -122,7 +122,7 @@ def wait_for_result(site: Hospital, study_instance_uid: str, *, with_seg: bool =
 
 def metric(site: Hospital, name: str, **labels: str) -> float:
     """A value from the edge's Prometheus page; 0 where it is not there."""
-    text = httpx.get(f"{site.page}metrics/", trust_env=False).text
+    text = httpx.get(f"{site.page}metrics/", trust_env=False, timeout=60).text
     for line in text.splitlines():
         if line.startswith(name) and all(f'{k}="{v}"' in line for k, v in labels.items()):
             return float(line.rsplit(" ", 1)[1])
@@ -161,7 +161,9 @@ class Page:
     """The review page, used over HTTP by a signed-in person, through its own forms."""
 
     def __init__(self, site: Served, username: str, password: str) -> None:
-        self._http = httpx.Client(base_url=site.page, trust_env=False, follow_redirects=True)
+        self._http = httpx.Client(
+            base_url=site.page, trust_env=False, follow_redirects=True, timeout=60
+        )
         try:
             self._sign_in({"username": username, "password": password})
         except BaseException:

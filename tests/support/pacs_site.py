@@ -136,7 +136,7 @@ class Edge:
 
     def states(self) -> list[str]:
         """How many studies, analyses and deliveries are in each state: a line for each."""
-        lines = httpx.get(f"{self.page}metrics/", trust_env=False).text.splitlines()
+        lines = httpx.get(f"{self.page}metrics/", trust_env=False, timeout=60).text.splitlines()
         lives = ("phoi_studies{", "phoi_analyses{", "phoi_deliveries{")
         return [line for line in lines if line.startswith(lives)]
 
