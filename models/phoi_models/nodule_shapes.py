@@ -7,12 +7,10 @@ Society glossary (2008, 2024).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial import ConvexHull, QhullError
 
 from phoi_models.findings import Attenuation
@@ -234,27 +232,20 @@ class Measures:
         )
 
 
-def measure(
-    body: Distance, radius: float, clip: Callable[[Floats], NDArray[np.bool_]] | None = None
-) -> Measures:
-    """Measure a body of about this radius, or the part of it inside ``clip``."""
-
-    def inside(offsets: Floats) -> NDArray[np.bool_]:
-        within = body(offsets) < 0
-        return within if clip is None else within & clip(offsets)
-
+def measure(body: Distance, radius: float) -> Measures:
+    """Measure a body of about this radius, mm."""
     step = radius / 11
     line = np.arange(-22, 23) * step
     z, y, x = np.meshgrid(line, line, line, indexing="ij")
     points = np.stack([x, y, z], axis=-1).reshape(-1, 3)
-    filled = points[inside(points)]
+    filled = points[body(points) < 0]
     heights = filled[:, 2]
     widest = max(np.unique(heights), key=lambda h: _axes(filled[heights == h, :2])[0])
 
     fine = np.arange(-100, 101) * (radius / 50)
     y2, x2 = np.meshgrid(fine, fine, indexing="ij")
     plane = np.stack([x2.ravel(), y2.ravel(), np.full(x2.size, widest)], axis=1)
-    longest, perpendicular = _axes(plane[inside(plane), :2])
+    longest, perpendicular = _axes(plane[body(plane) < 0, :2])
     diameter = (longest + perpendicular) / 2
     reach = float(np.linalg.norm(filled, axis=1).max()) + step
     return Measures(filled.mean(axis=0), diameter, len(filled) * step**3, reach)

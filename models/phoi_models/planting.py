@@ -21,7 +21,7 @@ from scipy import ndimage
 from phoi_models.distractors import fissure, fissure_hu
 from phoi_models.findings import Attenuation, Lobe, NoduleMask
 from phoi_models.geometry import Geometry, Triple, as_triple
-from phoi_models.nodule_shapes import LONGEST_SPICULE_MM, Inner, Shape, measure
+from phoi_models.nodule_shapes import LONGEST_SPICULE_MM, Inner, Measures, Shape, measure
 from phoi_models.nodule_shapes import Margin as Margin
 from phoi_models.nodule_shapes import NoduleKind as NoduleKind
 from phoi_models.planting_host import (
@@ -44,6 +44,40 @@ SMALLEST_MM, LARGEST_MM = 3.0, 50.0
 
 
 @dataclass(frozen=True, eq=False)
+class Body:
+    """The exact body of a planted nodule: without its spicules, with its core and its cavity.
+
+    Attributes:
+        shape: its surface.
+        origin_lps_mm: LPS position, mm, of the shape's origin; not its centre of mass.
+        lungs: what lies outside them is outside the body; None if nothing is cut off.
+    """
+
+    shape: Shape
+    origin_lps_mm: Triple
+    lungs: LungSpace | None
+
+    def distance_mm(self, lps_mm: Floats) -> Floats:
+        """About the signed distance, mm, of LPS positions (..., 3), mm, to the surface: (...).
+
+        Negative inside; infinite outside the lungs.
+        """
+        return self._distance_mm(np.asarray(lps_mm) - self.origin_lps_mm)
+
+    def measures(self) -> Measures:
+        """Its size and its centre of mass, from its origin."""
+        return measure(self._distance_mm, self.shape.radius)
+
+    def _distance_mm(self, offsets: Floats) -> Floats:
+        """As :meth:`distance_mm`, of LPS offsets from the origin."""
+        flat = offsets.reshape(-1, 3)
+        distance = self.shape.body(flat)
+        if self.lungs is not None:
+            distance[~self.lungs.contains(flat + self.origin_lps_mm)] = np.inf
+        return distance.reshape(offsets.shape[:-1])
+
+
+@dataclass(frozen=True, eq=False)
 class PlantedNodule:
     """The truth about one planted nodule.
 
@@ -57,6 +91,7 @@ class PlantedNodule:
         place: where it sits.
         lobe: None where the host does not know its lobes.
         mask: host voxels that are at least half filled by it.
+        body: what the numbers above were measured on.
     """
 
     center_lps_mm: Triple
@@ -67,6 +102,7 @@ class PlantedNodule:
     place: Place
     lobe: Lobe | None
     mask: NoduleMask
+    body: Body
 
 
 def plant_at(
@@ -183,14 +219,17 @@ def _plant(
     cover = box.coverage(shape.with_spicules, step)
     _fill_kind(host[box.where], box, cover, shape, kind, step, rng)
 
-    body = box.coverage(shape.body, step) if len(shape.spicules) else cover
+    if len(shape.spicules):
+        cover = box.coverage(shape.body, step)
+    body = Body(shape, site.center_lps_mm, None)
     truth = measured.scaled(scale)
     solid = kind.core_fraction * diameter_mm if kind.attenuation is Attenuation.PART_SOLID else None
     if lungs is not None:
-        within = body * lungs.contains(box.positions()).reshape(box.shape)
-        if 0 < within.sum() < 0.99 * body.sum():
-            body = within
-            truth = measure(shape.body, scale, _Clip(lungs, box.centre))
+        within = cover * lungs.contains(box.positions()).reshape(box.shape)
+        if 0 < within.sum() < 0.99 * cover.sum():
+            cover = within
+            body = replace(body, lungs=lungs)
+            truth = body.measures()
             solid = None  # the core is cut as well, by nobody knows how much
     centre = as_triple(box.centre + truth.centre)
     return PlantedNodule(
@@ -201,7 +240,8 @@ def _plant(
         kind=kind,
         place=site.place,
         lobe=None if lungs is None else lungs.lobe(centre),
-        mask=_tight(body, box),
+        mask=_tight(cover, box),
+        body=body,
     )
 
 
@@ -256,17 +296,6 @@ def _fill_kind(
         hole = Inner.draw(rng, shape, kind.cavity_fraction)
         inner = box.blurred(box.coverage(hole.distance, step), spread)
         fill(block, inner, texture(rng, cover, rng.uniform(-980, -800)), hollow=True)
-
-
-@dataclass(frozen=True)
-class _Clip:
-    """The part of space, around a centre, that lies in the lungs."""
-
-    lungs: LungSpace
-    centre: Floats
-
-    def __call__(self, offsets: Floats) -> NDArray[np.bool_]:
-        return self.lungs.contains(offsets + self.centre)
 
 
 def _tight(cover: Floats, box: Box) -> NoduleMask:

@@ -14,6 +14,7 @@ from phoi_models.planting import (
     Margin,
     NoduleKind,
     Place,
+    PlantedNodule,
     plant_at,
     plant_nodules,
 )
@@ -134,6 +135,40 @@ def test_a_nodule_at_the_pleura_counts_only_inside_the_lung(
     for nodule in touching:
         voxels = np.argwhere(nodule.mask.voxels) + nodule.mask.offset
         assert lungs.contains(phantom.geometry.index_to_lps(voxels)).mean() > 0.95
+
+
+@pytest.mark.parametrize("margin", list(Margin))
+def test_a_body_is_where_its_mask_is(margin: Margin) -> None:
+    host = air()
+    kind = NoduleKind(margin=margin, elongation=1.3)
+    center = (3.2, -4.1, 1.7)
+    _, truth = plant_at(host, center, 16.0, rng=np.random.default_rng(2), kind=kind)
+    mask = np.zeros(host.geometry.shape, bool)
+    where = zip(truth.mask.offset, truth.mask.voxels.shape, strict=True)
+    mask[tuple(slice(low, low + n) for low, n in where)] = truth.mask.voxels
+    positions = host.geometry.index_to_lps(np.moveaxis(np.indices(mask.shape), 0, -1))
+    inside = truth.body.distance_mm(positions) < 0
+    assert (inside != mask).sum() < 0.02 * mask.sum()
+    assert truth.body.origin_lps_mm == center
+
+
+def test_a_body_ends_at_the_lungs_if_its_truth_does(phantom: Volume, lungs: LungSpace) -> None:
+    surface = lungs.draw(np.random.default_rng(4), 1, surface=True)[0]
+    center = (float(surface[0]), float(surface[1]), float(surface[2]))
+    kind = NoduleKind(elongation=1.2)
+
+    def planted(within: LungSpace | None) -> PlantedNodule:
+        rng = np.random.default_rng(7)
+        return plant_at(phantom, center, 20.0, rng=rng, kind=kind, lungs=within)[1]
+
+    whole, cut = planted(None), planted(lungs)
+    around = surface + np.random.default_rng(0).uniform(-12, 12, (20_000, 3))
+    distance = cut.body.distance_mm(around)
+    in_lung = lungs.contains(around)
+    assert np.isinf(distance[~in_lung]).all()
+    np.testing.assert_array_equal(distance[in_lung], whole.body.distance_mm(around)[in_lung])
+    assert (distance < 0).mean() * 24**3 == pytest.approx(cut.volume_mm3, rel=0.1)
+    assert cut.volume_mm3 < 0.8 * whole.volume_mm3
 
 
 def test_a_perifissural_nodule_is_flat_and_lies_on_a_line() -> None:
