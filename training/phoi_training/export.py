@@ -9,7 +9,7 @@ import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -23,6 +23,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 _OPSET = 18
 _TOLERANCE = {"heatmap": 1e-4, "diameter_mm": 1e-2, "offset": 1e-3}
+_Network = TypeVar("_Network", bound=nn.Module)
 
 
 class ExportMismatch(PhoiError):
@@ -50,8 +51,8 @@ def export_onnx(
         ExportMismatch: an output differs by more than its tolerance.
     """
     image = torch.rand(2, 1, *patch_shape, generator=torch.Generator().manual_seed(0))
-    to_onnx(ExportedNet(_folded(network)), path, image, list(_TOLERANCE), patch_multiple)
-    return _compare(network, path, image)
+    to_onnx(ExportedNet(folded(network)), path, image, list(_TOLERANCE), patch_multiple)
+    return compare(ExportedNet(network), path, image, _TOLERANCE)["heatmap"]
 
 
 def to_onnx(
@@ -60,15 +61,18 @@ def to_onnx(
     image: torch.Tensor,
     outputs: list[str],
     patch_multiple: int | None = None,
+    *,
+    input_name: str = "image",
 ) -> None:
     """Write ``path``, without traces of this machine.
 
     Args:
-        network: takes one tensor, gives a tuple.
+        network: takes one tensor, gives a tuple or one tensor.
         path: of the ONNX file.
-        image: [2, 1, ...]; its shape is fixed, but for the batch axis, which stays free.
-        outputs: their names; the input is ``image``.
+        image: [2, channels, ...]; its shape is fixed, but for the batch axis, which stays free.
+        outputs: their names.
         patch_multiple: of which the sides of a patch are free multiples; None: they are fixed.
+        input_name: of the input, as of the parameter of the network's ``forward``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
@@ -77,9 +81,9 @@ def to_onnx(
             network.eval(),
             (image,),
             str(path),
-            input_names=["image"],
+            input_names=[input_name],
             output_names=outputs,
-            dynamic_shapes={"image": _free_axes(patch_multiple)},
+            dynamic_shapes={input_name: _free_axes(patch_multiple)},
             opset_version=_OPSET,
             dynamo=True,
             external_data=False,
@@ -108,8 +112,8 @@ def _strip_traces(path: Path) -> None:
     onnx.save(model, str(path))
 
 
-def _folded(network: CenterHeatmapNet | MeanNet) -> CenterHeatmapNet | MeanNet:
-    """A copy with each batch normalisation folded into the convolution before it."""
+def folded(network: _Network) -> _Network:
+    """A copy in evaluation mode, each batch normalisation folded into the convolution before it."""
     copied = copy.deepcopy(network).eval()
     for module in list(copied.modules()):
         if not isinstance(module, nn.Sequential) or len(module) < 2:
@@ -121,21 +125,41 @@ def _folded(network: CenterHeatmapNet | MeanNet) -> CenterHeatmapNet | MeanNet:
     return copied
 
 
-def _compare(network: CenterHeatmapNet | MeanNet, path: Path, image: torch.Tensor) -> float:
+def compare(
+    network: nn.Module,
+    path: Path,
+    image: torch.Tensor,
+    tolerance: Mapping[str, float],
+    *,
+    input_name: str = "image",
+) -> dict[str, float]:
+    """The largest absolute difference of each output between torch and ONNX Runtime.
+
+    Args:
+        network: in evaluation mode; takes ``image``, gives a tuple or one tensor.
+        path: of the ONNX file.
+        image: input of both, as float32.
+        tolerance: by name of the output.
+        input_name: in the ONNX file.
+
+    Raises:
+        ExportMismatch: an output differs by more than its tolerance.
+    """
     with torch.inference_mode():
-        wanted = ExportedNet(network)(image)
+        outputs = network(image)
+    wanted = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    got = session.run(list(_TOLERANCE), {"image": image.numpy()})
+    got = session.run(list(tolerance), {input_name: image.numpy()})
     differences = {
         name: float(np.abs(a.numpy() - b).max())
-        for name, a, b in zip(_TOLERANCE, wanted, got, strict=True)
+        for name, a, b in zip(tolerance, wanted, got, strict=True)
     }
-    for name, tolerance in _TOLERANCE.items():
-        if not differences[name] <= tolerance:  # also when it is no number
+    for name, most in tolerance.items():
+        if not differences[name] <= most:  # also when it is no number
             raise ExportMismatch(
                 f"{name} differs by {differences[name]:.2g} between torch and ONNX"
             )
-    return differences["heatmap"]
+    return differences
 
 
 def check_replaceable(folder: Path) -> None:
