@@ -62,17 +62,21 @@ class BoundSession:
             ValueError: patches of another shape than before.
         """
         with self._lock:
-            if self._buffers is None or len(patches) > len(self._buffers.host):
-                self._buffers = self._bind(patches.shape)
-            buffers = self._buffers
-            if patches.shape[1:] != buffers.host.shape[1:]:
-                raise ValueError(f"patches of {buffers.host.shape[1:]} ran before")
+            buffers = self._fitting(patches.shape)
             buffers.host[: len(patches)] = patches
             buffers.image.update_inplace(buffers.host)
             buffers.binding.synchronize_inputs()  # copies and kernels may be in other streams
             self._session.run_with_iobinding(buffers.binding)
             buffers.binding.synchronize_outputs()
             return tuple(output.numpy()[: len(patches)].copy() for output in buffers.outputs)
+
+    def _fitting(self, shape: tuple[int, ...]) -> _Buffers:
+        """Buffers for a batch of a shape [N, 1, ...]: those at hand, or larger ones."""
+        if self._buffers is not None and shape[1:] != self._buffers.host.shape[1:]:
+            raise ValueError(f"patches of {self._buffers.host.shape[1:]} ran before")
+        if self._buffers is None or shape[0] > len(self._buffers.host):
+            self._buffers = self._bind(shape)
+        return self._buffers
 
     def _bind(self, shape: tuple[int, ...]) -> _Buffers:
         """Buffers for batches of a shape [N, 1, ...]."""

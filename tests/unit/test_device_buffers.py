@@ -53,11 +53,15 @@ def test_bound_memory_gives_what_a_plain_run_gives(session: onnxruntime.Inferenc
             np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
 
 
-def test_bound_memory_takes_one_shape_of_patch(session: onnxruntime.InferenceSession) -> None:
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_bound_memory_takes_one_shape_of_patch(
+    session: onnxruntime.InferenceSession, count: int
+) -> None:
     bound = BoundSession(session, OUTPUTS, "cpu")
     bound.run(patches(2))
     with pytest.raises(ValueError, match="ran before"):
-        bound.run(np.zeros((1, 1, 16, 16, 16), np.float32))
+        bound.run(np.zeros((count, 1, 16, 16, 16), np.float32))
+    assert len(bound.run(patches(2))[0]) == 2
 
 
 def found(home_of: Path, settings: SessionSettings) -> tuple[tuple[Finding, ...], str]:
