@@ -9,7 +9,8 @@ from rich.table import Table
 from phoi_edge_node.result import Nodule
 
 ABOUT_SIZE_CLASSES = (
-    "Size classes are provisional: by size alone, as if this were a first CT (baseline screening)."
+    "Size classes are provisional: by size and attenuation alone, as if this were a first CT"
+    " (baseline screening)."
 )
 
 

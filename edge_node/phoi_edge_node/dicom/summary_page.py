@@ -236,9 +236,9 @@ def _draw_footer(page: _Page, case: ReportedCase, phoi_version: str, at: datetim
     page.line("Không dùng để chẩn đoán chính / Not for primary diagnosis", 20, _AMBER)
     if reported_nodules(case):
         page.line(
-            "* Tạm tính chỉ theo kích thước, nếu là tầm soát lần đầu; không phải phân loại xử trí "
-            "/ Provisional, by size alone, if this is a baseline screening; not a management "
-            "category",
+            "* Tạm tính chỉ theo kích thước và tỷ trọng, nếu là tầm soát lần đầu; không phải phân "
+            "loại xử trí / Provisional, by size and attenuation alone, if this is a baseline "
+            "screening; not a management category",
             15,
             _GREY,
         )
