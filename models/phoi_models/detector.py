@@ -519,10 +519,9 @@ def _belongs(candidate: Candidate, canonical: CanonicalGrid, lungs: LungMask) ->
     radius = (candidate.diameter_mm / 2 + _OUTSIDE_MM) / canonical.spacing_mm
     low = np.maximum(np.ceil(middle - radius), 0).astype(int)
     high = np.minimum(np.floor(middle + radius) + 1, lungs.labels.shape).astype(int)
-    places = np.ogrid[tuple(slice(a, max(a, b)) for a, b in zip(low, high, strict=True))]
-    away = sum((place - m) ** 2 for place, m in zip(places, middle, strict=True))
-    block = lungs.labels[tuple(slice(a, max(a, b)) for a, b in zip(low, high, strict=True))]
-    ball = block[away <= radius**2]
+    block = tuple(slice(a, max(a, b)) for a, b in zip(low, high, strict=True))
+    away = sum((place - m) ** 2 for place, m in zip(np.ogrid[block], middle, strict=True))
+    ball = lungs.labels[block][away <= radius**2]
     return bool(np.count_nonzero(ball) >= _LEAST_INSIDE * max(1, ball.size))
 
 

@@ -292,14 +292,14 @@ def _lung_parts(hu: NDArray[np.float32], gas: Mask, size: float) -> Mask:
     labels, count = ndimage.label(gas, structure=_CROSS)
     boxes = ndimage.find_objects(labels)
     sizes = np.bincount(labels.ravel(), minlength=count + 1) * size**3 / 1000
+    sizes[0] = 0.0  # what is no gas
     core = ndimage.binary_erosion(gas, structure=_CROSS)
     inner = np.bincount(labels[core], minlength=count + 1)
     pure = np.bincount(labels[core & (hu < _GAS_HU)], minlength=count + 1)
     dark = pure > 0.65 * np.maximum(inner, 1)
-    dark[0] = True
     for number in np.flatnonzero(dark & (sizes >= _LARGE_PART_ML)):
-        box = boxes[number - 1] if number else None
-        dark[number] = box is None or not _holds_vessels(labels[box] == number, hu[box], size)
+        box = boxes[number - 1]
+        dark[number] = not _holds_vessels(labels[box] == number, hu[box], size)
     lung = ~dark & (sizes >= _SMALLEST_PART_ML)
     if lung.any():
         # Parts far below the size of a lung are kept only where a lung lies near, and only if
