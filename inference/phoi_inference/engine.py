@@ -52,12 +52,7 @@ class _Loaded:
     @property
     def state(self) -> ModelState:
         names = tuple(sorted(self.bundle.parameters.operating_points))
-        return ModelState(self.bundle.identity(), names, self.runtime)
-
-    @property
-    def runtime(self) -> str:
-        """What of this worker may change findings in their last digits."""
-        return f"{self.networks.heads.provider} {self.networks.heads.form}"
+        return ModelState(self.bundle.identity(), names, self.networks.runtime)
 
 
 class Engine:
@@ -149,8 +144,7 @@ class Engine:
             UnknownModel, UntrustedBundle, BadBundle: see ``load``.
         """
         with self._loaded.using(identity.bundle_hash):
-            model = self._ready(identity)
-            networks = model.networks
+            networks = self._ready(identity).networks
             if identity.operating_point not in networks.parameters.operating_points:
                 raise BadRequest("the model has no such operating point")
             analysis = analyze_volume(
@@ -164,7 +158,7 @@ class Engine:
                 on_progress=lambda step, fraction: on_progress(step, fraction),
                 cancelled=cancelled,
             )
-        return replace(analysis, runtime=model.runtime)
+        return replace(analysis, runtime=networks.runtime)
 
     def _state(self, identity: ModelIdentity) -> ModelState:
         loaded = self._loaded.get(identity.bundle_hash)

@@ -29,6 +29,11 @@ class DetectorSessions:
     second_look: OnnxHeads | None
     batch_size: int
 
+    @property
+    def runtime(self) -> str:
+        """What of this machine may change findings in their last digits: provider and form."""
+        return f"{self.heads.provider} {self.heads.form}"
+
     @classmethod
     def start(
         cls,

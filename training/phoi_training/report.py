@@ -95,7 +95,7 @@ class Detector:
             started.parameters,
             started.heads,
             started.second_look,
-            f"{started.heads.provider} {started.heads.form}",
+            started.runtime,
             started.batch_size,
         )
 
