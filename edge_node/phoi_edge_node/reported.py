@@ -27,6 +27,7 @@ from phoi_edge_node.terms import (
     ATTENUATIONS,
     COMPLETENESSES,
     LOBES,
+    LUNG_PARTS_VI,
     LUNGS,
     OUTCOMES,
     REASONS_VI,
@@ -262,15 +263,10 @@ def _detail(result: TriageResult, outcome: Outcome) -> tuple[str, str]:
     coverage = result.coverage
     if coverage is None or coverage.complete:
         return "", ""
-    parts = (
-        (("apex", "đỉnh phổi"), coverage.apex),
-        (("base", "đáy phổi"), coverage.base),
-        (("sides", "phần ngoài của phổi"), coverage.sides),
-    )
-    unseen = [names for names, shown in parts if not shown]
+    unseen = [part for part, shown in coverage.parts.items() if not shown]
     return (
-        f" (lung {' and '.join(en for en, _ in unseen)} not shown)",
-        f" (không thấy {' và '.join(vi for _, vi in unseen)})",
+        f" (lung {' and '.join(unseen)} not shown)",
+        f" (không thấy {' và '.join(LUNG_PARTS_VI[part] for part in unseen)})",
     )
 
 

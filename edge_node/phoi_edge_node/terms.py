@@ -174,14 +174,19 @@ COMPLETENESSES: Mapping[Completeness, Term] = {
     ),
     Completeness.BY_GEOMETRY: _phoi(
         "by-geometry",
-        "No gaps, lungs from apex to base; archive not asked",
-        "Không thiếu lát cắt, đủ từ đỉnh đến đáy phổi; chưa hỏi PACS",
+        "No gaps, all of the lungs shown; archive not asked",
+        "Không thiếu lát cắt, thấy hết phổi; chưa hỏi PACS",
     ),
     Completeness.UNCONFIRMED: _phoi(
         "unconfirmed",
         "COMPLETENESS UNCONFIRMED: images of this study may be missing",
         "CHƯA XÁC NHẬN ĐỦ HÌNH: ca chụp có thể còn thiếu hình",
     ),
+}
+LUNG_PARTS_VI: Mapping[str, str] = {
+    "apex": "đỉnh phổi",
+    "base": "đáy phổi",
+    "sides": "phần ngoài của phổi",
 }
 REASONS_VI: Mapping[NotAnalysableReason, str] = {
     NotAnalysableReason.NO_CT_IMAGES: "không có hình CT",

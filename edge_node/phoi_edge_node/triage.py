@@ -158,8 +158,7 @@ def _importance(graded: tuple[Finding, SizeClass]) -> tuple[object, ...]:
 def _limitation(coverage: LungCoverage) -> str:
     if coverage.complete:
         return "nothing found, but it is not confirmed that all images of the study came"
-    parts = (("apex", coverage.apex), ("base", coverage.base), ("sides", coverage.sides))
-    missing = [name for name, shown in parts if not shown]
+    missing = [name for name, shown in coverage.parts.items() if not shown]
     return f"nothing found, but the images do not show the lung {' and '.join(missing)}"
 
 

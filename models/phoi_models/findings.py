@@ -113,9 +113,14 @@ class LungCoverage:
     sides: bool = True
 
     @property
+    def parts(self) -> Mapping[str, bool]:
+        """Each part of the lungs by name, and whether the volume shows it."""
+        return {"apex": self.apex, "base": self.base, "sides": self.sides}
+
+    @property
     def complete(self) -> bool:
         """The volume shows the lungs from apex to base and from side to side."""
-        return self.apex and self.base and self.sides
+        return all(self.parts.values())
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,6 +20,7 @@ from phoi_edge_node.reported import (
 )
 from phoi_edge_node.result import Correction, Outcome, Verdict
 from phoi_edge_node.terms import Scheme, Term, plain_text
+from phoi_edge_node.web.texts import TEXTS
 from phoi_models.errors import NotAnalysableReason
 from phoi_models.findings import Attenuation, Lobe, Side
 from support.cases import (
@@ -171,6 +172,8 @@ def test_every_value_has_its_words() -> None:
     assert set(terms.LOBES) == set(Lobe)
     assert set(terms.VERDICTS) == set(Verdict)
     assert set(terms.STATUS_NOTICES) == set(ReportStatus)
+    assert set(terms.LUNG_PARTS_VI) == set(NO_BASE.parts)
+    assert {f"study.coverage.{part}" for part in NO_BASE.parts} <= set(TEXTS)
 
 
 def test_own_codes_fit_a_dicom_code_value_and_name_one_thing_each() -> None:
