@@ -51,7 +51,7 @@ class Completeness(StrEnum):
     """How it is known that a study is whole."""
 
     CONFIRMED = "confirmed"  # the archive's counts were reached
-    BY_GEOMETRY = "geometry"  # no archive can be asked; no gaps, apex to base
+    BY_GEOMETRY = "geometry"  # no archive can be asked; no gaps, all of the lungs
     UNCONFIRMED = "unconfirmed"  # neither: said on every output
 
 

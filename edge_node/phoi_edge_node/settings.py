@@ -136,7 +136,7 @@ class CompletenessSettings(_Section):
     """When a study counts as whole.
 
     An archive of the settings that has ``query`` is asked how many images each series has. Where
-    none has, a series without gaps from apex to base counts as whole.
+    none has, a series without gaps that shows all of the lungs counts as whole.
 
     Attributes:
         ask_every_s: between two questions about one study; a count holds when given twice.

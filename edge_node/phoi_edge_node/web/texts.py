@@ -122,8 +122,8 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Phoi marked {count} suspected lung nodules.",
     ),
     "outcome.negative.hint": (
-        "Phoi không đánh dấu nốt nào; phổi được chụp đủ từ đỉnh đến đáy.",
-        "Phoi marked no nodule; the lungs are shown from apex to base.",
+        "Phoi không đánh dấu nốt nào; ảnh thấy hết phổi.",
+        "Phoi marked no nodule; the images show all of the lungs.",
     ),
     "outcome.limited.hint": (
         "Không đánh dấu nốt nào, nhưng ảnh có thể KHÔNG thấy hết phổi. Không được coi là âm tính.",
@@ -142,8 +142,8 @@ TEXTS: dict[str, tuple[str, str]] = {
         "All images came, by the archive's count",
     ),
     "completeness.geometry": (
-        "Không thiếu lát cắt, đủ từ đỉnh đến đáy phổi; chưa hỏi PACS",
-        "No gaps, lungs from apex to base; the archive was not asked",
+        "Không thiếu lát cắt, thấy hết phổi; chưa hỏi PACS",
+        "No gaps, all of the lungs shown; the archive was not asked",
     ),
     "completeness.unconfirmed": (
         "CHƯA XÁC NHẬN ĐỦ ẢNH: ca chụp có thể còn thiếu ảnh",
@@ -356,9 +356,9 @@ TEXTS: dict[str, tuple[str, str]] = {
     "study.findings": ("Các nốt", "Nodules"),
     "study.no_findings": ("Không có nốt nào được đánh dấu.", "No nodule is marked."),
     "study.provisional": (
-        "Lung-RADS và Fleischner chỉ theo kích thước, tạm thời. "
+        "Lung-RADS và Fleischner chỉ theo kích thước và tỷ trọng, tạm thời. "
         "Xác suất là khả năng dấu này là nốt phổi, không phải khả năng ung thư.",
-        "Lung-RADS and Fleischner are provisional, by size only. "
+        "Lung-RADS and Fleischner are provisional, by size and attenuation alone. "
         "Probability is that of being a nodule, not of cancer.",
     ),
     "study.coverage": ("Phạm vi phổi", "Lung coverage"),
