@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from phoi_models.bundle import Calibration
 from phoi_models.findings import Attenuation, Lobe
 from phoi_models.geometry import Geometry, Triple
 from phoi_models.planting_host import LungSpace
@@ -70,8 +71,8 @@ def test_further_marks_on_a_nodule_count_for_nothing_and_are_known() -> None:
     counted, further = matched([mark(0, 0.9), mark(1, 0.8), mark(40, 0.7)], chest(at(0)))
     scan = ScanResult("scan", (at(0),), counted, True, 1.0, further=further)
     assert [scan.marks_on(0, least) for least in (0.95, 0.85, 0.5)] == [0, 1, 2]
-    (fitted,) = cross_fitted([scan])
-    assert fitted.marks_on(0, 0.5) == 2
+    more_probable = recalibrated(scan, Calibration(slope=1.0, intercept=1.0))
+    assert more_probable.marks_on(0, 0.85) == 2
 
 
 def test_a_mark_in_a_mass_hits_it_though_a_small_nodule_is_nearer() -> None:
@@ -273,6 +274,15 @@ def test_each_patient_is_calibrated_on_the_others() -> None:
     assert fitted.predictions[0].probability == pytest.approx(0.2, abs=0.05)
     again = cross_fitted([recalibrated(r, calibrate([*usual, odd])) for r in [*usual, odd]])
     assert again[-1].predictions[0].probability == pytest.approx(0.2, abs=0.05)
+
+
+def test_nothing_is_calibrated_on_others_where_there_are_none() -> None:
+    alone = result(1, [(0.7, 0), (0.4, None)], patient="a")
+    not_all_known = result(0, [(0.9, None)], complete=False, patient="b")
+    without_marks = result(1, [], patient="c")
+    assert cross_fitted([alone, alone]) == []
+    assert cross_fitted([alone, not_all_known, without_marks]) == []
+    assert len(cross_fitted([alone, not_all_known, replace(alone, patient="d")])) == 3
 
 
 def test_false_marks_count_on_complete_scans_only() -> None:

@@ -40,8 +40,10 @@ def test_a_card_tells_targets_sizes_and_on_how_much_they_rest() -> None:
     text = card()
     assert "5 nodules in 3 scans of 3 patients" in text
     assert "- 6 mm and more: CPM " in text
-    assert "calibrated on the other patients" in text
+    assert "calibrated on the other patients: 0." in text
     assert "Not tried yet." in text
+    alone = model_card(untuned("0.0.1"), PROVENANCE, [scan("a", True, False)])
+    assert "calibrated on the other patients: not known." in alone
 
 
 def test_later_parts_take_the_place_of_what_stood_there() -> None:

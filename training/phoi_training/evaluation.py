@@ -619,11 +619,13 @@ def cross_fitted(results: Sequence[ScanResult]) -> list[ScanResult]:
             outcome is the same.
 
     Returns:
-        One result for each, in the same order; of a single patient as they are.
+        One result for each, in the same order; none where a calibration takes the marks of fewer
+        than two patients, so that nothing is left to calibrate one of them on.
     """
-    patients = sorted({result.whose for result in results})
-    if len(patients) == 1:
-        return list(results)
+    rated = {result.whose for result in results if result.complete and result.predictions}
+    if len(rated) < 2:
+        return []
+    patients = {result.whose for result in results}
     fitted = {p: calibrate([r for r in results if r.whose != p]) for p in patients}
     return [recalibrated(result, fitted[result.whose]) for result in results]
 
