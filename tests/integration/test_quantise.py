@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from phoi_models.bundle import (
     METADATA,
     MODEL,
+    REQUIRED_FILES,
     DetectorParameters,
     Form,
     form_file,
@@ -154,6 +155,16 @@ def test_a_form_that_finds_too_little_leaves_the_bundle_as_it_was(
     assert {p: p.read_bytes() for p in bundle.rglob("*") if p.is_file()} == before
 
 
+@pytest.mark.parametrize("lacking", REQUIRED_FILES)
+def test_a_bundle_that_lacks_a_file_is_refused_before_anything_is_done(
+    tmp_path: Path, lacking: str
+) -> None:
+    bundle = Path(shutil.copytree(SHIPPED, tmp_path / "bundle"))
+    (bundle / lacking).unlink()
+    with pytest.raises(CannotQuantise, match=f"it lacks {lacking}"):
+        quantise_bundle(bundle, [], [], copies=1, seed=0)
+
+
 def test_what_was_imported_is_not_quantised(tmp_path: Path) -> None:
     parameters = {
         "kind": "anchor-box",
@@ -172,7 +183,9 @@ def test_what_was_imported_is_not_quantised(tmp_path: Path) -> None:
         "calibration": {"slope": 1.0, "intercept": 0.0},
         "operating_points": {"default": {"probability": 0.5}},
     }
-    (tmp_path / "configs").mkdir()
+    for name in REQUIRED_FILES:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
     (tmp_path / METADATA).write_text(json.dumps({"phoi": parameters}))
     with pytest.raises(CannotQuantise, match="only networks that Phoi trained"):
         quantise_bundle(tmp_path, [], [], copies=1, seed=0)

@@ -26,6 +26,7 @@ from phoi_models.bundle import (
     CPM_TOLERANCE,
     METADATA,
     MODEL,
+    REQUIRED_FILES,
     DetectorParameters,
     Form,
     Int8Form,
@@ -87,9 +88,11 @@ def quantise_bundle(
         seed: of all that is planted.
 
     Raises:
-        CannotQuantise: the bundle is signed already, its network is of a kind that was imported, or
-            false marks cannot be counted on any chest of ``validation``.
+        CannotQuantise: the bundle lacks a file or is signed already, its network is of a kind that
+            was imported, or false marks cannot be counted on any chest of ``validation``.
     """
+    if missing := [name for name in REQUIRED_FILES if not (bundle / name).is_file()]:
+        raise CannotQuantise(f"{bundle} is no model bundle: it lacks {missing[0]}")
     if (bundle / MANIFEST_NAME).exists():
         raise CannotQuantise(f"remove {MANIFEST_NAME} first, and sign the bundle again afterwards")
     parameters = parse_parameters((bundle / METADATA).read_bytes())
@@ -223,9 +226,6 @@ def _accept(
     bundle: Path, quantised: Path, parameters: DetectorParameters, comparison: Comparison
 ) -> None:
     """Put the 8-bit networks into the bundle, and what was measured into its metadata."""
-    for name in network_files(parameters):
-        file = form_file(name, Form.INT8)
-        shutil.copyfile(quantised / file, bundle / file)
     measured = Int8Form(
         cpm=comparison.measured.cpm,
         fp32_cpm=comparison.measured.reference,
@@ -234,7 +234,11 @@ def _accept(
     )
     metadata: dict[str, Any] = json.loads((bundle / METADATA).read_text())
     metadata["phoi"]["int8"] = measured.model_dump(mode="json")
+    card = (bundle / MODEL_CARD).read_text()
+    if has_place(card, Part.INT8):
+        card = with_part(card, Part.INT8, int8_lines(comparison.measured))
+    for name in network_files(parameters):
+        file = form_file(name, Form.INT8)
+        shutil.copyfile(quantised / file, bundle / file)
     (bundle / METADATA).write_text(json.dumps(metadata, indent=2) + "\n")
-    card = bundle / MODEL_CARD
-    if has_place(text := card.read_text(), Part.INT8):
-        card.write_text(with_part(text, Part.INT8, int8_lines(comparison.measured)))
+    (bundle / MODEL_CARD).write_text(card)
