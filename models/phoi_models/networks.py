@@ -93,7 +93,7 @@ class ExportedNet(nn.Module):
 
 
 class NoduleSegmentationNet(nn.Module):
-    """A 3D U-Net (Çiçek et al., MICCAI 2016) of 0.5 million parameters that outlines one nodule.
+    """A 3D U-Net (Çiçek et al., MICCAI 2016) of 0.42 million parameters that outlines one nodule.
 
     Convolutions at 1/1, 1/2, 1/4 and 1/8 of the resolution; what is joined is added, not
     concatenated, and the way up is as light as the way down is at full resolution, so that one core
