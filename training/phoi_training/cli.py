@@ -282,7 +282,7 @@ def evaluate_command(
     provider: Annotated[
         Provider, typer.Option(help="Where they run; auto takes what the worker would.")
     ] = Provider.CPU,
-    batch_size: Annotated[
+    batch: Annotated[
         int, typer.Option(min=0, help="Patches given to the network at once; 0: automatic.")
     ] = 0,
     seed: Annotated[int, typer.Option(help="Of the planted nodules.")] = 1,
@@ -311,7 +311,7 @@ def evaluate_command(
     configure_logs("warning")
     console = Console()
     aside = Console(stderr=True)
-    sessions = SessionSettings(provider, form=form, batch_size=batch_size)
+    sessions = SessionSettings(provider, form=form, batch_size=batch)
     detector = Detector.open(bundle, sessions)
     with aside.status("reading the data set"):
         chests = load(
