@@ -12,7 +12,7 @@ from typing import Any
 import mlflow
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from phoi_training.breakdown import size_errors
+from phoi_training.breakdown import LEAST_RATED, size_errors
 from phoi_training.cutouts import TITLES, Cutout, Kind, worst
 from phoi_training.plots import calibration_plot, drawn, froc_plot, groups_plot, sizes_plot
 from phoi_training.report import EXPERIMENT, Evaluation, evaluation_lines, metrics, summary
@@ -130,6 +130,7 @@ def _page(
         figures=figures,
         sets={name: figures[name] for name in evaluation.sets},
         plots={name: files["svg"] for name, files in plots.items()},
+        least_rated=LEAST_RATED,
         titles=TITLES,
         shown=shown,
         counts=counts,
