@@ -13,7 +13,7 @@ import torch
 from phoi_models.networks import CenterHeatmapNet
 from phoi_models.phantom import chest_phantom
 from phoi_training.background import Background
-from phoi_training.dataset import NoTrainingData, marks_of, phantom_backgrounds
+from phoi_training.dataset import NoTrainingData, load, marks_of, phantom_backgrounds
 from phoi_training.held_out import read_crops, single_networks, unseen_by, unseen_chest
 from phoi_training.initial import CHECKPOINT, UnusableWeights, note_patients
 from phoi_training.train import untuned
@@ -111,6 +111,29 @@ def test_a_malformed_mark_is_named(wrong: dict[str, object]) -> None:
     del row["nodule"]
     with pytest.raises(NoTrainingData, match="nodule"):
         marks_of([row])
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("{", "cannot be read as JSON"),
+        ("\udcff", "cannot be read as JSON"),
+        ("[]", "maps each name to an object"),
+        ('{"here": [1]}', "maps each name to an object"),
+        ('{"here": {"marks": 1}}', "whose marks are a list"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, content: str, problem: str) -> None:
+    damaged, whole = tmp_path / "damaged.json", tmp_path / "volumes.json"
+    damaged.write_bytes(content.encode(errors="surrogateescape"))
+    whole.write_text('{"here": {}}')
+    with pytest.raises(NoTrainingData, match=f"damaged.json .*{problem}"):
+        unseen_chest("here", tmp_path / "ct.nii.gz", damaged)
+    with pytest.raises(NoTrainingData, match=f"damaged.json .*{problem}"):
+        load(tmp_path, marks=damaged)
+    damaged.rename(whole)
+    with pytest.raises(NoTrainingData, match=f"volumes.json .*{problem}"):
+        load(tmp_path)
 
 
 def test_phantoms_are_told_apart_and_do_not_depend_on_how_many(

@@ -113,24 +113,45 @@ def load_backgrounds(
         marks: JSON file that adds ``marks``, and sets ``complete``, of volumes by name.
 
     Raises:
-        NoTrainingData: no ``volumes.json``, a volume that it names is missing, a mark is
+        NoTrainingData: no ``volumes.json``, a volume that it names is missing, it or a mark is
             malformed, or the further marks are of none of them.
     """
     index = folder / _VOLUMES
     if not index.is_file():
         raise NoTrainingData(f"{folder} holds no {_VOLUMES}: give a folder of backgrounds")
-    entries: dict[str, dict[str, Any]] = json.loads(index.read_text())
+    entries = read_entries(index)
     if marks is not None:
         entries = _with_further_marks(entries, marks)
     chosen = entries if names is None else {name: entries[name] for name in names}
     return [_background(folder, name, entry, readings) for name, entry in chosen.items()]
 
 
+def read_entries(path: Path) -> dict[str, dict[str, Any]]:
+    """A JSON file that says something of volumes, by their names.
+
+    Raises:
+        NoTrainingData: it cannot be read, is no JSON, or says something else.
+    """
+    try:
+        entries = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise NoTrainingData(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(entries, dict) or not all(_is_entry(entry) for entry in entries.values()):
+        raise NoTrainingData(
+            f"{path} must be a JSON object that maps each name to an object, whose marks are a list"
+        )
+    return entries
+
+
+def _is_entry(entry: object) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("marks", []), list)
+
+
 def _with_further_marks(
     entries: dict[str, dict[str, Any]], marks: Path
 ) -> dict[str, dict[str, Any]]:
     """The entries of ``volumes.json`` with what somebody else says of the same volumes."""
-    further: dict[str, dict[str, Any]] = json.loads(marks.read_text())
+    further = read_entries(marks)
     if unknown := sorted(further.keys() - entries.keys()):
         raise NoTrainingData(f"{marks} marks {unknown[0]}, which the folder does not hold")
     joined = {name: {**entry, **further.get(name, {})} for name, entry in entries.items()}

@@ -6,7 +6,6 @@ Positions are LPS, mm; arrays (z, y, x).
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from phoi_models.volume import Volume
 from scipy import ndimage
 
 from phoi_training.background import Background, Mark
-from phoi_training.dataset import NoTrainingData, marks_of
+from phoi_training.dataset import NoTrainingData, marks_of, read_entries
 from phoi_training.evaluation import TorchHeads
 from phoi_training.fit import load_averaged
 from phoi_training.initial import CHECKPOINT, trained_on
@@ -48,18 +47,18 @@ def unseen_chest(name: str, source: Path, marks: Path) -> Background:
         marks: JSON file: by name, ``complete`` and ``marks`` as in ``volumes.json``.
 
     Raises:
-        NoTrainingData: the marks name no such chest, or one of them is malformed.
+        NoTrainingData: the marks name no such chest, or they or one of them are malformed.
         NotAnalysable: it cannot be read, or shows no lungs.
     """
-    entries = json.loads(marks.read_text())
+    entries = read_entries(marks)
     if name not in entries:
         raise NoTrainingData(f"{marks} says nothing of {name}, only of {', '.join(entries)}")
     if source.is_dir():
         volume, _ = read_volume([path for path in sorted(source.rglob("*")) if is_dicom(path)])
     else:
         volume = read_volume_file(source)
-    known, _ = marks_of(entries[name]["marks"])
-    complete = bool(entries[name]["complete"])
+    known, _ = marks_of(entries[name].get("marks", []))
+    complete = bool(entries[name].get("complete", False))
     return Background(name, name, volume, LungSpace.of(volume), known, complete=complete)
 
 
