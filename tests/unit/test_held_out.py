@@ -71,8 +71,11 @@ def test_each_network_is_run_alone_on_whom_it_never_saw(tmp_path: Path) -> None:
     chests = [Background(p, p, volume, None, (), complete=True) for p in "abc"]  # type: ignore[arg-type]
     assert [chest.patient for chest in unseen_by(first, chests)] == ["c"]
     assert [chest.patient for chest in unseen_by(second, chests)] == ["a"]
+    note_patients(tmp_path / "network-2-0", None)
+    with pytest.raises(UnusableWeights, match=r"not known whom the network in .*network-2-0"):
+        single_networks(tmp_path, untuned("1.0.0"))
     (tmp_path / "network-2-0" / "trained_on.json").unlink()
-    with pytest.raises(UnusableWeights, match="whom its network was trained on"):
+    with pytest.raises(UnusableWeights, match=r"not known whom the network in .*network-2-0"):
         single_networks(tmp_path, untuned("1.0.0"))
 
 

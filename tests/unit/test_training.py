@@ -15,6 +15,7 @@ from phoi_models.errors import NotAnalysable, NotAnalysableReason, PhoiError
 from phoi_models.geometry import Geometry, Triple
 from phoi_models.networks import CenterHeatmapNet
 from phoi_models.planting import LungSpace
+from phoi_models.shipped import SHIPPED
 from phoi_models.volume import Volume
 from phoi_training import patches
 from phoi_training.dataset import Background, Mark, NoTrainingData, digest
@@ -405,27 +406,54 @@ def test_a_network_that_does_not_say_whom_it_saw_is_not_gone_on_with(tmp_path: P
     earlier_checkpoint(tmp_path, 1, "a", 1.0)
     with pytest.raises(UnusableWeights, match="never saw"):
         earlier_folder(tmp_path, 1, ["ann"])
+    note_patients(tmp_path / "network-1-a", None)
+    with pytest.raises(UnusableWeights, match="or it is not known"):
+        earlier_folder(tmp_path, 1, ["ann"])
 
 
-def test_a_network_that_goes_on_has_seen_the_patients_of_its_earlier_run_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    note_patients(earlier_checkpoint(tmp_path / "old", 1, "a", 2.0), ["ann", "bob"])
-    monkeypatch.setattr("phoi_training.train.fit", lambda network, *_, **__: network)
+def fitted_from(init: Path | None, work: Path) -> tuple[float, Path]:
+    """The bias of a network that bob is to train and cid to validate, and its folder."""
     job = Job(
-        data=tmp_path,
-        bundle=tmp_path / "bundle",
-        work=tmp_path / "new",
+        data=work,
+        bundle=work / "bundle",
+        work=work / "new",
         recipe=Recipe(steps=1, minutes=1.0),
         tracking_uri="",
-        licence=tmp_path / "LICENSE",
-        init=tmp_path / "old",
+        licence=work / "LICENSE",
+        init=init,
     )
-    bank = PatchBank(tmp_path / "bank", PARAMETERS, 48, seed=0)
+    bank = PatchBank(work / "bank", PARAMETERS, 48, seed=0)
     trainer = Trainer(bank, (), Ranks.of_environment(), "")
     fold = Fold(0, (background("b", "bob"),), (background("c", "cid"),))
-    assert bias_of(trainer.fit(job, fold)) == 2.0
-    assert trained_on(trainer.folder(job, fold)) == {"ann", "bob"}
+    return bias_of(trainer.fit(job, fold)), trainer.folder(job, fold)
+
+
+@pytest.fixture
+def no_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("phoi_training.train.fit", lambda network, *_, **__: network)
+
+
+@pytest.mark.parametrize("init", ["old", f"old/network-1-a/{CHECKPOINT}"])
+def test_a_network_that_goes_on_has_seen_also_whom_its_weights_have_seen(
+    tmp_path: Path, no_steps: None, init: str
+) -> None:
+    note_patients(earlier_checkpoint(tmp_path / "old", 1, "a", 2.0), ["ann", "bob"])
+    bias, folder = fitted_from(tmp_path / init, tmp_path)
+    assert bias == 2.0
+    assert trained_on(folder) == {"ann", "bob"}
+
+
+def test_random_weights_have_seen_nobody(tmp_path: Path, no_steps: None) -> None:
+    assert trained_on(fitted_from(None, tmp_path)[1]) == {"bob"}
+
+
+def test_of_weights_without_a_note_it_is_not_known_whom_they_have_seen(
+    tmp_path: Path, no_steps: None
+) -> None:
+    lone = earlier_checkpoint(tmp_path, 1, "a", 2.0) / CHECKPOINT
+    for init in (lone, SHIPPED / "phoi-lung-nodule"):
+        with pytest.raises(UnusableWeights, match="no patient is surely new to it: train from"):
+            trained_on(fitted_from(init, tmp_path)[1])
 
 
 @pytest.mark.parametrize(

@@ -24,22 +24,44 @@ class UnusableWeights(PhoiError):
     """The file does not hold the weights of this network."""
 
 
-def note_patients(folder: Path, patients: Collection[str]) -> None:
-    """Say beside a network's checkpoint whom it is trained on."""
+def note_patients(folder: Path, patients: Collection[str] | None) -> None:
+    """Say beside a network's checkpoint whom it is trained on; None if that is not known."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / _PATIENTS).write_text(json.dumps(sorted(patients)) + "\n")
+    noted = None if patients is None else sorted(patients)
+    (folder / _PATIENTS).write_text(json.dumps(noted) + "\n")
+
+
+def patients_of(source: Path | None) -> frozenset[str] | None:
+    """Whom weights have seen that training begins with.
+
+    Args:
+        source: checkpoint, ONNX file, or folder of a checkpoint or of a bundle, which has no such
+            note; None for random weights, which have seen nobody.
+
+    Returns:
+        The patients of the note that lies there; None if it is not known.
+    """
+    if source is None:
+        return frozenset()
+    noted = (source if source.is_dir() else source.parent) / _PATIENTS
+    patients = json.loads(noted.read_text()) if noted.is_file() else None
+    return None if patients is None else frozenset(patients)
 
 
 def trained_on(folder: Path) -> frozenset[str]:
     """Whom the network in a folder is trained on.
 
     Raises:
-        UnusableWeights: nobody noted it.
+        UnusableWeights: nobody noted it, or it began with weights of which it is not known.
     """
-    noted = folder / _PATIENTS
-    if not noted.is_file():
-        raise UnusableWeights(f"{folder} does not say whom its network was trained on")
-    return frozenset(json.loads(noted.read_text()))
+    patients = patients_of(folder)
+    if patients is None:
+        raise UnusableWeights(
+            f"it is not known whom the network in {folder} was trained on, so no patient is surely"
+            f" new to it: train from random weights, or --init from a checkpoint with {_PATIENTS}"
+            " beside it"
+        )
+    return patients
 
 
 def holds_networks(source: Path | None) -> bool:
@@ -56,15 +78,16 @@ def earlier_folder(work: Path, number: int, unseen: Collection[str]) -> Path:
         unseen: patients that it must not have been trained on.
 
     Raises:
-        UnusableWeights: there is no such network, or it saw one of them.
+        UnusableWeights: there is no such network, it saw one of them, or whom it saw is not known.
     """
     for folder in sorted(work.glob(f"network-{number}-*")):
-        known = (folder / CHECKPOINT).is_file() and (folder / _PATIENTS).is_file()
-        if known and trained_on(folder).isdisjoint(unseen):
+        seen = patients_of(folder)
+        if (folder / CHECKPOINT).is_file() and seen is not None and seen.isdisjoint(unseen):
             return folder
     raise UnusableWeights(
-        f"{work} holds no network {number} that never saw the patients it is to be validated on:"
-        " take as many --folds, the same --seed and the same patients as there"
+        f"{work} holds no network {number} that never saw the patients it is to be validated on, or"
+        " it is not known: take as many --folds, the same --seed and the same patients as there, or"
+        " begin with one of its checkpoints"
     )
 
 

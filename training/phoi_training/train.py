@@ -56,7 +56,7 @@ from phoi_training.initial import (
     holds_networks,
     initial_network,
     note_patients,
-    trained_on,
+    patients_of,
 )
 from phoi_training.patches import PATCH_MARGIN, Chest, PatchBank, chests
 from phoi_training.quantise import CannotQuantise, quantise_bundle
@@ -285,12 +285,11 @@ class Trainer:
         )
         torch.manual_seed(recipe.seed)
         folder, init = self.folder(job, fold), job.init
-        patients = {background.patient for background in fold.training}
-        if job.init is not None and goes_on:
-            earlier = earlier_folder(job.init, fold.number + 1, unseen)
-            init = earlier / CHECKPOINT
-            patients |= trained_on(earlier)
-        note_patients(folder, patients)
+        if init is not None and goes_on:
+            init = earlier_folder(init, fold.number + 1, unseen) / CHECKPOINT
+        seen = patients_of(init)
+        new = {background.patient for background in fold.training}
+        note_patients(folder, None if seen is None else seen | new)
         return fit(
             initial_network(init),
             self.bank,
