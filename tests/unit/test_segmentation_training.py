@@ -31,6 +31,7 @@ from phoi_training.segmentation import (
     losses,
     mark,
     samples,
+    thicker,
     train,
 )
 
@@ -159,6 +160,32 @@ def test_each_round_takes_all_chests_and_new_phantoms(
     assert [one.name for one in found] == ["a chest", "phantom 1", "a chest", "phantom 2"]
     assert found[0].avoid == (real.ball,)
     assert len(spacings) == 2
+
+
+def test_some_chests_come_in_thick_slices(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("phoi_training.segmentation._THICK", 1.0)
+    monkeypatch.setattr("phoi_training.segmentation._THICK_MM", (2.5, 5.0))
+    chest = Background("a chest", "somebody", host.volume, host.lungs, (), complete=True)
+    found = {one.volume.geometry.spacing_mm[0]: one.name for one in hosts([chest], 0, 5, rng(1))}
+    assert found == {2.5: "a chest", 5.0: "a chest, 2 slices as one"}
+
+
+def test_thick_slices_are_means_and_lie_where_theirs_lay(host: Host) -> None:
+    thin = host.volume
+    thick = thicker(thin, 3)
+    assert thick.geometry.shape[0] == thin.geometry.shape[0] // 3
+    np.testing.assert_allclose(thick.hu[4], thin.hu[12:15].mean(axis=0), atol=0.51)
+    middle = thin.geometry.index_to_lps((13, 7, 9))
+    np.testing.assert_allclose(thick.geometry.index_to_lps((4, 7, 9)), middle)
+
+
+def test_the_weights_are_averaged(bank: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
+    def head(decay: float, steps: int) -> torch.Tensor:
+        monkeypatch.setattr("phoi_training.segmentation._DECAY", decay)
+        return train(bank, steep(steps), say=quiet).network.head.weight.detach()
+
+    last, first, mean = head(0.0, 2), head(0.0, 1), head(0.25, 2)
+    np.testing.assert_allclose(mean, 2 / 11 * first + 9 / 11 * last, rtol=1e-3, atol=1e-6)
 
 
 def test_the_right_answer_costs_next_to_nothing() -> None:

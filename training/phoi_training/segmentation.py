@@ -12,12 +12,13 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from phoi_models.canonical import to_canonical
-from phoi_models.geometry import Triple, as_triple
+from phoi_models.geometry import Geometry, Triple, as_triple
 from phoi_models.lungs import segment_lungs
 from phoi_models.networks import ExportedSegmentationNet, NoduleSegmentationNet
 from phoi_models.phantom import chest_phantom
@@ -27,6 +28,7 @@ from phoi_models.segmentation import SAMPLES, Cube, cube_positions, cut_cube
 from phoi_models.volume import Volume
 from torch import Tensor
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel
 
 from phoi_training.background import Background
 from phoi_training.export import compare, folded, to_onnx
@@ -39,6 +41,8 @@ VIEWS = 5
 _NODULES = {(3.0, 5.0): 3, (5.0, 8.0): 7, (8.0, 15.0): 7, (15.0, 30.0): 4, (30.0, 45.0): 1}
 """How many nodules of which mean diameters, mm, are planted into one chest."""
 _SLICES_MM = (0.8, 1.25, 2.0, 2.5, 3.0, 5.0)
+_THICK = 0.2
+_THICK_MM = (2.5, 5.0)
 _GRID_MM = 1.0
 _SHIFT_HU = 15.0
 _MOST_NOISE_HU = 40.0
@@ -47,6 +51,7 @@ _NOISY = 0.4
 _CROSS_ENTROPY_WEIGHT = 3.0
 _DICE_SMOOTH = 50.0
 _WARM_UP_STEPS = 60
+_DECAY = 0.998
 _AVERAGED = 50
 """Steps, of which the mean losses are told."""
 _TOLERANCE = {"filled": 1e-4}
@@ -113,7 +118,7 @@ class Trained:
     """What came out.
 
     Attributes:
-        network: in evaluation mode.
+        network: with the moving average of the weights, in evaluation mode.
         steps: how many were made.
         losses: by name, the mean of the last fifty steps.
     """
@@ -126,15 +131,41 @@ class Trained:
 def hosts(
     backgrounds: Sequence[Background], phantoms: int, rounds: int, rng: np.random.Generator
 ) -> Iterator[Host]:
-    """In each round all backgrounds and so many new procedural chests of any slice distance."""
+    """In each round all backgrounds and so many new procedural chests of any slice distance.
+
+    One background in five comes with slices of 2.5 or 5 mm, if its own are thinner.
+    """
     for round_ in range(rounds):
         for background in backgrounds:
-            avoid = tuple(mark.ball for mark in background.marks)
-            yield Host(background.name, background.volume, background.lungs, avoid)
+            yield _background_host(background, rng)
         for number in range(phantoms):
             phantom = chest_phantom(rng, (float(rng.choice(_SLICES_MM)), 0.75, 0.75))
             name = f"phantom {round_ * phantoms + number + 1}"
             yield Host(name, phantom, LungSpace.of(phantom))
+
+
+def _background_host(background: Background, rng: np.random.Generator) -> Host:
+    avoid = tuple(mark.ball for mark in background.marks)
+    distance_mm = float(rng.choice(_THICK_MM)) if rng.random() < _THICK else 0.0
+    slices = round(distance_mm / background.volume.geometry.spacing_mm[0])
+    if slices < 2:
+        return Host(background.name, background.volume, background.lungs, avoid)
+    thick = thicker(background.volume, slices)
+    return Host(f"{background.name}, {slices} slices as one", thick, LungSpace.of(thick), avoid)
+
+
+def thicker(volume: Volume, slices: int) -> Volume:
+    """The mean of so many slices as one; what is left over at the end is left out."""
+    old = volume.geometry
+    count = old.shape[0] // slices
+    groups = volume.hu[: count * slices].reshape(count, slices, *old.shape[1:])
+    geometry = Geometry(
+        (count, *old.shape[1:]),
+        (slices * old.spacing_mm[0], *old.spacing_mm[1:]),
+        as_triple(old.index_to_lps(((slices - 1) / 2, 0, 0))),
+        old.axes_lps,
+    )
+    return Volume(np.rint(groups.mean(axis=1)).astype(np.int16), geometry)
 
 
 def diameters(rng: np.random.Generator) -> list[float]:
@@ -244,6 +275,7 @@ def train(
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
     network = NoduleSegmentationNet().to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    average = AveragedModel(network, avg_fn=_moving, use_buffers=True)
     optimiser = torch.optim.AdamW(network.parameters(), weight_decay=recipe.weight_decay)
     batches = _batches(bank, recipe.batch, rng)
     recent: deque[dict[str, float]] = deque(maxlen=_AVERAGED)
@@ -260,6 +292,7 @@ def train(
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
+        average.update_parameters(network)
         recent.append({name: float(part.detach()) for name, part in parts.items()})
         step += 1
         spent_s = clock() - began
@@ -267,7 +300,14 @@ def train(
         if step % _AVERAGED == 0:
             left_s = spent_s * max(1 / done - 1, 0.0)
             say(f"step {step}: losses {_means(recent)}, about {left_s / 60:.0f} minutes left")
-    return Trained(network.eval(), step, _means(recent))
+    averaged = cast("NoduleSegmentationNet", average.module)
+    return Trained(averaged.eval(), step, _means(recent))
+
+
+def _moving(average: Tensor, new: Tensor, averaged: Tensor | int) -> Tensor:
+    """Exponential moving average, that forgets the first weights soon."""
+    decay = min(_DECAY, (int(averaged) + 1) / (int(averaged) + 10))
+    return decay * average + (1 - decay) * new
 
 
 def _means(recent: Collection[Mapping[str, float]]) -> dict[str, float]:
