@@ -71,6 +71,12 @@ class Cube:
         index: NDArray[np.float64] = offset[..., ::-1] / self.step_mm + (SAMPLES - 1) / 2
         return index
 
+    def index_to_lps(self, index_zyx: NDArray[np.floating]) -> NDArray[np.float64]:
+        """LPS positions (x, y, z), mm, of fractional indices; last axis is (z, y, x)."""
+        offset = (np.asarray(index_zyx, dtype=np.float64) - (SAMPLES - 1) / 2) * self.step_mm
+        lps: NDArray[np.float64] = offset[..., ::-1] + np.asarray(self.center_lps_mm)
+        return lps
+
 
 def cube_positions(center_lps_mm: Triple, step_mm: float) -> NDArray[np.float64]:
     """LPS positions, mm, of the samples of a cube: [SAMPLES, SAMPLES, SAMPLES, 3]."""

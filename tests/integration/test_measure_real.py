@@ -35,22 +35,23 @@ def readers(ct: Volume) -> list[ReaderSize]:
 
 @pytest.fixture(scope="module")
 def found(ct: Volume, readers: list[ReaderSize]) -> list[Finding]:
-    """Measured with the readers' mean diameter, and with it a fifth too small and too large."""
+    """Measured with the readers' mean diameter, and with it a tenth too small and too large."""
     grid = to_canonical(ct, 1.0)
     lungs = segment_lungs(grid.hu, grid.spacing_mm)
     diameter = float(np.mean([reader.mean_diameter_mm for reader in readers]))
-    marks = [Candidate(NODULE_LPS_MM, diameter * factor, 0.9) for factor in (0.8, 1.0, 1.2)]
+    marks = [Candidate(NODULE_LPS_MM, diameter * factor, 0.9) for factor in (0.9, 1.0, 1.1)]
     return [measure(ct, mark, grid, lungs) for mark in marks]
 
 
-def test_the_size_lies_among_those_of_the_readers(
+def test_the_size_is_that_of_the_readers_or_a_tenth_less(
     found: list[Finding], readers: list[ReaderSize]
 ) -> None:
+    """Spicules, which readers take in, are no part of what is outlined."""
     assert len(readers) == 4
     diameters = [reader.mean_diameter_mm for reader in readers]
     volumes = [reader.volume_mm3 for reader in readers]
     for finding in found:
-        assert min(diameters) - 2.0 <= finding.mean_diameter_mm <= max(diameters) + 2.0
+        assert 0.88 * min(diameters) <= finding.mean_diameter_mm <= max(diameters)
         assert 0.8 * min(volumes) <= finding.volume_mm3 <= 1.1 * max(volumes)
 
 
