@@ -243,6 +243,8 @@ def _mask(block: _Block, outline: _Outline) -> Mask:
     index = np.moveaxis(np.indices(block.hu.shape), 0, -1)
     at = outline.cube.lps_to_index(block.geometry.index_to_lps(index))
     filled = ndimage.map_coordinates(outline.filled, np.moveaxis(at, -1, 0), order=1)
+    if not filled.any():  # what it fills lies beyond the scan
+        filled = -np.linalg.norm(at - (SAMPLES - 1) / 2, axis=-1)
     mask: Mask = filled >= min(0.5, float(filled.max()))
     return mask
 

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from phoi_models.canonical import CanonicalGrid, to_canonical
 from phoi_models.detector import Candidate
 from phoi_models.findings import Attenuation, Finding, LungCoverage, Side
-from phoi_models.geometry import Geometry, Triple
+from phoi_models.geometry import Geometry, Triple, as_triple
 from phoi_models.lungs import LEFT, RIGHT, LungMask
 from phoi_models.measure import measure
 from phoi_models.phantom import flipped, gantry_tilted
+from phoi_models.segmentation import SAMPLES, Cube, Segmenter
 from phoi_models.volume import Volume
 
 LUNG_HU, TISSUE_HU = -860.0, 40.0
@@ -218,6 +220,26 @@ def test_a_mark_on_nothing_is_measured_as_the_network_drew_it(
     assert found.volume_mm3 == pytest.approx(mask_volume(volume, found))
     assert 0 < found.short_axis_mm <= found.long_axis_mm + 1e-6
     assert found.long_axis_mm < 1.6 * diameter + 4
+
+
+class BeyondTheEdge(Segmenter):
+    """Sees the half of a ball of twelve samples that lies to the patient's right of the mark."""
+
+    def __init__(self) -> None: ...
+
+    def filled(self, cube: Cube) -> NDArray[np.float32]:
+        index = np.moveaxis(np.indices(cube.hu.shape), 0, -1) - (SAMPLES - 1) / 2
+        return ((np.linalg.norm(index, axis=-1) < 6) & (index[..., 2] < -1)).astype(np.float32)
+
+
+def test_a_nodule_that_is_seen_beyond_the_scan_only_is_a_voxel_at_its_edge() -> None:
+    volume = Scene().volume()
+    place = volume.geometry.index_to_lps((19, 60, 0))
+    grid = to_canonical(volume, 1.0)
+    mark = Candidate(as_triple(place), 8.0, 0.9)
+    found = measure(volume, mark, grid, lungs_of(grid), BeyondTheEdge())
+    assert found.mask.voxels.sum() == 1
+    assert found.center_lps_mm == pytest.approx(tuple(place), abs=1.5)
 
 
 def test_a_tiny_nodule_between_thick_slices_still_has_a_voxel() -> None:
