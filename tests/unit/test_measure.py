@@ -229,7 +229,9 @@ class BeyondTheEdge(Segmenter):
 
     def filled(self, cube: Cube) -> NDArray[np.float32]:
         index = np.moveaxis(np.indices(cube.hu.shape), 0, -1) - (SAMPLES - 1) / 2
-        return ((np.linalg.norm(index, axis=-1) < 6) & (index[..., 2] < -1)).astype(np.float32)
+        inside = (np.linalg.norm(index, axis=-1) < 6) & (index[..., 2] < -1)
+        filled: NDArray[np.float32] = inside.astype(np.float32)
+        return filled
 
 
 def test_a_nodule_that_is_seen_beyond_the_scan_only_is_a_voxel_at_its_edge() -> None:
