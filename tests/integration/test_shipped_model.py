@@ -34,7 +34,9 @@ def test_it_is_small_and_names_no_folder_of_the_machine_that_made_it() -> None:
         assert b"site-packages" not in network.read_bytes()
     card = (BUNDLE / "docs" / "README.md").read_text()
     assert "not a cleared medical device" in card
-    assert "LIDC-IDRI-0001" not in card.partition("## Validation")[0]
+    trained_on = card.partition("## What it was trained on")[2].partition("<!-- notes -->")[0]
+    assert "LIDC-IDRI-0005" in trained_on
+    assert "LIDC-IDRI-0001" not in trained_on
 
 
 @pytest.mark.parametrize("slices_mm", [1.25, 2.5, 5.0])

@@ -26,7 +26,15 @@ _CALLED_NOT_RECOGNISED = (1, 7)
 
 
 def echo(peer: Peer, calling_ae_title: str) -> Echo:
-    """C-ECHO, told apart by why it failed. To a peer whose port is known to be open."""
+    """C-ECHO, told apart by why it failed. To a peer whose port is known to be open.
+
+    One that only hangs up is asked again: a busy DICOM peer does so now and then.
+    """
+    answer = _echo(peer, calling_ae_title)
+    return _echo(peer, calling_ae_title) if answer is Echo.NOT_DICOM else answer
+
+
+def _echo(peer: Peer, calling_ae_title: str) -> Echo:
     entity = AE(ae_title=calling_ae_title)
     entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
     entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
