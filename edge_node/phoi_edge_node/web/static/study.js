@@ -279,7 +279,9 @@ const viewerKeys = {
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
-  if (document.querySelector("dialog[open]") || event.target.matches("input, textarea, select")) return;
+  if (document.querySelector("dialog[open]")) return;
+  // A field of a dialog that was just closed has the focus for a moment longer.
+  if (event.target.matches("input, textarea, select") && !event.target.closest("dialog")) return;
   const action = keys[event.key] ?? (viewer && viewerKeys[event.key]);
   if (!action || (event.repeat && keys[event.key])) return;
   event.preventDefault();
