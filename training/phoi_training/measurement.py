@@ -123,6 +123,19 @@ def agreement(errors: Sequence[float]) -> Agreement:
     return Agreement(len(errors), statistics.fmean(errors), 1.96 * statistics.stdev(errors))
 
 
+def draw_diameters(
+    numbers: Mapping[tuple[float, float], int], rng: np.random.Generator
+) -> list[float]:
+    """Mean diameters, mm, to plant; the largest, which finds a place hardest, first.
+
+    Args:
+        numbers: how many between which limits, mm.
+        rng: everything random.
+    """
+    drawn = [float(rng.uniform(*limits)) for limits, n in numbers.items() for _ in range(n)]
+    return sorted(drawn, reverse=True)
+
+
 def study(
     hosts: Mapping[str, Volume],
     diameters_mm: Sequence[float],

@@ -110,7 +110,6 @@ def promote_command(
 
 
 def _chests(data: Path | None, readings: Path | None, phantoms: int, seed: int) -> list[Background]:
-
     from phoi_training.dataset import load, phantom_backgrounds
 
     return [*(load(data, readings) if data else ()), *phantom_backgrounds(phantoms, seed)]

@@ -41,7 +41,6 @@ def quantise_command(
     Example: phoi models quantise out/phoi-lung-nodule data/volumes
     """
     # torch and ONNX take seconds to import, and help is to come at once.
-
     from phoi_training.card import int8_lines
     from phoi_training.dataset import load, phantom_backgrounds
     from phoi_training.quantise import quantise_bundle

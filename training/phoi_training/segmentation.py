@@ -33,6 +33,7 @@ from torch.optim.swa_utils import AveragedModel
 from phoi_training.background import Background
 from phoi_training.export import compare, folded, to_onnx
 from phoi_training.fit import Diverged
+from phoi_training.measurement import draw_diameters
 
 Floats = NDArray[np.float32]
 
@@ -169,9 +170,8 @@ def thicker(volume: Volume, slices: int) -> Volume:
 
 
 def diameters(rng: np.random.Generator) -> list[float]:
-    """Mean diameters, mm, for one chest; the largest, which finds a place hardest, first."""
-    drawn = [float(rng.uniform(*limits)) for limits, n in _NODULES.items() for _ in range(n)]
-    return sorted(drawn, reverse=True)
+    """Mean diameters, mm, of what is planted into one chest, the largest first."""
+    return draw_diameters(_NODULES, rng)
 
 
 def samples(host: Host, diameters_mm: Sequence[float], rng: np.random.Generator) -> list[Sample]:
