@@ -432,7 +432,10 @@ class EdgeNode:
         images = ForgettingDecoded(
             RetiredFiles(self.storage.files, store.indexed, self._clock), self._decoder
         )
-        self._retention = Retention(store, images, self._clock, self._settings.retention)
+        settings = self._settings
+        self._retention = Retention(
+            store, images, self._clock, settings.retention, settings.dicom.scarce_disk_bytes
+        )
         found = recover_files(self.storage.files, store, images.retire)
         requeued = store.requeue_interrupted()
         log.info(

@@ -4,8 +4,10 @@ The images of a study may go once nothing needs them here: it is complete, its l
 ended, and every document of it has arrived (in shadow mode there is none). So a study that is
 received, counted, queued or analysed keeps them, and one with a dead letter too. They go after
 ``pixels_days``, if the wall clock can be trusted; on a disk that is getting full, earlier: of
-signed studies first, those whose results arrived longest ago before others, then of unsigned ones,
-whose review would need them. The archive has them still. What is quarantined was never answered
+signed studies first, those whose results arrived longest ago before others, then of unsigned ones
+that nobody signed for ``review_hours``. Images that a review may still need go only when receiving
+would stop soon: a disk that others fill must not take every study from its reader the moment its
+results have arrived. The archive has them still. What is quarantined was never answered
 with success, or is damaged: it goes after a time of its own, and first of all on a full disk.
 """
 
@@ -64,16 +66,25 @@ class RemovableImages(Protocol):
 
 
 def next_to_expire(
-    settled: Sequence[SettledStudy], now: datetime, room: int, settings: RetentionSettings
+    settled: Sequence[SettledStudy],
+    now: datetime,
+    room: int,
+    settings: RetentionSettings,
+    least_room: int,
 ) -> SettledStudy | None:
     """The study whose images go now, if any has to.
 
     Args:
         settled: studies whose images nothing needs any more.
         room: free disk, bytes.
+        least_room: with less of it receiving would stop soon, bytes.
     """
     if room < settings.free_disk_target_mb * 1_000_000:
-        return min(settled, key=lambda study: (not study.signed, study.settled_at), default=None)
+        reviewed_by = now - timedelta(hours=settings.review_hours)
+        may_go = (
+            s for s in settled if s.signed or s.settled_at <= reviewed_by or room < least_room
+        )
+        return min(may_go, key=lambda study: (not study.signed, study.settled_at), default=None)
     oldest = min(settled, key=lambda study: study.settled_at, default=None)
     if oldest is None or not settings.pixels_days:
         return None
@@ -85,12 +96,18 @@ class Retention:
     """Removes images, one study at a time."""
 
     def __init__(
-        self, store: StudyStore, images: RemovableImages, clock: Clock, settings: RetentionSettings
+        self,
+        store: StudyStore,
+        images: RemovableImages,
+        clock: Clock,
+        settings: RetentionSettings,
+        least_room: int,
     ) -> None:
         self._store = store
         self._images = images
         self._clock = clock
         self._settings = settings
+        self._least_room = least_room
         self._quarantine = timedelta(days=settings.quarantine_days)
         self._steady = SteadyClock(store, clock)
 
@@ -110,7 +127,8 @@ class Retention:
             self._drop_quarantined(now, is_full=is_full)
         if not is_full and not (self._settings.pixels_days and is_trusted):
             return False
-        study = next_to_expire(self._store.settled_studies(), now, room, self._settings)
+        settled = self._store.settled_studies()
+        study = next_to_expire(settled, now, room, self._settings, self._least_room)
         if study is None:
             return False
         uid = study.study_instance_uid

@@ -123,6 +123,11 @@ class DicomSettings(_Section):
     maximum_associations_per_peer: int = Field(default=16, ge=1)
     receiver: Literal["pynetdicom", "lean"] = "pynetdicom"
 
+    @property
+    def scarce_disk_bytes(self) -> int:
+        """Below it receiving would stop soon: what can be had again makes room."""
+        return 2 * self.minimum_free_disk_mb * 1_000_000
+
     @model_validator(mode="after")
     def _certificate_with_key(self) -> DicomSettings:
         if (self.tls_certificate is None) != (self.tls_key is None):
@@ -236,13 +241,16 @@ class RetentionSettings(_Section):
         pixels_days: images of a study whose results were all delivered are removed after so many
             days; 0: never.
         free_disk_target_mb: below it the images that were delivered longest ago go first, whatever
-            their age.
+            their age: those of signed studies, then those that nobody signed.
+        review_hours: for so long after its results arrived an unsigned study keeps its images on a
+            disk below that target, until receiving would stop soon.
         quarantine_days: what was set aside (other content under a known UID, another patient's
             study, damaged files) is removed after so many days, and first of all on a full disk.
     """
 
     pixels_days: int = Field(default=30, ge=0)
     free_disk_target_mb: int = Field(default=10_000, ge=0)
+    review_hours: int = Field(default=24, ge=0)
     quarantine_days: int = Field(default=90, ge=1)
 
 

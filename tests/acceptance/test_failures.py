@@ -96,7 +96,7 @@ def test_the_edge_is_killed_while_it_receives(site: Hospital, study: tuple[Path,
     folder, uid = study
     outcome: list[bool] = []
     sender = threading.Thread(target=lambda: outcome.append(send(site, folder)))
-    stored = len(list((site.folder / "data" / "instances").rglob("*.dcm")))
+    stored = _stored(site)
     sender.start()
     wait_for("first slices", lambda: _stored(site) > stored + 5, 30)
     site.edge.kill()

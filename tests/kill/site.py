@@ -259,6 +259,9 @@ quiet_time_s = 0.5
 minimum_free_disk_mb = 1
 receiver = "{receiver}"
 
+[retention]
+free_disk_target_mb = 0
+
 [completeness]
 ask_every_s = 0.2
 limit_s = 2

@@ -26,7 +26,7 @@ from support import values
 
 NOW = values.AT
 DAYS_30 = RetentionSettings(pixels_days=30, free_disk_target_mb=100)
-ROOM, FULL = 101_000_000, 99_000_000
+ROOM, FULL, LEAST, SCARCE = 101_000_000, 99_000_000, 50_000_000, 49_000_000
 
 
 def settled(uid: str, days: float, *, signed: bool = False) -> SettledStudy:
@@ -35,19 +35,29 @@ def settled(uid: str, days: float, *, signed: bool = False) -> SettledStudy:
 
 def test_with_room_on_the_disk_only_what_is_old_goes_the_oldest_first() -> None:
     studies = [settled("young", 29.9), settled("old", 31), settled("older", 32, signed=True)]
-    chosen = next_to_expire(studies, NOW, ROOM, DAYS_30)
+    chosen = next_to_expire(studies, NOW, ROOM, DAYS_30, LEAST)
     assert chosen == studies[2]
-    assert next_to_expire(studies[:2], NOW, ROOM, DAYS_30) == studies[1]
-    assert next_to_expire(studies[:1], NOW, ROOM, DAYS_30) is None
+    assert next_to_expire(studies[:2], NOW, ROOM, DAYS_30, LEAST) == studies[1]
+    assert next_to_expire(studies[:1], NOW, ROOM, DAYS_30, LEAST) is None
     never = RetentionSettings(pixels_days=0, free_disk_target_mb=100)
-    assert next_to_expire(studies, NOW, ROOM, never) is None
+    assert next_to_expire(studies, NOW, ROOM, never, LEAST) is None
 
 
 def test_on_a_full_disk_signed_studies_go_before_older_unsigned_ones() -> None:
     studies = [settled("unsigned", 20), settled("new", 1, signed=True), settled("b", 2)]
-    assert next_to_expire(studies, NOW, FULL, DAYS_30) == studies[1]
-    assert next_to_expire([studies[0], studies[2]], NOW, FULL, DAYS_30) == studies[0]
-    assert next_to_expire([], NOW, FULL, DAYS_30) is None
+    assert next_to_expire(studies, NOW, FULL, DAYS_30, LEAST) == studies[1]
+    assert next_to_expire([studies[0], studies[2]], NOW, FULL, DAYS_30, LEAST) == studies[0]
+    assert next_to_expire([], NOW, FULL, DAYS_30, LEAST) is None
+
+
+def test_a_full_disk_leaves_unsigned_studies_to_their_readers_until_receiving_would_stop() -> None:
+    studies = [settled("young", 0.9), settled("younger", 0.5), settled("ahead of the clock", -400)]
+    assert next_to_expire(studies, NOW, FULL, DAYS_30, LEAST) is None
+    assert next_to_expire(studies, NOW, SCARCE, DAYS_30, LEAST) == studies[0]
+    assert next_to_expire(studies[2:], NOW, SCARCE, DAYS_30, LEAST) == studies[2]
+    signed = settled("signed", 0, signed=True)
+    assert next_to_expire([*studies, signed], NOW, FULL, DAYS_30, LEAST) == signed
+    assert next_to_expire([*studies, signed], NOW, SCARCE, DAYS_30, LEAST) == signed
 
 
 class Edge:
@@ -60,10 +70,13 @@ class Edge:
         self.files = InstanceFiles(folder / "instances")
         self.images = RetiredFiles(self.files, self.store.indexed, self.clock)
         self.settings = RetentionSettings(pixels_days=30, free_disk_target_mb=0)
+        self.least_room = 0
         self.restart()
 
     def restart(self) -> None:
-        self.retention = Retention(self.store, self.images, self.clock, self.settings)
+        self.retention = Retention(
+            self.store, self.images, self.clock, self.settings, self.least_room
+        )
         self.retention.run()  # has seen the clock
 
     def write(self, number: int, uid: str = "1.2.3") -> ReceivedInstance:
@@ -195,6 +208,7 @@ def test_by_age_one_study_goes_at_a_time_and_on_a_full_disk_all_that_have_to(edg
     edge.pass_days(31)
     assert len(edge.here()) == 3
     edge.settings = edge.settings.model_copy(update={"free_disk_target_mb": 10**12})
+    edge.least_room = 10**18
     edge.restart()
     edge.clock.set_wall_clock(edge.clock.now() - timedelta(days=365))
     edge.pass_days(0)

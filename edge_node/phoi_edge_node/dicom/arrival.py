@@ -232,9 +232,10 @@ def arrival_decoder(folder: Path, files: InstanceFiles, settings: DicomSettings)
 
     The cache stays well clear of the point below which images are refused.
     """
-    kept_free = 2 * settings.minimum_free_disk_mb * 1_000_000
     decoded = DecodedFiles(
-        folder, settings.decoded_images_mb * 1_000_000, lambda: files.free_bytes() - kept_free
+        folder,
+        settings.decoded_images_mb * 1_000_000,
+        lambda: files.free_bytes() - settings.scarce_disk_bytes,
     )
     processes = DecodingProcesses(min(_MOST_PROCESSES, os.cpu_count() or 1))
     return ArrivalDecoder(files.root, decoded, processes)

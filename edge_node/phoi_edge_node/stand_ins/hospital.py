@@ -326,6 +326,9 @@ port = {ports.dicom}
 quiet_time_s = {quiet_time_s}
 minimum_free_disk_mb = 200
 
+[retention]
+free_disk_target_mb = 0
+
 [[archives]]
 ae_title = "ARCHIVE"
 host = "127.0.0.1"
