@@ -20,14 +20,18 @@ from phoi_training.background import Background, Mark
 from phoi_training.fit import Diverged
 from phoi_training.segmentation import (
     VIEWS,
+    Chest,
     Host,
     Recipe,
     Sample,
     Trained,
     augmented,
+    chests,
     diameters,
     export,
-    hosts,
+    host_of,
+    keep,
+    kept,
     losses,
     mark,
     samples,
@@ -68,8 +72,13 @@ def quiet(_line: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(bank: list[Sample]) -> Trained:
-    return train(bank, steep(12), say=quiet)
+def trained(bank: list[Sample], tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return train(bank, steep(12), checkpoint=tmp_path_factory.mktemp("work") / "c.pt", say=quiet)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    return tmp_path / "checkpoint.pt"
 
 
 def test_samples_hold_as_much_nodule_as_was_planted(bank: list[Sample]) -> None:
@@ -136,15 +145,37 @@ def test_augmentation_moves_the_answer_with_the_voxels(seed: int) -> None:
 def test_each_chest_gets_nodules_of_all_sizes_the_largest_first() -> None:
     drawn = diameters(rng())
     assert drawn == sorted(drawn, reverse=True)
-    assert len(drawn) == 22
+    assert len(drawn) == 24
     assert [sum(low <= d < high for d in drawn) for low, high in ((3, 5), (5, 15), (15, 45))] == [
         3,
         14,
-        5,
+        7,
     ]
 
 
-def test_each_round_takes_all_chests_and_new_phantoms(
+def test_what_is_kept_is_read_as_it_was(bank: list[Sample], tmp_path: Path) -> None:
+    path = Chest(7, None).kept_in(tmp_path)
+    keep(path, bank)
+    for one, other in zip(bank, kept(path), strict=True):
+        np.testing.assert_array_equal(one.hu, other.hu)
+        np.testing.assert_array_equal(one.lung, other.lung)
+        np.testing.assert_array_equal(one.filled, other.filled)
+        assert (one.center_lps_mm, one.step_mm) == (other.center_lps_mm, other.step_mm)
+        assert (str(other.hu.dtype), str(other.filled.dtype)) == ("int16", "uint8")
+    keep(path, [])
+    assert kept(path) == []
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_each_round_takes_all_chests_and_new_phantoms() -> None:
+    wanted = chests(["a", "b"], 1, 2)
+    assert [chest.background for chest in wanted] == ["a", "b", None, "a", "b", None]
+    drawn = {chest.rng(seed).random() for chest in wanted for seed in (1, 2)}
+    assert len(drawn) == 12
+    assert wanted[3].rng(1).random() == Chest(3, None).rng(1).random()
+
+
+def test_a_chest_is_a_background_or_a_new_phantom(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spacings: list[Triple] = []
@@ -156,17 +187,19 @@ def test_each_round_takes_all_chests_and_new_phantoms(
     monkeypatch.setattr("phoi_training.segmentation.chest_phantom", phantom)
     real = Mark((62.0, 20.0, 40.0), 9.0)
     chest = Background("a chest", "somebody", host.volume, host.lungs, (real,), complete=True)
-    found = list(hosts([chest], 1, 2, rng()))
-    assert [one.name for one in found] == ["a chest", "phantom 1", "a chest", "phantom 2"]
-    assert found[0].avoid == (real.ball,)
-    assert len(spacings) == 2
+    backgrounds = {"a chest": chest, "another": chest}
+    found = [host_of(one, backgrounds, one.rng(0)) for one in chests(["a chest"], 1, 1)]
+    assert [one.name for one in found] == ["a chest", "phantom 1"]
+    assert [one.avoid for one in found] == [(real.ball,), ()]
+    assert len(spacings) == 1
 
 
 def test_some_chests_come_in_thick_slices(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("phoi_training.segmentation._THICK", 1.0)
     monkeypatch.setattr("phoi_training.segmentation._THICK_MM", (2.5, 5.0))
     chest = Background("a chest", "somebody", host.volume, host.lungs, (), complete=True)
-    found = {one.volume.geometry.spacing_mm[0]: one.name for one in hosts([chest], 0, 5, rng(1))}
+    hosts = [host_of(Chest(0, "a chest"), {"a chest": chest}, rng(seed)) for seed in range(8)]
+    found = {one.volume.geometry.spacing_mm[0]: one.name for one in hosts}
     assert found == {2.5: "a chest", 5.0: "a chest, 2 slices as one"}
 
 
@@ -179,10 +212,14 @@ def test_thick_slices_are_means_and_lie_where_theirs_lay(host: Host) -> None:
     np.testing.assert_allclose(thick.geometry.index_to_lps((4, 7, 9)), middle)
 
 
-def test_the_weights_are_averaged(bank: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_weights_are_averaged(
+    bank: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def head(decay: float, steps: int) -> torch.Tensor:
         monkeypatch.setattr("phoi_training.segmentation._DECAY", decay)
-        return train(bank, steep(steps), say=quiet).network.head.weight.detach()
+        checkpoint = tmp_path / f"{decay}-{steps}.pt"
+        found = train(bank, steep(steps), checkpoint=checkpoint, say=quiet)
+        return found.network.head.weight.detach()
 
     last, first, mean = head(0.0, 2), head(0.0, 1), head(0.25, 2)
     np.testing.assert_allclose(mean, 2 / 11 * first + 9 / 11 * last, rtol=1e-3, atol=1e-6)
@@ -198,30 +235,66 @@ def test_the_right_answer_costs_next_to_nothing() -> None:
     assert float(wrong["dice"]) > 0.8
 
 
-def test_training_makes_the_losses_fall(bank: list[Sample], trained: Trained) -> None:
-    first = train(bank, steep(1), say=quiet)
+def test_training_makes_the_losses_fall(
+    bank: list[Sample], trained: Trained, checkpoint: Path
+) -> None:
+    first = train(bank, steep(1), checkpoint=checkpoint, say=quiet)
     assert (first.steps, trained.steps) == (1, 12)
     assert trained.losses["cross_entropy"] < 0.95 * first.losses["cross_entropy"]
     assert trained.losses["dice"] < first.losses["dice"]
     assert not trained.network.training
 
 
-def test_training_ends_with_its_time_and_tells_what_is_left(bank: list[Sample]) -> None:
-    minutes = count()
+class Clock:
+    """A minute later each time that somebody looks."""
+
+    def __init__(self) -> None:
+        self._minutes = count()
+
+    def __call__(self) -> float:
+        return 60.0 * next(self._minutes)
+
+
+def test_training_ends_with_its_time(bank: list[Sample], checkpoint: Path) -> None:
     told: list[str] = []
     recipe = Recipe(steps=1000, minutes=2, seed=0, batch=2)
-    assert train(bank, recipe, say=told.append, clock=lambda: 60.0 * next(minutes)).steps == 2
+    ended = train(bank, recipe, checkpoint=checkpoint, say=told.append, clock=Clock())
+    assert ended.steps == 2
     assert told == []
 
 
+def test_training_goes_on_where_it_stopped(
+    bank: list[Sample], checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(Exception):
+        pass
+
+    def killed(_line: str) -> None:
+        raise Killed
+
+    monkeypatch.setattr("phoi_training.segmentation._AVERAGED", 3)
+    monkeypatch.setattr("phoi_training.segmentation._SAVE_EVERY_S", 59.0)
+    recipe = Recipe(steps=4, minutes=100, seed=0, batch=2)
+    with pytest.raises(Killed):
+        train(bank, recipe, checkpoint=checkpoint, say=killed, clock=Clock())
+    clock = Clock()
+    ended = train(bank, recipe, checkpoint=checkpoint, say=quiet, clock=clock)
+    assert (ended.steps, clock()) == (4, 2 * 60.0), "one step more"
+    again = train(bank, recipe, checkpoint=checkpoint, say=killed)
+    assert again.steps == 4
+    for one, other in zip(
+        ended.network.state_dict().values(), again.network.state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
 def test_training_tells_every_fifty_steps_how_it_goes(
-    bank: list[Sample], monkeypatch: pytest.MonkeyPatch
+    bank: list[Sample], checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("phoi_training.segmentation._AVERAGED", 2)
-    minutes = count()
     told: list[str] = []
     recipe = Recipe(steps=1000, minutes=4, seed=0, batch=2)
-    train(bank, recipe, say=told.append, clock=lambda: 60.0 * next(minutes))
+    train(bank, recipe, checkpoint=checkpoint, say=told.append, clock=Clock())
     assert [line.split(":")[0] for line in told] == ["step 2", "step 4"]
     assert [line.split(", ")[-1] for line in told] == [
         "about 2 minutes left",
@@ -229,14 +302,14 @@ def test_training_tells_every_fifty_steps_how_it_goes(
     ]
 
 
-def test_what_cannot_be_trained_is_refused(bank: list[Sample]) -> None:
+def test_what_cannot_be_trained_is_refused(bank: list[Sample], checkpoint: Path) -> None:
     with pytest.raises(ValueError, match="a batch takes 16 samples, and there are 15"):
-        train(bank, Recipe(steps=1, minutes=1, seed=0, batch=16), say=quiet)
+        train(bank, replace(steep(1), batch=16), checkpoint=checkpoint, say=quiet)
     with pytest.raises(ValueError, match="at least one step"):
         Recipe(steps=0, minutes=1, seed=0)
     endless = replace(steep(9), learning_rate=float("inf"))
     with pytest.raises(Diverged, match="at step 1"):
-        train(bank, endless, say=quiet)
+        train(bank, endless, checkpoint=checkpoint, say=quiet)
 
 
 def test_the_exported_file_says_what_torch_says(

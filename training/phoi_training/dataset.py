@@ -114,7 +114,7 @@ def load_backgrounds(
 
     Raises:
         NoTrainingData: no ``volumes.json``, a volume that it names is missing, it or a mark is
-            malformed, or the further marks are of none of them.
+            malformed, one of ``names`` or the further marks are of none of them.
     """
     index = folder / _VOLUMES
     if not index.is_file():
@@ -122,6 +122,8 @@ def load_backgrounds(
     entries = read_entries(index)
     if marks is not None:
         entries = _with_further_marks(entries, marks)
+    if unknown := sorted(set(names or ()) - entries.keys()):
+        raise NoTrainingData(f"{index} names no {', '.join(unknown)}: it has {', '.join(entries)}")
     chosen = entries if names is None else {name: entries[name] for name in names}
     return [_background(folder, name, entry, readings) for name, entry in chosen.items()]
 

@@ -143,7 +143,7 @@ def fit(
     optimiser = torch.optim.AdamW(
         network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
     )
-    state = _State(network, average, optimiser)
+    state = TrainingState(network, average, optimiser)
     step, spent_s = state.load(checkpoint)
     forward = ranks.joined(network)
     if device.type == "cuda":
@@ -205,14 +205,15 @@ class _Means:
 
 
 @dataclass(frozen=True)
-class _State:
-    """All that a checkpoint holds."""
+class TrainingState:
+    """All that a checkpoint holds, beside step and time."""
 
-    network: CenterHeatmapNet
+    network: nn.Module
     average: AveragedModel
     optimiser: torch.optim.Optimizer
 
     def save(self, path: Path, step: int, elapsed_s: float) -> None:
+        """Write the checkpoint, whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {
             "network": self.network.state_dict(),

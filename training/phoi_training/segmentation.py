@@ -7,6 +7,7 @@ to answer of a sample is how much of it the nodule's body fills. Positions are L
 
 from __future__ import annotations
 
+import io
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from phoi_models.canonical import to_canonical
+from phoi_models.files import write_atomically
 from phoi_models.geometry import Geometry, Triple, as_triple
 from phoi_models.lungs import segment_lungs
 from phoi_models.networks import ExportedSegmentationNet, NoduleSegmentationNet
@@ -32,17 +34,17 @@ from torch.optim.swa_utils import AveragedModel
 
 from phoi_training.background import Background
 from phoi_training.export import compare, folded, to_onnx
-from phoi_training.fit import Diverged
+from phoi_training.fit import Diverged, TrainingState
 from phoi_training.measurement import draw_diameters
 
 Floats = NDArray[np.float32]
 
 VIEWS = 5
 """So many marks of each nodule."""
-_NODULES = {(3.0, 5.0): 3, (5.0, 8.0): 7, (8.0, 15.0): 7, (15.0, 30.0): 4, (30.0, 45.0): 1}
+_NODULES = {(3.0, 5.0): 3, (5.0, 8.0): 7, (8.0, 15.0): 7, (15.0, 30.0): 5, (30.0, 45.0): 2}
 """How many nodules of which mean diameters, mm, are planted into one chest."""
 _SLICES_MM = (0.8, 1.25, 2.0, 2.5, 3.0, 5.0)
-_THICK = 0.2
+_THICK = 0.3
 _THICK_MM = (2.5, 5.0)
 _GRID_MM = 1.0
 _SHIFT_HU = 15.0
@@ -55,7 +57,9 @@ _WARM_UP_STEPS = 60
 _DECAY = 0.998
 _AVERAGED = 50
 """Steps, of which the mean losses are told."""
+_SAVE_EVERY_S = 60.0
 _TOLERANCE = {"filled": 1e-4}
+_SHAPE = (SAMPLES,) * 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +79,27 @@ class Sample:
     filled: NDArray[np.uint8]
     center_lps_mm: Triple
     step_mm: float
+
+
+@dataclass(frozen=True)
+class Chest:
+    """What nodules are planted into at once.
+
+    Attributes:
+        number: counts all; with a seed it decides all that is random about the chest.
+        background: name of a real one; None for a new procedural chest.
+    """
+
+    number: int
+    background: str | None
+
+    def rng(self, seed: int) -> np.random.Generator:
+        """Everything random about the chest."""
+        return np.random.default_rng([seed, self.number])
+
+    def kept_in(self, folder: Path) -> Path:
+        """Where what is planted into it is kept."""
+        return folder / f"chest-{self.number:04d}.npz"
 
 
 @dataclass(frozen=True)
@@ -113,6 +138,10 @@ class Recipe:
         if self.steps < 1 or self.minutes <= 0:
             raise ValueError("training takes at least one step, and some time")
 
+    def done(self, step: int, spent_s: float) -> float:
+        """Share of the training that is behind, 1 or more at its end."""
+        return max(step / self.steps, spent_s / 60 / self.minutes)
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -129,20 +158,24 @@ class Trained:
     losses: Mapping[str, float]
 
 
-def hosts(
-    backgrounds: Sequence[Background], phantoms: int, rounds: int, rng: np.random.Generator
-) -> Iterator[Host]:
-    """In each round all backgrounds and so many new procedural chests of any slice distance.
+def chests(backgrounds: Sequence[str], phantoms: int, rounds: int) -> list[Chest]:
+    """In each round all backgrounds, by name, and so many new procedural chests."""
+    each: list[str | None] = [*backgrounds, *[None] * phantoms]
+    return [Chest(number, name) for number, name in enumerate(each * rounds)]
 
-    One background in five comes with slices of 2.5 or 5 mm, if its own are thinner.
+
+def host_of(chest: Chest, backgrounds: Mapping[str, Background], rng: np.random.Generator) -> Host:
+    """A background, three in ten in slices of 2.5 or 5 mm if its own are thinner; or a phantom.
+
+    Args:
+        chest: which.
+        backgrounds: by name.
+        rng: everything random.
     """
-    for round_ in range(rounds):
-        for background in backgrounds:
-            yield _background_host(background, rng)
-        for number in range(phantoms):
-            phantom = chest_phantom(rng, (float(rng.choice(_SLICES_MM)), 0.75, 0.75))
-            name = f"phantom {round_ * phantoms + number + 1}"
-            yield Host(name, phantom, LungSpace.of(phantom))
+    if chest.background is not None:
+        return _background_host(backgrounds[chest.background], rng)
+    phantom = chest_phantom(rng, (float(rng.choice(_SLICES_MM)), 0.75, 0.75))
+    return Host(f"phantom {chest.number}", phantom, LungSpace.of(phantom))
 
 
 def _background_host(background: Background, rng: np.random.Generator) -> Host:
@@ -215,6 +248,30 @@ def _sample(cube: Cube, nodule: PlantedNodule) -> Sample:
     )
 
 
+def keep(path: Path, kept: Sequence[Sample]) -> None:
+    """Write samples, whole or not at all."""
+    content = io.BytesIO()
+    np.savez_compressed(
+        content,
+        hu=np.array([sample.hu for sample in kept]).reshape(-1, *_SHAPE),
+        lung=np.array([sample.lung for sample in kept]).reshape(-1, *_SHAPE),
+        filled=np.array([sample.filled for sample in kept]).reshape(-1, *_SHAPE),
+        center_lps_mm=np.array([sample.center_lps_mm for sample in kept]).reshape(-1, 3),
+        step_mm=np.array([sample.step_mm for sample in kept]),
+    )
+    write_atomically(path, content.getvalue())
+
+
+def kept(path: Path) -> list[Sample]:
+    """The samples that :func:`keep` wrote."""
+    with np.load(path) as file:
+        parts = [file[name] for name in ("hu", "lung", "filled", "center_lps_mm", "step_mm")]
+    return [
+        Sample(hu, lung, filled, as_triple(center), float(step))
+        for hu, lung, filled, center, step in zip(*parts, strict=True)
+    ]
+
+
 def augmented(sample: Sample, rng: np.random.Generator) -> tuple[Floats, Floats]:
     """Another HU offset, perhaps noise, and any flip; y and x may be swapped.
 
@@ -255,14 +312,17 @@ def train(
     bank: Sequence[Sample],
     recipe: Recipe,
     *,
+    checkpoint: Path,
     say: Callable[[str], None],
     clock: Callable[[], float] = time.monotonic,
 ) -> Trained:
-    """Train a new network on what :func:`samples` made.
+    """Train a network on what :func:`samples` made, a new one or that of ``checkpoint``.
 
     Args:
         bank: all samples.
         recipe: how, and how long.
+        checkpoint: goes on from it if it is there; written every minute and at the end, whole or
+            not at all.
         say: told every fifty steps how it goes.
         clock: seconds.
 
@@ -273,15 +333,16 @@ def train(
     if len(bank) < recipe.batch:
         raise ValueError(f"a batch takes {recipe.batch} samples, and there are {len(bank)}")
     torch.manual_seed(recipe.seed)
-    rng = np.random.default_rng(recipe.seed)
     network = NoduleSegmentationNet().to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     average = AveragedModel(network, avg_fn=_moving, use_buffers=True)
     optimiser = torch.optim.AdamW(network.parameters(), weight_decay=recipe.weight_decay)
-    batches = _batches(bank, recipe.batch, rng)
+    state = TrainingState(network, average, optimiser)
+    step, before_s = state.load(checkpoint)
+    batches = _batches(bank, recipe.batch, np.random.default_rng([recipe.seed, step]))
     recent: deque[dict[str, float]] = deque(maxlen=_AVERAGED)
-    began = clock()
-    step, done = 0, 0.0
-    while done < 1:
+    began = saved = clock()
+    spent_s = before_s
+    while (done := recipe.done(step, spent_s)) < 1:
         for group in optimiser.param_groups:
             group["lr"] = recipe.learning_rate * _schedule(step, done)
         cubes, filled = next(batches)
@@ -295,11 +356,15 @@ def train(
         average.update_parameters(network)
         recent.append({name: float(part.detach()) for name, part in parts.items()})
         step += 1
-        spent_s = clock() - began
-        done = max(step / recipe.steps, spent_s / 60 / recipe.minutes)
+        now = clock()
+        spent_s = before_s + now - began
+        if now - saved > _SAVE_EVERY_S:
+            state.save(checkpoint, step, spent_s)
+            saved = now
         if step % _AVERAGED == 0:
-            left_s = spent_s * max(1 / done - 1, 0.0)
+            left_s = spent_s * max(1 / recipe.done(step, spent_s) - 1, 0.0)
             say(f"step {step}: losses {_means(recent)}, about {left_s / 60:.0f} minutes left")
+    state.save(checkpoint, step, spent_s)
     averaged = cast("NoduleSegmentationNet", average.module)
     return Trained(averaged.eval(), step, _means(recent))
 
@@ -311,7 +376,7 @@ def _moving(average: Tensor, new: Tensor, averaged: Tensor | int) -> Tensor:
 
 
 def _means(recent: Collection[Mapping[str, float]]) -> dict[str, float]:
-    names = next(iter(recent))
+    names = next(iter(recent), {})
     return {name: round(float(np.mean([one[name] for one in recent])), 5) for name in names}
 
 
