@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from phoi_models.canonical import to_canonical
@@ -36,6 +36,8 @@ from phoi_training.background import Background as Background
 from phoi_training.background import Mark as Mark
 from phoi_training.lidc import READERS_FOR_A_NODULE, holds_dicom, lidc_backgrounds, reader_marks
 from phoi_training.luna16 import ANNOTATIONS, annotations_below, luna16_backgrounds
+
+_T = TypeVar("_T")
 
 _VOLUMES = "volumes.json"
 _TRANSPLANTS = 2
@@ -113,8 +115,9 @@ def load_backgrounds(
         marks: JSON file that adds ``marks``, and sets ``complete``, of volumes by name.
 
     Raises:
-        NoTrainingData: no ``volumes.json``, a volume that it names is missing, it or a mark is
-            malformed, one of ``names`` or the further marks are of none of them.
+        NoTrainingData: no ``volumes.json``, a volume that it names is missing, it, one of its
+            fields or a mark is malformed, one of ``names`` or the further marks are of none of
+            them.
     """
     index = folder / _VOLUMES
     if not index.is_file():
@@ -125,14 +128,15 @@ def load_backgrounds(
     if unknown := sorted(set(names or ()) - entries.keys()):
         raise NoTrainingData(f"{index} names no {', '.join(unknown)}: it has {', '.join(entries)}")
     chosen = entries if names is None else {name: entries[name] for name in names}
-    return [_background(folder, name, entry, readings) for name, entry in chosen.items()]
+    return [_background(index, name, entry, readings) for name, entry in chosen.items()]
 
 
 def read_entries(path: Path) -> dict[str, dict[str, Any]]:
     """A JSON file that says something of volumes, by their names.
 
     Raises:
-        NoTrainingData: it cannot be read, is no JSON, or says something else.
+        NoTrainingData: it cannot be read, is no JSON, says something else, or holds a
+            malformed mark.
     """
     try:
         entries = json.loads(path.read_bytes())
@@ -142,6 +146,11 @@ def read_entries(path: Path) -> dict[str, dict[str, Any]]:
         raise NoTrainingData(
             f"{path} must be a JSON object that maps each name to an object, whose marks are a list"
         )
+    for name, entry in entries.items():
+        try:
+            marks_of(entry.get("marks", []))
+        except NoTrainingData as error:
+            raise NoTrainingData(f"{path}: {name}: {error}") from error
     return entries
 
 
@@ -163,11 +172,9 @@ def _with_further_marks(
     return joined
 
 
-def _background(
-    folder: Path, name: str, entry: dict[str, Any], readings: Path | None
-) -> Background:
-    volume = _read(folder, name)
-    marks = _marks(entry, readings)
+def _background(index: Path, name: str, entry: dict[str, Any], readings: Path | None) -> Background:
+    marks = _marks(index, name, entry, readings)
+    volume = _read(index.parent, name)
     read_by_four = name.startswith("LIDC-IDRI") and readings is not None
     complete = bool(entry.get("complete", read_by_four))
     return Background(
@@ -195,18 +202,38 @@ def _read(folder: Path, name: str) -> Volume:
         return read_volume_file(path)
 
 
-def _marks(entry: dict[str, Any], readings: Path | None) -> tuple[Mark, ...]:
+def _marks(
+    index: Path, name: str, entry: dict[str, Any], readings: Path | None
+) -> tuple[Mark, ...]:
     marks = []
     if tumour := entry.get("tumour"):
-        marks.append(Mark(as_triple(tumour["centre_lps_mm"]), float(tumour["equiv_diam_mm"])))
+        where = f"{index}: the tumour of {name}"
+        place = _field(tumour, "centre_lps_mm", as_triple, where)
+        marks.append(Mark(place, _field(tumour, "equiv_diam_mm", float, where)))
     marks += marks_of(entry.get("marks", []))[0]
     if readings is not None:
-        dz, dy, _ = entry["spacing_zyx_mm"]
-        first = as_triple(entry["first_slice_position_lps_mm"])
-        for read in reader_marks(readings, entry["series_instance_uid"], first, dy, dz):
+        where = f"{index}: with readings, {name}"
+        dz, dy, _ = _field(entry, "spacing_zyx_mm", as_triple, where)
+        first = _field(entry, "first_slice_position_lps_mm", as_triple, where)
+        series = _field(entry, "series_instance_uid", _text, where)
+        for read in reader_marks(readings, series, first, dy, dz):
             certain = read.readers >= READERS_FOR_A_NODULE
             marks.append(Mark(read.center_lps_mm, read.diameter_mm, certain))
     return tuple(marks)
+
+
+def _field(fields: dict[str, Any], field: str, read: Callable[[Any], _T], where: str) -> _T:
+    """What ``volumes.json`` says in a field that is needed."""
+    try:
+        return read(fields[field])
+    except (KeyError, TypeError, ValueError) as error:
+        raise NoTrainingData(f"{where} needs {field}: it is missing or malformed") from error
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
 
 
 def marks_of(rows: Sequence[dict[str, Any]]) -> tuple[tuple[Mark, ...], tuple[Mark, ...]]:
