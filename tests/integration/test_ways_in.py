@@ -145,7 +145,7 @@ def test_an_order_images_and_a_merge(
         60,
     )
     assert analysis.priority is Priority.STAT
-    assert not cd.exists()
+    wait_for("the folder to be taken away", lambda: not cd.exists(), 60)
     order = node.desk.study(uid).order
     assert order
     assert (order.clinical_question, order.placer.value) == ("Hỏi kín", "P77")
