@@ -100,7 +100,13 @@ class Room:
     def picture(self) -> str:
         """The canvas as it is, marks and letters too."""
         self.page.wait_for_timeout(150)
-        picture: str = self.page.locator("#canvas").evaluate("canvas => canvas.toDataURL()")
+        # What was asked for is painted in the next frame: on a busy machine, that comes later.
+        picture: str = self.page.locator("#canvas").evaluate(
+            """async (canvas) => {
+                for (let i = 0; i < 2; i += 1) await new Promise(requestAnimationFrame);
+                return canvas.toDataURL();
+            }"""
+        )
         return picture
 
     @property

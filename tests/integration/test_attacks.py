@@ -183,12 +183,17 @@ def test_a_message_of_endless_small_pdus_is_not_waited_for(tmp_path: Path, recei
         assert echoes(edge)
 
 
-def test_an_idle_association_ends_and_its_study_is_told(hurried: Edge, slices: list[Path]) -> None:
+def test_an_idle_association_ends_and_its_study_is_told(
+    tmp_path: Path, receiver: str, slices: list[Path]
+) -> None:
     file = StorableFile.open(slices[0])
     context = (file.sop_class_uid, file.transfer_syntax_uid)
-    with association(hurried.peer, "CT1", {context}) as link:
+    with (
+        running_edge(tmp_path / "instances", Patience(idle=3), receiver=receiver) as edge,
+        association(edge.peer, "CT1", {context}) as link,
+    ):
         assert isinstance(store(link, file), Delivered)
-        hurried.wait_for_release()
+        edge.wait_for_release()
         link.join(10)
         assert not link.is_alive()
 

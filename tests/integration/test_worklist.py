@@ -235,5 +235,5 @@ def test_one_study_without_an_answer_holds_up_no_other(store: SqlStore, clock: F
     lookup = OrderLookup(store, asked, clock)
     for uid in ("1.2.3", "1.2.4"):
         store.add_instance(values.instance(1, uid))
-    wait_for("both", lambda: lookup.ask_next() and len(asked.studies) == 2, 5)
+    wait_for("both", lambda: lookup.ask_next() and len(asked.studies) == 2)
     assert set(asked.studies) == {"1.2.3", "1.2.4"}
